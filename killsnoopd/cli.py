@@ -1,0 +1,242 @@
+"""argv to Config. Pure: it looks at nothing but its arguments."""
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from killsnoopd import __version__, names
+from killsnoopd.program import PAGE_BYTES, Settings
+
+DEFAULT_EXCLUDED = frozenset(map(names.signal_number, ("0", "SIGCHLD", "SIGURG", "SIGWINCH")))
+_ALL = frozenset(range(len(names.SIGNALS)))
+
+_EXAMPLES = """\
+examples:
+  killsnoopd
+        metrics on every address, port 10035; events to the journal
+  killsnoopd --web.listen-address=127.0.0.1:10035 --events.target=stdout
+        metrics on loopback; events as JSON on stdout, one a line
+  killsnoopd --events.exclude-signal=all --events.include-signal=SIGKILL,SIGTERM
+        log just these two; count all
+  killsnoopd --events.include-signal=0
+        log signal 0 too, the question whether a process is there
+
+exit codes: 0 stopped as told · 2 bad flag · 69 the kernel lacks something · 70 the probe was refused or does not count
+            71 an address cannot be listened on · 77 a capability is missing · 78 a library is missing or the wrong one
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the command line asks for."""
+
+    listen_addresses: tuple[tuple[str, int], ...]  # host ("" for every address), port
+    systemd_socket: bool
+    telemetry_path: str
+    events_target: str  # auto, journal, stdout or none
+    probe: Settings
+    pin: Path | None  # open the probe pinned below this, rather than load one
+    log_level: str
+
+
+def listen_address(value: str) -> tuple[str, int]:
+    """`:10035`, `127.0.0.1:10035`, `[::1]:10035`, `localhost:10035` to host and port."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\[\]:]*)):(\d{1,5})", value)
+    if not match or int(match[3]) > 65535:
+        raise argparse.ArgumentTypeError(f"{value!r} is no address: write host:port, :port or [ipv6]:port")
+    return match[1] or match[2] or "", int(match[3])
+
+
+def _signals(value: str) -> frozenset[int]:
+    if value == "all":
+        return _ALL
+    try:
+        return frozenset(names.signal_number(item.strip()) for item in value.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write SIGKILL, KILL, 9, SIGRTMIN+3, 0, invalid or all") from None
+
+
+def _syscalls(value: str) -> tuple[str, ...]:
+    chosen = [item.strip() for item in value.split(",")]
+    for item in chosen:
+        if item not in names.SYSCALLS:
+            raise argparse.ArgumentTypeError(f"{item!r} is none of {', '.join(names.SYSCALLS)}")
+    return tuple(name for name in names.SYSCALLS if name in chosen)
+
+
+def _bytes(value: str) -> int:
+    match = re.fullmatch(r"(\d+)([KM]?)(?:i?B)?", value, re.IGNORECASE)
+    size = int(match[1]) << {"": 0, "K": 10, "M": 20}[match[2].upper()] if match else 0
+    if size & (size - 1) or not PAGE_BYTES <= size <= 1 << 30:
+        raise argparse.ArgumentTypeError(f"{value!r} is no power of two from 4K to 1024M, like 1M")
+    return size
+
+
+def _whole(low: int, high: int):  # type: ignore[no-untyped-def]
+    def parse_whole(value: str) -> int:
+        if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+            raise argparse.ArgumentTypeError(f"{value!r} is no whole number from {low} to {high}")
+        return int(value)
+
+    return parse_whole
+
+
+def _path(value: str) -> str:
+    if not re.fullmatch(r"/[\w./-]+", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is no path: it starts with / and holds letters, digits, . _ - /")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line on an error, not the usage as well."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, in the order and spelling of Prometheus' exporters."""
+    defaults = Settings()
+    result = _Parser(
+        prog="killsnoopd",
+        description="Who sent that signal? Counts every signal for Prometheus and logs each to the journal.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add(
+        "--web.listen-address",
+        dest="listen_addresses",
+        action="append",
+        type=listen_address,
+        metavar="HOST:PORT",
+        help="where to serve metrics; may be given more than once (default :10035)",
+    )
+    add(
+        "--web.systemd-socket",
+        dest="systemd_socket",
+        action="store_true",
+        help="serve on the sockets that systemd hands over, instead",
+    )
+    add(
+        "--web.telemetry-path",
+        dest="telemetry_path",
+        type=_path,
+        default="/metrics",
+        metavar="PATH",
+        help="where the metrics are (default %(default)s)",
+    )
+    add(
+        "--events.target",
+        dest="events_target",
+        choices=("auto", "journal", "stdout", "none"),
+        default="auto",
+        help="where events go: journald, JSON lines on stdout, nowhere; "
+        "auto is the journal where there is one, else stdout (default %(default)s)",
+    )
+    add(
+        "--events.exclude-signal",
+        dest="exclude",
+        action="append",
+        type=_signals,
+        metavar="SIGNAL[,SIGNAL]",
+        help="count these, but do not log them; may be given more than once (always: 0, SIGCHLD, SIGURG, SIGWINCH)",
+    )
+    add(
+        "--events.include-signal",
+        dest="include",
+        action="append",
+        type=_signals,
+        metavar="SIGNAL[,SIGNAL]",
+        help="log these whatever is excluded; may be given more than once",
+    )
+    add(
+        "--events.rate",
+        dest="rate",
+        type=_whole(0, 1_000_000),
+        default=defaults.rate,
+        metavar="N",
+        help="log at most this many events a second for each sender uid; 0: no limit (default %(default)s)",
+    )
+    add(
+        "--events.burst",
+        dest="burst",
+        type=_whole(1, 1_000_000),
+        default=defaults.burst,
+        metavar="N",
+        help="events that a uid may log at once before the rate holds (default %(default)s)",
+    )
+    add(
+        "--metrics.max-series",
+        dest="max_series",
+        type=_whole(1, 1_000_000),
+        default=defaults.max_series,
+        metavar="N",
+        help='sets of comm, signal and result that are counted apart; the rest count as comm="(other)" '
+        "(default %(default)s)",
+    )
+    add(
+        "--probe.syscalls",
+        dest="syscalls",
+        type=_syscalls,
+        default=defaults.syscalls,
+        metavar="CALL[,CALL]",
+        help=f"system calls to watch (default all: {','.join(names.SYSCALLS)})",
+    )
+    add(
+        "--probe.self-signals",
+        dest="self_signals",
+        action="store_true",
+        help="count tkill and tgkill within one process too: raise, abort, pthread_kill, Go's preemption",
+    )
+    add(
+        "--probe.ring-size",
+        dest="ring_bytes",
+        type=_bytes,
+        default=defaults.ring_bytes,
+        metavar="SIZE",
+        help="memory for events that wait to be logged, a power of two (default 1M)",
+    )
+    add(
+        "--probe.pin",
+        dest="pin",
+        type=Path,
+        metavar="DIR",
+        help="use the probe that killsnoopd.loader --pin DIR has left there, rather than load one",
+    )
+    add(
+        "--log.level",
+        dest="log_level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what to say of itself on stderr (default %(default)s)",
+    )
+    add("--version", action="version", version=f"killsnoopd {__version__}")
+    return result
+
+
+def parse(argv: list[str]) -> Config:
+    """The Config of a command line. A wrong flag prints one line and raises SystemExit(2)."""
+    args = parser().parse_args(argv)
+    excluded = DEFAULT_EXCLUDED.union(*(args.exclude or ())) - frozenset().union(*(args.include or ()))
+    if args.events_target == "none":
+        excluded = _ALL
+    return Config(
+        listen_addresses=tuple(args.listen_addresses or [("", 10035)]),
+        systemd_socket=args.systemd_socket,
+        telemetry_path=args.telemetry_path,
+        events_target=args.events_target,
+        probe=Settings(
+            syscalls=args.syscalls,
+            self_signals=args.self_signals,
+            max_series=args.max_series,
+            ring_bytes=args.ring_bytes,
+            excluded=excluded,
+            rate=args.rate,
+            burst=args.burst,
+        ),
+        pin=args.pin,
+        log_level=args.log_level,
+    )

@@ -1,0 +1,177 @@
+"""The daemon's life: open the probe, give up all privileges, serve, say READY, stop. Read this first."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from socket import socket
+
+from aiohttp import web as aiohttp_web
+
+from killsnoopd import __version__, cli, metrics, privileges, probe, sinks, systemd, web
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.probe import Probe
+from killsnoopd.program import Layout, possible_cpus
+from killsnoopd.writer import Writer
+
+log = logging.getLogger("killsnoopd")
+
+DRAIN_S = 1.0  # for the last events, when told to stop; systemd is told 2 s in all
+_STATUS_INTERVAL_S = 10.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `killsnoopd`; an exit code of failure.Exit."""
+    arguments = sys.argv[1:] if argv is None else argv
+    config = cli.parse(arguments)
+    _set_up_logging(config.log_level)
+    privileges.set_process_name("killsnoopd")
+    try:
+        return run(config, arguments)
+    except Failure as failure:
+        if failure.details:
+            log.debug("%s", failure.details)
+        log.error("%s", failure)
+        return failure.exit_code
+
+
+def run(config: cli.Config, argv: list[str]) -> int:
+    """Everything from the open port to the last event."""
+    # Before the probe is loaded: a second daemon on the same port must not disturb the first.
+    sockets = systemd.listening_sockets() if config.systemd_socket else web.listen(config.listen_addresses)
+    with contextlib.ExitStack() as stack:
+        for opened in sockets:
+            stack.callback(opened.close)
+        opened_probe = _open_probe(config, argv)
+        stack.callback(opened_probe.close)
+        privileges.drop()
+        _self_test(opened_probe, config.probe.syscalls)
+        writer, stop_fd = _start_writer(opened_probe, config.events_target)
+        stack.callback(os.close, stop_fd)
+        asyncio.run(_serve(config, sockets, opened_probe, writer))
+        _stop(config, opened_probe, writer, stop_fd)
+    return Exit.OK
+
+
+def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
+    layout = Layout(possible_cpus(), config.probe.max_series)
+    if config.pin:
+        return probe.open_pinned(config.pin / config.probe.hash(), layout)
+    return probe.load(argv, layout, probe.loader_python())
+
+
+def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
+    """Prove that the probe counts: send signal 0 to ourselves. It stays in the counts, for it was really sent."""
+    before = opened.counts().calls(0, 0)
+    if "kill" in syscalls:
+        os.kill(os.getpid(), 0)
+    elif "pidfd_send_signal" in syscalls:
+        pidfd = os.pidfd_open(os.getpid())
+        signal.pidfd_send_signal(pidfd, 0)
+        os.close(pidfd)
+    else:
+        log.warning("the probe is not tested at start: --probe.syscalls leaves out kill and pidfd_send_signal")
+        return
+    if opened.counts().calls(0, 0) == before:
+        raise Failure(
+            Exit.SOFTWARE,
+            "the probe is attached but does not count: a signal 0 to ourselves was not seen; "
+            "with --probe.pin, restart killsnoopd-probe.service",
+        )
+
+
+def _start_writer(opened: Probe, target: str) -> tuple[Writer | None, int]:
+    stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    sink = sinks.choose(target, sinks.Patience(stop_fd, DRAIN_S))
+    if sink is None:
+        return None, stop_fd
+    writer = Writer(opened, sink, stop_fd)
+    writer.start()
+    log.info("events go to %s", "journald" if isinstance(sink, sinks.Journal) else "stdout")
+    return writer, stop_fd
+
+
+async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, writer: Writer | None) -> None:
+    """Answer HTTP until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    registry = metrics.registry(opened, lambda: writer.last_event_ns if writer else None)
+    runner = aiohttp_web.AppRunner(web.application(registry, config.telemetry_path), access_log=None)
+    await runner.setup()
+    for bound in sockets:
+        await aiohttp_web.SockSite(runner, bound, shutdown_timeout=0.2).start()
+    addresses = ", ".join(map(web.address, sockets))
+    log.info(
+        "killsnoopd %s: watching %s; metrics on %s%s",
+        __version__,
+        ", ".join(opened.syscalls),
+        addresses,
+        config.telemetry_path,
+    )
+    systemd.notify(READY=1, STATUS=_status(opened))
+    pulse = asyncio.create_task(_pulse(opened, writer))
+    await stop.wait()
+    systemd.notify(STOPPING=1)
+    pulse.cancel()
+    await runner.cleanup()
+
+
+async def _pulse(opened: Probe, writer: Writer | None) -> None:
+    """Feed the watchdog and keep the status line of `systemctl status` fresh."""
+    watchdog_s = systemd.watchdog_interval_s()
+    if watchdog_s is None and "NOTIFY_SOCKET" not in os.environ:
+        return
+    told_s = time.monotonic()
+    while True:
+        await asyncio.sleep(min(watchdog_s or _STATUS_INTERVAL_S, _STATUS_INTERVAL_S))
+        if writer is None or writer.is_alive():  # it may wait for journald, but it must be there
+            systemd.notify(WATCHDOG=1)
+        if time.monotonic() - told_s >= _STATUS_INTERVAL_S:
+            told_s = time.monotonic()
+            systemd.notify(STATUS=_status(opened))
+
+
+def _status(opened: Probe) -> str:
+    """One line for `systemctl status` and for the last words."""
+    counts, ledger = opened.counts(), opened.ledger()
+    calls = sum(entry[-1] for entry in counts.series) + sum(entry[-1] for entry in counts.overflow)
+    lost = sum(ledger.outcomes[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
+    return f"{calls} signals counted, {ledger.outcomes['logged']} events logged, {lost} not logged"
+
+
+def _stop(config: cli.Config, opened: Probe, writer: Writer | None, stop_fd: int) -> None:
+    """Detach, log what waits in the ring buffer, say goodbye."""
+    opened.detach()
+    os.eventfd_write(stop_fd, 1)
+    if writer:
+        writer.join(DRAIN_S + 0.5)
+    log.info("stopped: %s", _status(opened))
+    if writer and writer.is_alive():
+        # Only a stream that blocks in write(2) does this; the thread would use the probe after it is closed.
+        log.error("the last events could not be written: the reader of stdout is stuck")
+        logging.shutdown()
+        os._exit(Exit.OK)
+
+
+_SYSLOG_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+class _Formatter(logging.Formatter):
+    """Lines for the journal carry their priority (sd-daemon(3)); a terminal gets the program's name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if "JOURNAL_STREAM" in os.environ:
+            return "\n".join(f"<{_SYSLOG_PRIORITY[record.levelno]}>{line}" for line in text.splitlines())
+        return f"killsnoopd: {text}"
+
+
+def _set_up_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    log.addHandler(handler)
+    log.setLevel(level.upper())

@@ -1,0 +1,344 @@
+"""Compiles, loads and attaches the probe, hands it over, and is gone: the only program that imports bcc.
+
+It needs nothing but bcc and the standard library, so it may run under another Python than the daemon. Two ways to hand
+over: `--pin DIR` leaves maps, programs and links under `DIR/<hash>/` on bpffs; `--fd N` sends them through a socket.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from killsnoopd import cli, libbpf
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.program import BPF_DIR, SOURCE, Settings, possible_cpus
+
+MAPS = ("counts", "series", "slots_taken", "events", "ledger")
+READ_ONLY = ("counts", "series", "slots_taken")
+TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
+_CAPABILITIES = "CAP_BPF and CAP_PERFMON"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An attached probe: file descriptors by name."""
+
+    fds: dict[str, int]  # map_*, prog_*, link_*
+    bcc_version: str
+
+
+def import_bcc() -> Any:
+    """bcc's BPF class; the package of that name on PyPI is another one."""
+    try:
+        import bcc
+    except ImportError as error:
+        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} ({error}): {_INSTALL_BCC}") from None
+    if not hasattr(bcc, "BPF"):
+        where = getattr(bcc, "__file__", None) or next(iter(bcc.__path__), "?")
+        raise Failure(
+            Exit.CONFIG,
+            f"the bcc at {where} is PyPI's lattice package, not the BPF Compiler Collection: "
+            f"pip uninstall bcc, then {_INSTALL_BCC}",
+        )
+    return bcc.BPF
+
+
+def task_macros(struct_offsets: Callable[[str], dict[str, int]] = libbpf.struct_offsets) -> dict[str, int]:
+    """Where the fields that the probe reads are in this kernel's structures, as task.h names them."""
+    try:
+        task, pid, upid = map(struct_offsets, ("task_struct", "pid", "upid"))
+    except OSError as error:
+        raise Failure(
+            Exit.UNAVAILABLE,
+            f"this kernel has no BTF ({error.strerror}): it must be built with CONFIG_DEBUG_INFO_BTF, "
+            "and /sys/kernel/btf/vmlinux must be readable",
+        ) from None
+    fields = ["tgid", "comm", "group_leader", "real_parent", "thread_pid"]
+    if "loginuid" in task:  # CONFIG_AUDIT
+        fields += ["loginuid", "sessionid"]
+    return {
+        **{f"TASK_{field.upper()}": task[field] for field in fields},
+        "PID_LEVEL": pid["level"],
+        "PID_NUMBERS": pid["numbers"],
+        "UPID_SIZE": upid[""],
+    }
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what C libraries write to file descriptor 2; clang and the verifier report through it."""
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+
+        def text() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield text
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def refusal(error: str, said: str, kernel: str) -> Failure:
+    """Why the kernel, or clang, would not take the program; `said` is what was printed meanwhile."""
+    last = "\n".join(said.strip().splitlines()[-20:])
+    missing = re.search(r"unknown func (?:bpf_)?(\w+)|invalid func unknown#(\d+)", said)
+    if missing:
+        return Failure(
+            Exit.UNAVAILABLE,
+            f"kernel {kernel} is too old: killsnoopd needs Linux 5.15 or later (no bpf_{missing[1] or missing[2]})",
+            last,
+        )
+    if "super-user" in error or "Operation not permitted" in error:
+        return Failure(
+            Exit.NOPERM,
+            f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root",
+            last,
+        )
+    if "compile" in error:
+        return Failure(Exit.SOFTWARE, "bcc could not compile the probe; --log.level=debug shows what clang said", last)
+    return Failure(
+        Exit.SOFTWARE,
+        f"kernel {kernel} refused the probe ({error}); --log.level=debug shows the verifier's last lines",
+        last,
+    )
+
+
+def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
+    """Compile and load: fds of maps and programs, bcc's version, and the module that owns them."""
+    if not _may_load():
+        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
+    bpf_class = import_bcc()
+    macros = task_macros() | settings.macros(possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
+    with tempfile.TemporaryDirectory(prefix="killsnoopd-") as tree, _captured_stderr() as said:
+        # bcc looks for `include/` in the tree that this variable names, and asks for nothing else.
+        (Path(tree) / "include").symlink_to(BPF_DIR / "include")
+        os.environ["BCC_KERNEL_SOURCE"] = tree
+        flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
+        try:
+            module = bpf_class(src_file=str(SOURCE), cflags=flags)
+            fds = {
+                f"prog_{name}": module.load_func(f"exit_{name}", bpf_class.TRACEPOINT).fd for name in settings.syscalls
+            }
+        except Exception as error:  # bcc raises nothing more particular
+            raise refusal(str(error), said(), os.uname().release) from None
+    for name in MAPS:
+        fds[f"map_{name}"] = module[name].map_fd
+    for name in READ_ONLY:
+        libbpf.map_freeze(fds[f"map_{name}"])
+    return fds, sys.modules["bcc"].__version__, module
+
+
+def _may_load() -> bool:
+    """Whether this process has CAP_BPF (or CAP_SYS_ADMIN); asked first, for bcc takes long to say no."""
+    caps = int(re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.M)[1], 16)  # type: ignore[index]
+    return bool(caps & (1 << 39 | 1 << 21))
+
+
+def tracepoint_id(syscall: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
+    """The number by which perf_event_open(2) knows sys_exit_<syscall>; source: tracefs."""
+    mounted = [root for root in tracefs if (root / "events").is_dir()]
+    for root in mounted:
+        path = root / f"events/syscalls/sys_exit_{syscall}/id"
+        try:
+            return int(path.read_text())
+        except PermissionError:
+            raise Failure(Exit.NOPERM, f"not allowed to read {path}: run the loader as root") from None
+        except FileNotFoundError:
+            raise Failure(
+                Exit.UNAVAILABLE,
+                f"this kernel has no tracepoint sys_exit_{syscall}: it must be built with CONFIG_FTRACE_SYSCALLS",
+            ) from None
+    raise Failure(Exit.UNAVAILABLE, f"tracefs is not mounted: mount -t tracefs tracefs {tracefs[0]}, then start again")
+
+
+class _PerfEventAttr(ctypes.Structure):  # struct perf_event_attr, PERF_ATTR_SIZE_VER0
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("config", ctypes.c_uint64),
+        ("sample_period", ctypes.c_uint64),
+        ("unused", ctypes.c_uint64 * 5),
+    )
+
+
+def perf_event_open(tracepoint: int) -> int:
+    """An fd of a perf event for a tracepoint. A program attached to it runs on every CPU, whichever one is named."""
+    number = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
+    attr = _PerfEventAttr(2, ctypes.sizeof(_PerfEventAttr), tracepoint, 1)  # PERF_TYPE_TRACEPOINT
+    online = Path("/sys/devices/system/cpu/online").read_text()
+    cpu = int(re.match(r"\d+", online)[0])  # type: ignore[index]
+    libc = ctypes.CDLL(None, use_errno=True)
+    cloexec = 8
+    fd: int = libc.syscall(number, ctypes.byref(attr), -1, cpu, -1, cloexec)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "perf_event_open")
+    return fd
+
+
+def perf_refusal(paranoid: int) -> Failure:
+    """perf_event_open said EACCES or EPERM: which capability cures it depends on kernel.perf_event_paranoid."""
+    # 3 and 4 are Debian's and Ubuntu's own: there CAP_PERFMON is not enough for a tracepoint.
+    needed = "CAP_SYS_ADMIN" if paranoid >= 3 else "CAP_PERFMON"
+    return Failure(
+        Exit.NOPERM,
+        f"perf_event_open was refused (kernel.perf_event_paranoid={paranoid}): "
+        f"the loader needs {needed}; run it as root",
+    )
+
+
+def _attach(syscall: str, prog_fd: int) -> int:
+    """Attach the program to its tracepoint; an fd of the link."""
+    tracepoint = tracepoint_id(syscall)
+    try:
+        perf_fd = perf_event_open(tracepoint)
+    except PermissionError:
+        raise perf_refusal(int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())) from None
+    try:
+        return libbpf.link_perf_event(prog_fd, perf_fd)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise Failure(
+                Exit.UNAVAILABLE,
+                f"kernel {os.uname().release} is too old: killsnoopd needs Linux 5.15 or later (no perf event links)",
+            ) from None
+        raise
+    finally:
+        os.close(perf_fd)
+
+
+def load(settings: Settings) -> tuple[Loaded, object]:
+    """Compile, load, attach. The second value owns the first one's fds: keep it until they are handed over."""
+    for syscall in settings.syscalls:
+        tracepoint_id(syscall)  # fail before the long part
+    fds, version, module = _load(settings)
+    for syscall in settings.syscalls:
+        fds[f"link_{syscall}"] = _attach(syscall, fds[f"prog_{syscall}"])
+    return Loaded(fds, version), module
+
+
+def send(loaded: Loaded, peer: socket.socket) -> None:
+    """Hand the fds over to the process at the other end."""
+    header = json.dumps({"names": list(loaded.fds), "bcc": loaded.bcc_version})
+    socket.send_fds(peer, [header.encode()], list(loaded.fds.values()))
+
+
+def pin(loaded: Loaded, directory: Path, name: str) -> None:
+    """Pin everything under `directory/name`, all or nothing, and let go of any other probe pinned there."""
+    fresh = directory / f"new_{name}"  # bpffs allows no dot in a name
+    unpin(fresh)
+    fresh.mkdir(mode=0o700)
+    for key, fd in loaded.fds.items():
+        libbpf.obj_pin(fd, str(fresh / key))
+    (fresh / "bcc").symlink_to(loaded.bcc_version)  # bpffs holds no text but this
+    unpin(directory / name)
+    fresh.rename(directory / name)
+    for other in directory.iterdir():
+        if other.name != name:
+            unpin(other)
+
+
+def unpin(directory: Path) -> None:
+    """Remove a directory of pins; the kernel drops what nobody else holds."""
+    if directory.is_dir():
+        shutil.rmtree(directory)
+
+
+def pinned(directory: Path, settings: Settings) -> bool:
+    """Whether a whole probe of these settings is pinned there and attached."""
+    names = [f"map_{name}" for name in MAPS]
+    names += [f"{kind}_{syscall}" for syscall in settings.syscalls for kind in ("prog", "link")]
+    try:
+        for name in names:
+            fd = libbpf.obj_get(str(directory / name))
+            try:
+                if name.startswith("link_") and not libbpf.link_attached(fd):
+                    return False
+            finally:
+                os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _prepare(directory: Path) -> None:
+    """Make the directory of pins; it must be on bpffs."""
+    if not _is_bpffs(directory):
+        raise Failure(Exit.UNAVAILABLE, f"{directory} is not on bpffs: mount -t bpf bpf /sys/fs/bpf, then start again")
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except PermissionError:
+        raise Failure(Exit.NOPERM, f"not allowed to write {directory}: run the loader as root") from None
+
+
+def _is_bpffs(path: Path) -> bool:
+    """Whether the nearest existing folder of a path is on bpffs; source: /proc/self/mountinfo."""
+    while not path.exists():
+        path = path.parent
+    device = path.stat().st_dev
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == numbers:
+            return fields[fields.index("-") + 1] == "bpf"
+    return False
+
+
+def _arguments(argv: list[str]) -> tuple[argparse.Namespace, cli.Config]:
+    parser = argparse.ArgumentParser(
+        prog="killsnoopd-loader",
+        description="Attach killsnoopd's probe and hand it over. Takes the daemon's own flags besides these.",
+    )
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--pin", type=Path, metavar="DIR", help="leave the probe on bpffs, under DIR/<hash>/")
+    way.add_argument("--fd", type=int, help="send the probe's file descriptors through this socket")
+    own, rest = parser.parse_known_args(argv)
+    return own, cli.parse(rest)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; an exit code of failure.Exit."""
+    own, config = _arguments(sys.argv[1:] if argv is None else argv)
+    peer = socket.socket(fileno=own.fd) if own.fd is not None else None
+    try:
+        if peer is not None:
+            loaded, _module = load(config.probe)
+            send(loaded, peer)
+            return Exit.OK
+        _prepare(own.pin)
+        name = config.probe.hash()
+        if pinned(own.pin / name, config.probe):
+            print(f"killsnoopd-loader: the probe is pinned at {own.pin / name} already", file=sys.stderr)
+            return Exit.OK
+        loaded, _module = load(config.probe)
+        pin(loaded, own.pin, name)
+        print(f"killsnoopd-loader: probe attached, pinned at {own.pin / name}", file=sys.stderr)
+        return Exit.OK
+    except Failure as failure:
+        if peer is not None:
+            answer = {"error": str(failure), "exit": failure.exit_code, "details": failure.details}
+            peer.send(json.dumps(answer).encode())
+        else:
+            if config.log_level == "debug" and failure.details:
+                print(failure.details, file=sys.stderr)
+            print(f"killsnoopd-loader: {failure}", file=sys.stderr)
+        return failure.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

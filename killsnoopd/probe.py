@@ -1,0 +1,199 @@
+"""The attached probe, as the daemon sees it: file descriptors and mapped memory, from a loader that is gone."""
+
+import contextlib
+import importlib.util
+import json
+import mmap
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from killsnoopd import libbpf, names
+from killsnoopd.event import RECORD_BYTES
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.program import LEDGER, RESULTS, SERIES_BYTES, Layout, Settings
+
+_PACKAGE = Path(__file__).parent
+# Runs the loader under any Python, with this package importable and nothing else of the daemon's own path.
+_BOOTSTRAP = """\
+import importlib.util, runpy, sys
+spec = importlib.util.spec_from_file_location(
+    "killsnoopd", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
+sys.modules["killsnoopd"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+sys.argv = ["killsnoopd-loader"] + sys.argv[2:]
+runpy.run_module("killsnoopd.loader", run_name="__main__", alter_sys=True)
+"""
+_RING_HEADER_BYTES = 8
+OUTCOMES = ("logged", "journal_error", "decode_error")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One reading of the counters. The sum over `series` and `overflow` is the number of calls, exactly."""
+
+    series: list[tuple[bytes, int, int, int]]  # comm (16 bytes), signal 0..65, result (0 or -errno), calls
+    overflow: list[tuple[int, str, int]]  # signal 0..65, result's name, calls that found every series taken
+    series_taken: int
+
+    def calls(self, sig: int, res: int) -> int:
+        """Calls by anyone, with this signal and result."""
+        total = sum(n for _, s, r, n in self.series if (s, r) == (sig, res))
+        return total + sum(n for s, r, n in self.overflow if (s, r) == (sig, names.result_name(res)))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What became of every event: the kernel's reasons (program.LEDGER) and the daemon's (OUTCOMES); what waits."""
+
+    outcomes: dict[str, int]
+    pending: int
+
+
+class Probe:
+    """Everything the daemon holds of the kernel. Reading it takes no privilege, and counters no system call."""
+
+    def __init__(self, fds: dict[str, int], layout: Layout, bcc_version: str) -> None:
+        """`fds`: map_*, prog_* and link_* as the loader names them; they are closed with the probe."""
+        self.bcc_version = bcc_version
+        self.layout = layout
+        self.syscalls = [name.removeprefix("link_") for name in fds if name.startswith("link_")]
+        self._fds = fds
+        try:
+            self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
+            self._series = self._map("series", layout.series_max * SERIES_BYTES)
+            self._taken = self._map("slots_taken", 8).cast("Q")
+            self._ledger = self._map("ledger", 8 * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")
+            self._ring = libbpf.RingBuffer(fds["map_events"])
+        except OSError:
+            self.close()
+            raise
+        self.events_fd = self._ring.epoll_fd
+        """Readable when there are events."""
+
+    def _map(self, name: str, size: int, protection: int = mmap.PROT_READ) -> memoryview:
+        pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        mapped = mmap.mmap(self._fds[f"map_{name}"], pages, mmap.MAP_SHARED, protection)
+        return memoryview(mapped)[:size]
+
+    def _sum(self, first: int, count: int) -> list[int]:
+        """Cells added up over the CPUs."""
+        row = self.layout.row
+        rows = (self._counts[cpu * row + first : cpu * row + first + count] for cpu in range(self.layout.cpus))
+        return [sum(cells) for cells in zip(*map(memoryview.tolist, rows), strict=True)]
+
+    def counts(self) -> Counts:
+        """Every counter, as of now. A call that happens meanwhile is in this reading or in the next one."""
+        taken = min(self._taken[0], self.layout.series_max)
+        series = []
+        for slot, calls in enumerate(self._sum(0, taken)):
+            if calls:  # nothing is counted before the key is written; a slot lost to a race never counts
+                key = bytes(self._series[slot * SERIES_BYTES : (slot + 1) * SERIES_BYTES])
+                sig = int.from_bytes(key[16:20], sys.byteorder)
+                res = int.from_bytes(key[20:24], sys.byteorder, signed=True)
+                series.append((key[:16], sig, res, calls))
+        cells = self._sum(self.layout.overflow, len(names.SIGNALS) * len(RESULTS))
+        overflow = [
+            (index // len(RESULTS), RESULTS[index % len(RESULTS)], calls) for index, calls in enumerate(cells) if calls
+        ]
+        return Counts(series, overflow, taken)
+
+    def count_outcome(self, outcome: str) -> None:
+        """The daemon's own entry in the ledger, one of OUTCOMES; it is kept in the kernel and outlives a restart."""
+        self._ledger[OUTCOMES.index(outcome)] += 1
+
+    def ledger(self) -> Ledger:
+        """What became of the events so far."""
+        own = dict(zip(OUTCOMES, self._ledger, strict=False))  # before `emitted`, so that pending is not negative
+        kernel = dict(zip(LEDGER, self._sum(self.layout.ledger, len(LEDGER)), strict=True))
+        pending = kernel.pop("emitted") - sum(own.values())
+        return Ledger(own | kernel, max(0, pending))
+
+    def attached(self, syscall: str) -> bool:
+        """Whether the program is still attached to the system call's tracepoint."""
+        return libbpf.link_attached(self._fds[f"link_{syscall}"])
+
+    def program(self, syscall: str) -> libbpf.ProgInfo:
+        """What the kernel says of the program at the system call's tracepoint."""
+        return libbpf.prog_info(self._fds[f"prog_{syscall}"])
+
+    def consume(self, on_record: Callable[[bytes], None]) -> int:
+        """Hand over the records that wait in the ring buffer; how many. `on_record` must not raise."""
+        return self._ring.consume(on_record)
+
+    def detach(self) -> None:
+        """Let go of the tracepoints. A pinned probe stays attached: its pins hold it."""
+        for name in [name for name in self._fds if name.startswith("link_")]:
+            os.close(self._fds.pop(name))
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if hasattr(self, "_ring"):
+            self._ring.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+
+def ring_capacity(settings: Settings) -> int:
+    """How many events the ring buffer holds."""
+    return settings.ring_bytes // (RECORD_BYTES + _RING_HEADER_BYTES)
+
+
+def loader_python() -> str:
+    """The Python that has bcc: this one, or else the distribution's, for which bcc is packaged."""
+    spec = importlib.util.find_spec("bcc")
+    folders = spec.submodule_search_locations if spec else None
+    if folders and (Path(folders[0]) / "libbcc.py").exists():
+        return sys.executable
+    return "/usr/bin/python3"
+
+
+def load(argv: list[str], layout: Layout, python: str) -> Probe:
+    """Run the loader with the daemon's own flags and take over what it attached."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        command = [python, "-I", "-c", _BOOTSTRAP, str(_PACKAGE), f"--fd={theirs.fileno()}", *argv]
+        try:
+            child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        except OSError as error:
+            raise Failure(Exit.CONFIG, f"{python} cannot be run ({error.strerror}): install python3") from None
+        theirs.close()
+        header, fds, _, _ = socket.recv_fds(ours, 1 << 16, 64)
+        status = child.wait()
+    if not header:
+        raise Failure(Exit.SOFTWARE, f"the loader ended without a word (status {status}); its output is above")
+    answer = json.loads(header)
+    if "error" in answer:
+        raise Failure(Exit(answer["exit"]), answer["error"], answer["details"])
+    return Probe(dict(zip(answer["names"], fds, strict=True)), layout, answer["bcc"])
+
+
+def open_pinned(directory: Path, layout: Layout) -> Probe:
+    """Open the probe that the loader has pinned in `directory`."""
+    fds: dict[str, int] = {}
+    with contextlib.ExitStack() as on_failure:
+        try:
+            for path in sorted(directory.iterdir()):
+                if not path.is_symlink():
+                    fds[path.name] = libbpf.obj_get(str(path))
+                    on_failure.callback(os.close, fds[path.name])
+            version = str((directory / "bcc").readlink())
+        except FileNotFoundError:
+            raise Failure(
+                Exit.UNAVAILABLE,
+                f"no probe of these settings is pinned at {directory}: start killsnoopd-probe.service, "
+                "with the same flags",
+            ) from None
+        except PermissionError as error:
+            raise Failure(
+                Exit.NOPERM,
+                f"not allowed to open {error.filename or directory}: run as the user that owns it, "
+                "and on a kernel older than 5.19 with CAP_BPF",
+            ) from None
+        on_failure.pop_all()
+    return Probe(fds, layout, version)

@@ -1,0 +1,81 @@
+"""The probe's program: what it is compiled with, how its maps are laid out, and the hash that names the whole."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from killsnoopd import names
+
+BPF_DIR = Path(__file__).parent / "bpf"
+SOURCE = BPF_DIR / "killsnoop.bpf.c"
+PAGE_BYTES = 4096
+
+# The rest must match killsnoop.bpf.c.
+RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
+LEDGER = ("filtered", "rate_limited", "ring_full", "emitted")
+SERIES_BYTES = 24
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the probe is compiled with. Two daemons with equal settings share a pinned probe."""
+
+    syscalls: tuple[str, ...] = names.SYSCALLS
+    self_signals: bool = False
+    max_series: int = 10_000
+    ring_bytes: int = 1 << 20
+    excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
+    rate: int = 500  # events a second and uid; 0: no limit
+    burst: int = 2000  # events
+
+    def macros(self, cpus: int, page_bytes: int) -> dict[str, int]:
+        """The C macros of these settings, for a machine with so many possible CPUs."""
+        mask = sum(1 << number for number in self.excluded)
+        interval_ns = 1_000_000_000 // self.rate if self.rate else 0
+        return {
+            "CPUS": cpus,
+            "PAGE_SIZE": page_bytes,
+            "SERIES_MAX": self.max_series,
+            "RING_PAGES": max(1, self.ring_bytes // page_bytes),
+            "EXCLUDE_LOW": mask & (1 << 64) - 1,
+            "EXCLUDE_HIGH": mask >> 64,
+            "EVENT_INTERVAL_NS": interval_ns,
+            "EVENT_BURST_NS": interval_ns * (self.burst - 1),
+            "SELF_SIGNALS": int(self.self_signals),
+        }
+
+    def hash(self) -> str:
+        """Names the probe that these settings make of the source; pins are kept under this name."""
+        digest = hashlib.sha256(json.dumps([sorted(self.syscalls), self.macros(1, PAGE_BYTES)]).encode())
+        for path in sorted(BPF_DIR.rglob("*.[ch]")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in the maps; cells are 8 bytes, a row of them per CPU."""
+
+    cpus: int
+    series_max: int
+
+    @property
+    def overflow(self) -> int:
+        """First cell of the overflow table: a cell per signal and result."""
+        return self.series_max
+
+    @property
+    def ledger(self) -> int:
+        """First cell of the kernel's half of the ledger, see LEDGER."""
+        return self.overflow + len(names.SIGNALS) * len(RESULTS)
+
+    @property
+    def row(self) -> int:
+        """Cells in a row."""
+        return -(-(self.ledger + len(LEDGER)) // 8) * 8
+
+
+def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
+    """How many CPU numbers this machine can ever use; source: sysfs, like `0-3`."""
+    return int(path.read_text().strip().split(",")[-1].split("-")[-1]) + 1

@@ -1,0 +1,32 @@
+"""What systemd and the daemon tell each other: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)."""
+
+import os
+import socket
+
+from systemd import daemon
+
+from killsnoopd.failure import Exit, Failure
+
+
+def notify(**state: str | int) -> None:
+    """Tell systemd, if it started us: `notify(READY=1, STATUS="...")`."""
+    daemon.notify("\n".join(f"{name}={value}" for name, value in state.items()))
+
+
+def watchdog_interval_s() -> float | None:
+    """How often to say that all is well: half of what systemd allows, None if it does not watch."""
+    usec, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
+    if not usec or (pid and int(pid) != os.getpid()):
+        return None
+    return int(usec) / 2e6
+
+
+def listening_sockets() -> list[socket.socket]:
+    """The sockets that systemd opened for us."""
+    fds = daemon.listen_fds()
+    if not fds:
+        raise Failure(Exit.OSERR, "--web.systemd-socket: systemd has handed no socket over; start killsnoopd.socket")
+    sockets = [socket.socket(fileno=fd) for fd in fds]
+    for listening in sockets:
+        listening.setblocking(False)
+    return sockets

@@ -1,0 +1,42 @@
+"""Tests on the real kernel: as root, with tracefs and bpffs mounted."""
+
+import os
+from pathlib import Path
+
+import pytest
+from running import Daemon
+
+
+def pytest_collection_modifyitems(items):
+    missing = []
+    if os.geteuid() != 0:
+        missing.append("root (sudo make test)")
+    if not Path("/sys/kernel/tracing/events").is_dir():
+        missing.append("tracefs (mount -t tracefs tracefs /sys/kernel/tracing)")
+    if missing:
+        skip = pytest.mark.skip(reason=f"needs {' and '.join(missing)}; CI=true makes this a failure")
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start daemons; those still running at the end are stopped."""
+    started = []
+
+    def start_daemon(*flags, **options):
+        daemon = Daemon(tmp_path / f"daemon{len(started)}", flags, **options)
+        started.append(daemon)
+        daemon.wait_ready()
+        return daemon
+
+    yield start_daemon
+    for daemon in started:
+        daemon.stop()
+
+
+@pytest.fixture
+def daemon(start):
+    """A daemon that logs everything, signal 0 too, without a limit, as JSON lines."""
+    return start("--events.include-signal=all", "--events.rate=0")

@@ -1,0 +1,116 @@
+"""A real daemon under test: started as a child, watched through sd_notify, its page and its JSON lines."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+DEADLINE_S = 30
+
+
+def wait_for(condition, what, deadline_s=DEADLINE_S):
+    """The first true value of condition(); fails after the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
+        time.sleep(0.01)
+    return value
+
+
+class Daemon:
+    """`killsnoopd` as a child process."""
+
+    def __init__(self, folder, flags=(), *, target="stdout", prefix=(), env=None, python=sys.executable):
+        folder.mkdir()
+        self.stdout, self.stderr = folder / "events.jsonl", folder / "log"
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._notify.bind(str(folder / "notify"))
+        self.notified = []
+        command = [
+            *prefix, python, "-m", "killsnoopd",
+            "--web.listen-address=127.0.0.1:0", f"--events.target={target}", *flags,
+        ]  # fmt: skip
+        environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify"), **(env or {})}
+        environment.pop("JOURNAL_STREAM", None)
+        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        self.pid = self.process.pid
+
+    def notifications(self):
+        """Everything said by sd_notify so far."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.notified += self._notify.recv(4096).decode().splitlines()
+        return self.notified
+
+    def wait_ready(self):
+        wait_for(lambda: "READY=1" in self.notifications() or self.process.poll() is not None, "READY=1")
+        assert self.process.poll() is None, self.stderr.read_text()
+        self.url = "http://" + re.search(r"metrics on ([^/]+)/", self.stderr.read_text())[1]
+
+    def get(self, path="/metrics", headers=None):
+        request = urllib.request.Request(self.url + path, headers=headers or {})
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as response:
+            return response.read().decode()
+
+    def samples(self):
+        """The page, as {(name, frozenset of labels): value}."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.get())
+            for sample in family.samples
+        }
+
+    def signals(self, *comms):
+        """{(comm, signal, result): calls}, of these comms or of all."""
+        found = {}
+        for (name, labels), value in self.samples().items():
+            if name == "killsnoop_signals_total":
+                values = dict(labels)
+                if not comms or values["comm"] in comms:
+                    found[values["comm"], values["signal"], values["result"]] = int(value)
+        return found
+
+    def value(self, name, **labels):
+        return self.samples()[name, frozenset(labels.items())]
+
+    def ledger(self):
+        """{outcome: events} and, as `pending`, those on their way."""
+        samples = self.samples()
+        found = {
+            dict(labels)["outcome"]: int(v) for (name, labels), v in samples.items() if name == "killsnoop_events_total"
+        }
+        return found | {"pending": int(samples["killsnoop_events_pending", frozenset()])}
+
+    def settled_ledger(self):
+        """The ledger once no event is on its way."""
+        return wait_for(lambda: (found := self.ledger())["pending"] == 0 and found, "the ring buffer to be empty")
+
+    def events(self, *comms):
+        """The JSON lines so far, of these comms or of all; waits for those on their way."""
+        self.settled_ledger()
+        lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
+        return [line for line in lines if not comms or line["KILLSNOOP_COMM"] in comms]
+
+    def status(self, field):
+        """A field of /proc/PID/status."""
+        return re.search(rf"^{field}:\s*(\S+)", Path(f"/proc/{self.pid}/status").read_text(), re.M)[1]
+
+    def stop(self, number=signal.SIGTERM):
+        """End it; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(DEADLINE_S)
+        finally:
+            self.process.kill()
+            self._notify.close()

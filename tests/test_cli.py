@@ -1,0 +1,124 @@
+"""Flags: what they mean, and one line for what they cannot mean."""
+
+import argparse
+
+import pytest
+
+from killsnoopd import cli, names
+from killsnoopd.program import Settings
+
+
+def test_defaults():
+    """No flags at all."""
+    assert cli.parse([]) == cli.Config(
+        listen_addresses=(("", 10035),),
+        systemd_socket=False,
+        telemetry_path="/metrics",
+        events_target="auto",
+        probe=Settings(excluded=frozenset({0, 17, 23, 28})),
+        pin=None,
+        log_level="info",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":10035", ("", 10035)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("localhost:80", ("localhost", 80)),
+        ("[::1]:9", ("::1", 9)),
+        ("[fe80::1%eth0]:9", ("fe80::1%eth0", 9)),
+    ],
+)
+def test_listen_address(text, address):
+    """Addresses as Prometheus' exporters write them."""
+    assert cli.listen_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10035", "localhost", "::1:80", "host:65536", "host:-1", "host:x", "[::1]", "a b:1:2"]
+)
+def test_bad_listen_address(text):
+    """What is no address is refused."""
+    with pytest.raises(argparse.ArgumentTypeError, match="is no address"):
+        cli.listen_address(text)
+
+
+@pytest.mark.parametrize(
+    ("argv", "excluded"),
+    [
+        (["--events.exclude-signal=SIGUSR1,9"], {0, 9, 10, 17, 23, 28}),
+        (["--events.exclude-signal=USR1", "--events.exclude-signal=RTMIN+3"], {0, 10, 17, 23, 28, 37}),
+        (["--events.include-signal=0"], {17, 23, 28}),
+        (["--events.include-signal=all"], set()),
+        (["--events.exclude-signal=all", "--events.include-signal=SIGKILL"], set(range(66)) - {9}),
+        (["--events.exclude-signal=invalid"], {0, 17, 23, 28, 65}),
+        (["--events.target=none"], set(range(66))),
+    ],
+)
+def test_excluded_signals(argv, excluded):
+    """Include wins over exclude, and exclude adds to what is always excluded."""
+    assert cli.parse(argv).probe.excluded == excluded
+
+
+BAD = [
+    (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+    (["--web.listen"], "unrecognized arguments: --web.listen"),
+    (["stray"], "unrecognized arguments: stray"),
+    (["--web.listen-address=nonsense"], "'nonsense' is no address"),
+    (["--web.listen-address"], "expected one argument"),
+    (["--web.telemetry-path=metrics"], "'metrics' is no path"),
+    (["--web.telemetry-path=/a{b}"], "'/a{b}' is no path"),
+    (["--events.target=syslog"], "invalid choice: 'syslog'"),
+    (["--events.exclude-signal=SIGFOO"], "no such signal: 'SIGFOO'"),
+    (["--events.include-signal=9,,15"], "no such signal: ''"),
+    (["--events.rate=-1"], "'-1' is no whole number from 0 to 1000000"),
+    (["--events.rate=1.5"], "'1.5' is no whole number"),
+    (["--events.burst=0"], "'0' is no whole number from 1"),
+    (["--metrics.max-series=0"], "'0' is no whole number from 1"),
+    (["--metrics.max-series=9999999"], "'9999999' is no whole number"),
+    (["--probe.syscalls=kill,fork"], "'fork' is none of kill, tkill"),
+    (["--probe.syscalls="], "'' is none of"),
+    (["--probe.ring-size=3M"], "'3M' is no power of two"),
+    (["--probe.ring-size=1"], "'1' is no power of two"),
+    (["--probe.ring-size=2G"], "'2G' is no power of two"),
+    (["--log.level=loud"], "invalid choice: 'loud'"),
+]
+
+
+@pytest.mark.parametrize(("argv", "said"), BAD, ids=[" ".join(argv) for argv, _ in BAD])
+def test_a_bad_flag_is_one_line_and_exit_2(argv, said, capsys):
+    """Says which flag, why, and where to look."""
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert said in error
+    assert error.startswith("killsnoopd: ")
+    assert error.endswith("--help lists the flags\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4096", 4096), ("4K", 4096), ("64KiB", 65536), ("1M", 1 << 20), ("2mb", 2 << 20)]
+)
+def test_ring_size(text, size):
+    """Sizes as people write them."""
+    assert cli.parse([f"--probe.ring-size={text}"]).probe.ring_bytes == size
+
+
+def test_syscalls_keep_their_order():
+    """However they are written, so that equal settings hash alike."""
+    assert cli.parse(["--probe.syscalls=tkill,kill"]).probe.syscalls == ("kill", "tkill")
+
+
+def test_help_names_every_flag_and_exit_code(capsys):
+    """--help is complete and ends with examples."""
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for flag in ("--web.listen-address", "--events.rate", "--probe.pin", "--version", "examples:", "exit codes:"):
+        assert flag in text
+    assert all(name in text for name in names.SYSCALLS)
