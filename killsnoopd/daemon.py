@@ -112,7 +112,6 @@ async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, write
         addresses,
         config.telemetry_path,
     )
-    systemd.notify(READY=1, STATUS=_status(opened))
     pulse = asyncio.create_task(_pulse(opened, writer))
     await stop.wait()
     systemd.notify(STOPPING=1)
@@ -121,10 +120,12 @@ async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, write
 
 
 async def _pulse(opened: Probe, writer: Writer | None) -> None:
-    """Feed the watchdog and keep the status line of `systemctl status` fresh."""
-    watchdog_s = systemd.watchdog_interval_s()
-    if watchdog_s is None and "NOTIFY_SOCKET" not in os.environ:
+    """Say READY, feed the watchdog and keep the status line of `systemctl status` fresh."""
+    if "NOTIFY_SOCKET" not in os.environ:
         return
+    while not systemd.notify(READY=1, STATUS=_status(opened)):
+        await asyncio.sleep(0.1)
+    watchdog_s = systemd.watchdog_interval_s()
     told_s = time.monotonic()
     while True:
         await asyncio.sleep(min(watchdog_s or _STATUS_INTERVAL_S, _STATUS_INTERVAL_S))

@@ -43,13 +43,14 @@ def import_bcc() -> Any:
     """bcc's BPF class; the package of that name on PyPI is another one."""
     try:
         import bcc
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library of it
         raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} ({error}): {_INSTALL_BCC}") from None
+    if not bcc.__file__:
+        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} (an empty folder): {_INSTALL_BCC}")
     if not hasattr(bcc, "BPF"):
-        where = getattr(bcc, "__file__", None) or next(iter(bcc.__path__), "?")
         raise Failure(
             Exit.CONFIG,
-            f"the bcc at {where} is PyPI's lattice package, not the BPF Compiler Collection: "
+            f"the bcc at {bcc.__file__} is PyPI's lattice package, not the BPF Compiler Collection: "
             f"pip uninstall bcc, then {_INSTALL_BCC}",
         )
     return bcc.BPF
@@ -121,10 +122,8 @@ def refusal(error: str, said: str, kernel: str) -> Failure:
 
 def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
     """Compile and load: fds of maps and programs, bcc's version, and the module that owns them."""
-    if not _may_load():
-        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
-    bpf_class = import_bcc()
     macros = task_macros() | settings.macros(possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
+    bpf_class = import_bcc()
     with tempfile.TemporaryDirectory(prefix="killsnoopd-") as tree, _captured_stderr() as said:
         # bcc looks for `include/` in the tree that this variable names, and asks for nothing else.
         (Path(tree) / "include").symlink_to(BPF_DIR / "include")
@@ -144,10 +143,12 @@ def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
     return fds, sys.modules["bcc"].__version__, module
 
 
-def _may_load() -> bool:
-    """Whether this process has CAP_BPF (or CAP_SYS_ADMIN); asked first, for bcc takes long to say no."""
-    caps = int(re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.M)[1], 16)  # type: ignore[index]
-    return bool(caps & (1 << 39 | 1 << 21))
+def may_load(status: str) -> bool:
+    """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or the CAP_SYS_ADMIN that covers both."""
+    found = re.search(r"^CapEff:\s*(\w+)", status, re.M)
+    capabilities = int(found[1], 16) if found else 0
+    both = 1 << 39 | 1 << 38
+    return capabilities & both == both or bool(capabilities & 1 << 21)
 
 
 def tracepoint_id(syscall: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
@@ -224,8 +225,11 @@ def _attach(syscall: str, prog_fd: int) -> int:
 
 def load(settings: Settings) -> tuple[Loaded, object]:
     """Compile, load, attach. The second value owns the first one's fds: keep it until they are handed over."""
+    # What can be told at once, before the long part.
+    if not may_load(Path("/proc/self/status").read_text()):
+        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
     for syscall in settings.syscalls:
-        tracepoint_id(syscall)  # fail before the long part
+        tracepoint_id(syscall)
     fds, version, module = _load(settings)
     for syscall in settings.syscalls:
         fds[f"link_{syscall}"] = _attach(syscall, fds[f"prog_{syscall}"])
@@ -284,6 +288,8 @@ def _prepare(directory: Path) -> None:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     except PermissionError:
         raise Failure(Exit.NOPERM, f"not allowed to write {directory}: run the loader as root") from None
+    except OSError as error:
+        raise Failure(Exit.UNAVAILABLE, f"cannot write {directory}: {error.strerror}") from None
 
 
 def _is_bpffs(path: Path) -> bool:
@@ -316,19 +322,14 @@ def main(argv: list[str] | None = None) -> int:
     own, config = _arguments(sys.argv[1:] if argv is None else argv)
     peer = socket.socket(fileno=own.fd) if own.fd is not None else None
     try:
-        if peer is not None:
-            loaded, _module = load(config.probe)
-            send(loaded, peer)
-            return Exit.OK
-        _prepare(own.pin)
-        name = config.probe.hash()
-        if pinned(own.pin / name, config.probe):
-            print(f"killsnoopd-loader: the probe is pinned at {own.pin / name} already", file=sys.stderr)
-            return Exit.OK
-        loaded, _module = load(config.probe)
-        pin(loaded, own.pin, name)
-        print(f"killsnoopd-loader: probe attached, pinned at {own.pin / name}", file=sys.stderr)
-        return Exit.OK
+        try:
+            if peer is not None:
+                loaded, _module = load(config.probe)
+                send(loaded, peer)
+            else:
+                _load_and_pin(config.probe, own.pin)
+        except OSError as error:
+            raise Failure(Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}") from error
     except Failure as failure:
         if peer is not None:
             answer = {"error": str(failure), "exit": failure.exit_code, "details": failure.details}
@@ -338,6 +339,18 @@ def main(argv: list[str] | None = None) -> int:
                 print(failure.details, file=sys.stderr)
             print(f"killsnoopd-loader: {failure}", file=sys.stderr)
         return failure.exit_code
+    return Exit.OK
+
+
+def _load_and_pin(settings: Settings, directory: Path) -> None:
+    _prepare(directory)
+    name = settings.hash()
+    if pinned(directory / name, settings):
+        print(f"killsnoopd-loader: the probe is pinned at {directory / name} already", file=sys.stderr)
+        return
+    loaded, _module = load(settings)
+    pin(loaded, directory, name)
+    print(f"killsnoopd-loader: probe attached, pinned at {directory / name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What systemd and the daemon tell each other: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)."""
 
+import logging
 import os
 import socket
 
@@ -7,10 +8,26 @@ from systemd import daemon
 
 from killsnoopd.failure import Exit, Failure
 
+log = logging.getLogger("killsnoopd")
 
-def notify(**state: str | int) -> None:
-    """Tell systemd, if it started us: `notify(READY=1, STATUS="...")`."""
-    daemon.notify("\n".join(f"{name}={value}" for name, value in state.items()))
+
+def notify(**state: str | int) -> bool:
+    """Tell systemd, if it started us: `notify(READY=1, STATUS="...")`; whether it was told.
+
+    Never waits: systemd.daemon.notify holds the GIL while systemd is too busy to listen, and with it the whole daemon.
+    """
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return False
+    message = "\n".join(f"{name}={value}" for name, value in state.items()).encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)
+        try:
+            client.sendto(message, f"\0{path[1:]}" if path.startswith("@") else path)
+        except OSError as error:
+            log.debug("systemd cannot be told: %s", error)
+            return False
+    return True
 
 
 def watchdog_interval_s() -> float | None:

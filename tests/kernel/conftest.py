@@ -1,6 +1,7 @@
 """Tests on the real kernel: as root, with tracefs and bpffs mounted."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,15 @@ def start(tmp_path):
 def daemon(start):
     """A daemon that logs everything, signal 0 too, without a limit, as JSON lines."""
     return start("--events.include-signal=all", "--events.rate=0")
+
+
+@pytest.fixture
+def promtool():
+    """`promtool check metrics` on a page: it must have nothing to say."""
+
+    def check(page):
+        tool = os.environ.get("PROMTOOL", "promtool")
+        result = subprocess.run([tool, "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+    return check

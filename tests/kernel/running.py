@@ -107,10 +107,13 @@ class Daemon:
 
     def stop(self, number=signal.SIGTERM):
         """End it; its exit code."""
+        if self._notify.fileno() < 0:
+            return self.process.returncode
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
             return self.process.wait(DEADLINE_S)
         finally:
             self.process.kill()
+            self.notifications()
             self._notify.close()

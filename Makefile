@@ -1,0 +1,84 @@
+# sudo make run      install what is missing, run in the foreground; ARGS="--web.listen-address=:9999" for flags
+# sudo make test     install what is missing, run all tests on the package as it will be installed
+# sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
+# make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
+# make lint          ruff and mypy, in a virtual environment of their own
+# sudo make bench    what the probe costs, beside its peers
+
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+SYSCONFDIR ?= /etc
+ARGS ?=
+
+prefix = $(DESTDIR)$(PREFIX)
+units = killsnoopd.service killsnoopd-probe.service killsnoopd.socket
+sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
+
+.PHONY: run test test-setup lint bench mounts install uninstall clean
+
+run: mounts
+	PYTHON=$(PYTHON) scripts/install-packages run
+	exec $(PYTHON) -m killsnoopd $(ARGS)
+
+# systemd mounts both; a container or a rescue shell may not have them.
+mounts:
+	@mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+	@mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+
+# The tests import what the wheel holds, not this folder: that they do proves that the wheel is whole.
+test: mounts test-setup
+	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
+
+test-setup: mounts
+	PYTHON=$(PYTHON) scripts/install-packages test
+	$(MAKE) --no-print-directory build/venv/installed
+
+build/venv/installed: $(sources)
+	rm -rf build/venv build/lib build/wheel build/bdist.*
+	$(PYTHON) -m venv --system-site-packages build/venv
+	build/venv/bin/python -m pip -q wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	build/venv/bin/python -m pip -q install --no-deps --no-index build/wheel/*.whl
+	rm -rf killsnoopd.egg-info build/lib
+	touch $@
+
+lint: build/lint/installed
+	build/lint/bin/ruff check .
+	build/lint/bin/ruff format --check .
+	build/lint/bin/mypy
+
+build/lint/installed: scripts/lint-requirements.txt
+	$(PYTHON) -m venv build/lint
+	build/lint/bin/python -m pip -q install -r scripts/lint-requirements.txt
+	touch $@
+
+bench: mounts
+	PYTHON=$(PYTHON) scripts/install-packages run
+	$(PYTHON) bench/overhead.py
+
+install:
+	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \
+		$(prefix)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/default
+	cp -R killsnoopd $(prefix)/lib/killsnoopd/
+	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
+	sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(PREFIX)/lib/killsnoopd|' -e 's|@MODULE@|daemon|' deploy/launcher.in > $(prefix)/bin/killsnoopd
+	sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(PREFIX)/lib/killsnoopd|' -e 's|@MODULE@|loader|' deploy/launcher.in > $(prefix)/lib/killsnoopd/killsnoopd-loader
+	chmod 755 $(prefix)/bin/killsnoopd $(prefix)/lib/killsnoopd/killsnoopd-loader
+	for unit in $(units); do \
+		sed -e 's|/usr/bin/killsnoopd|$(PREFIX)/bin/killsnoopd|' -e 's|/usr/lib/killsnoopd/|$(PREFIX)/lib/killsnoopd/|' \
+			-e 's|/etc/default|$(SYSCONFDIR)/default|' \
+			deploy/$$unit > $(prefix)/lib/systemd/system/$$unit; \
+	done
+	install -m 644 deploy/killsnoopd.catalog $(prefix)/lib/systemd/catalog/
+	install -m 644 docs/killsnoopd.8 $(prefix)/share/man/man8/
+	test -e $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd || install -m 644 deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd
+
+# /etc/default/killsnoopd stays if it was changed.
+uninstall:
+	rm -rf $(prefix)/lib/killsnoopd
+	rm -f $(prefix)/bin/killsnoopd $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
+		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(prefix)/share/man/man8/killsnoopd.8
+	if cmp -s deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; then rm $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; fi
+
+clean:
+	rm -rf build

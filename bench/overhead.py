@@ -1,0 +1,315 @@
+"""What watching costs, and what it misses: killsnoopd beside an empty probe, killsnoop.bt and sigsnoop, in one run.
+
+Run as root: sudo /usr/bin/python3 bench/overhead.py. Exit status: 0 if the targets are reached, 1 if not.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed or not
+
+from killsnoopd import libbpf, loader, names  # noqa: E402
+from killsnoopd.program import BPF_DIR  # noqa: E402
+
+LOAD, KNOCK = "ks-bench", "ks-knock"  # process names
+DEADLINE_S = 30
+QUIET_S = 0.4  # an output file that has not grown for so long holds all it will get
+MOST_OF_EMPTY, LEAST_OF_KILLSNOOP = 2, 10  # the targets
+
+# Watches while the context is open. What it yields reads the observer's own counters, for those that have any.
+Watch = Callable[[Path], AbstractContextManager[Callable[[], Counter[str]]]]
+Pass = tuple[float, float]  # ns that the yardstick took (see loop.c), ns per call
+
+
+@dataclass
+class Observer:
+    """A way to watch, and what was measured under it."""
+
+    title: str
+    watch: Watch
+    missing: bool = False  # not installed
+    kill: list[Pass] = field(default_factory=list)
+    getppid: list[Pass] = field(default_factory=list)
+    calls: int = 0
+    lines: int | None = None  # of output about the load; None: it has no output
+    counters: Counter[str] = field(default_factory=Counter)
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    """Return when the condition holds; give up after the deadline."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit(f"waited {DEADLINE_S} s for {what}")
+        time.sleep(0.02)
+
+
+def build_loop(folder: Path) -> Path:
+    """Compile loop.c."""
+    program = folder / "loop"
+    subprocess.run(["cc", "-O2", "-Wall", "-o", program, HERE / "loop.c"], check=True)
+    return program
+
+
+def run_loop(program: Path, syscall: str, calls: int, passes: int = 1, name: str = LOAD) -> list[Pass]:
+    """Run the load."""
+    command = [str(program), name, syscall, str(calls), str(passes)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [(float(yardstick), float(ns)) for yardstick, ns in map(str.split, output.splitlines())]
+
+
+def typical_ns(passes: list[Pass]) -> float:
+    """ns per call: the median of the quarter of the passes during which the machine was fastest, by the yardstick."""
+    return median(ns for _, ns in sorted(passes)[: max(1, len(passes) // 4)])
+
+
+@contextlib.contextmanager
+def nothing(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
+    """Watch nothing."""
+    yield Counter
+
+
+@cache
+def empty_program() -> tuple[int, object]:
+    """fd of the loaded empty program, and the module that owns it."""
+    with tempfile.TemporaryDirectory() as tree:
+        (Path(tree) / "include").symlink_to(BPF_DIR / "include")
+        os.environ["BCC_KERNEL_SOURCE"] = tree
+        bpf_class = loader.import_bcc()
+        module = bpf_class(src_file=str(HERE / "empty.bpf.c"))
+        return module.load_func("empty", bpf_class.TRACEPOINT).fd, module
+
+
+@contextlib.contextmanager
+def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
+    """A program that does nothing, at the tracepoints of killsnoopd's and attached the same way."""
+    program, _module = empty_program()
+    with contextlib.ExitStack() as links:
+        for syscall in names.SYSCALLS:
+            event = loader.perf_event_open(loader.tracepoint_id(syscall))
+            links.callback(os.close, libbpf.link_perf_event(program, event))
+            os.close(event)
+        yield Counter
+
+
+@contextlib.contextmanager
+def child(command: list[str], folder: Path, stop: signal.Signals, ready: Callable[[], bool]) -> Iterator[None]:
+    """A process that writes folder/out and folder/log, once it is ready; gone when the context closes."""
+    with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=out, stderr=log, cwd=HERE.parent)
+    try:
+        wait_for(lambda: process.poll() is not None or ready(), f"{command[0]} to be attached")
+        if process.poll() is not None:
+            sys.exit(f"{command[0]} ended: {(folder / 'log').read_text()}")
+        yield
+    finally:
+        process.send_signal(stop)
+        try:
+            process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def killsnoopd(folder: Path, *flags: str) -> Iterator[Callable[[], Counter[str]]]:
+    """The daemon; its counters are those on its page."""
+    command = [sys.executable, "-m", "killsnoopd", "--web.listen-address=127.0.0.1:0", "--events.target=stdout", *flags]
+    address: list[str] = []
+
+    def ready() -> bool:
+        address[:] = re.findall(r"metrics on (\S+)\n", (folder / "log").read_text())
+        return bool(address)
+
+    def page() -> Counter[str]:
+        with urllib.request.urlopen(f"http://{address[0]}", timeout=DEADLINE_S) as response:
+            text = response.read().decode()
+        found = Counter({"counted": 0})
+        for value in re.findall(rf'^killsnoop_signals_total\{{comm="{LOAD}".*\}} (\S+)$', text, re.M):
+            found["counted"] += int(float(value))
+        for outcome, value in re.findall(r'^killsnoop_events_total\{outcome="(\w+)"\} (\S+)$', text, re.M):
+            found[outcome] = int(float(value))
+        return found
+
+    with child(command, folder, signal.SIGTERM, ready):
+        yield page
+
+
+@contextlib.contextmanager
+def peer(folder: Path, command: list[str], knock: Callable[[], object]) -> Iterator[Callable[[], Counter[str]]]:
+    """Another tool; it is attached when a kill() of ours shows in its output."""
+
+    def answers() -> bool:
+        knock()
+        return KNOCK.encode() in (folder / "out").read_bytes()
+
+    with child(command, folder, signal.SIGINT, answers):
+        yield Counter
+
+
+def strangers() -> set[str]:
+    """Other processes that hold a perf event or a BPF link to one: what they attach is paid for in every row."""
+    found = set()
+    for process in Path("/proc").glob("[1-9]*"):
+        with contextlib.suppress(OSError):  # it ended
+            for fd in (process / "fd").iterdir():
+                target = str(fd.readlink())
+                link = target == "anon_inode:bpf_link" and (process / "fdinfo" / fd.name).read_text()
+                if target == "anon_inode:[perf_event]" or (link and "link_type:\tperf" in link):
+                    found.add(f"{(process / 'comm').read_text().strip()}[{process.name}]")
+    return found
+
+
+def wait_until_quiet(path: Path) -> None:
+    """Return when the file has stopped growing."""
+    size, since = -1, 0.0
+
+    def quiet() -> bool:
+        nonlocal size, since
+        if path.stat().st_size != size:
+            size, since = path.stat().st_size, time.monotonic()
+        return time.monotonic() - since > QUIET_S
+
+    wait_for(quiet, f"the end of {path}")
+
+
+def measure(observer: Observer, loop: Path, calls: int, passes: int) -> None:
+    """One round of one observer: attach, run the loops, read what it saw, detach."""
+    with tempfile.TemporaryDirectory(prefix="killsnoopd-bench-") as name:
+        out = Path(name) / "out"
+        with observer.watch(Path(name)) as counters:
+            observer.kill += run_loop(loop, "kill", calls, passes)
+            observer.getppid += run_loop(loop, "getppid", calls, passes)
+            observer.calls += calls * passes
+            if out.exists():
+                wait_until_quiet(out)
+            observer.counters.update(counters())
+        if out.exists():  # some tools write the rest of their buffer when they stop
+            with out.open("rb") as lines:
+                observer.lines = (observer.lines or 0) + sum(LOAD.encode() in line for line in lines)
+
+
+def observers(loop: Path) -> dict[str, Observer]:
+    """All of them, in the order of the table."""
+    knock = partial(run_loop, loop, "kill", 1, name=KNOCK)
+
+    def other(title: str, program: str, *flags: str) -> Observer:
+        path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+        watch = partial(peer, command=[path or program, *flags], knock=knock)
+        return Observer(title, watch, path is None)
+
+    return {
+        "nothing": Observer("nothing attached", nothing),
+        "empty": Observer("empty probe", empty),
+        "killsnoopd": Observer("killsnoopd", killsnoopd),
+        "unlimited": Observer("killsnoopd --events.rate=0", lambda folder: killsnoopd(folder, "--events.rate=0")),
+        "killsnoop.bt": other("killsnoop.bt", "killsnoop.bt"),
+        "sigsnoop": other("sigsnoop -k", "sigsnoop", "-k"),
+    }
+
+
+def added_ns(observer: Observer, free: Observer) -> float:
+    """What a kill() cost more than with nothing attached."""
+    return typical_ns(observer.kill) - typical_ns(free.kill)
+
+
+def table(rows: dict[str, Observer]) -> str:
+    """The results, aligned."""
+    free = rows["nothing"]
+    empty_ns = added_ns(rows["empty"], free)
+    head = "|ns per kill()|added|x empty|ns per getppid()|added|kill() calls|counts lost|events lost"
+    lines = [head.split("|")]
+    for row in rows.values():
+        if row.missing:
+            lines.append([row.title, "not installed", *[""] * 7])
+            continue
+        added, getppid = added_ns(row, free), typical_ns(row.getppid)
+        lines.append([
+            row.title,
+            f"{typical_ns(row.kill):.0f}",
+            f"{added:.0f}" if row is not free else "-",
+            f"{added / empty_ns:.2f}" if row is not free else "-",
+            f"{getppid:.0f}",
+            f"{getppid - typical_ns(free.getppid):.0f}" if row is not free else "-",
+            f"{row.calls}",
+            f"{row.calls - row.counters['counted']}" if "counted" in row.counters else "-",
+            "-" if row.lines is None else f"{1 - row.lines / row.calls:.1%}",
+        ])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
+    )
+
+
+def ledger(row: Observer) -> str:
+    """What killsnoopd says became of its events."""
+    said = ", ".join(f"{name} {count}" for name, count in row.counters.items() if name != "counted" and count)
+    return f"events of {row.title}: {said}"
+
+
+def verdicts(rows: dict[str, Observer]) -> Iterator[tuple[str, bool]]:
+    """What was to be reached, and whether it was."""
+    free, ours, other = rows["nothing"], rows["killsnoopd"], rows["killsnoop.bt"]
+    ratio = added_ns(ours, free) / added_ns(rows["empty"], free)
+    yield f"added cost vs empty probe: {ratio:.2f} (to reach: <= {MOST_OF_EMPTY})", 0 < ratio <= MOST_OF_EMPTY
+    target = f"(to reach: >= {LEAST_OF_KILLSNOOP})"
+    if other.missing:
+        yield f"killsnoop.bt added cost vs killsnoopd: not measured {target}", False
+    else:
+        ratio = added_ns(other, free) / added_ns(ours, free)
+        yield f"killsnoop.bt added cost vs killsnoopd: {ratio:.1f} {target}", ratio >= LEAST_OF_KILLSNOOP
+    lost = sum(row.calls - row.counters["counted"] for row in (ours, rows["unlimited"]))
+    yield f"counts lost: {lost} (to reach: 0)", lost == 0
+
+
+def main() -> int:
+    """Entry point; 0 if every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6, help="times that each observer is attached (%(default)s)")
+    parser.add_argument("--calls", type=int, default=20_000, help="calls in a pass (%(default)s)")
+    parser.add_argument("--passes", type=int, default=25, help="passes of a system call in a round (%(default)s)")
+    args = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("bench/overhead.py attaches probes: run it as root")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # let go of every probe then, too
+    print(f"Linux {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs")
+    print(f"python3 bench/overhead.py --rounds={args.rounds} --calls={args.calls} --passes={args.passes}\n", flush=True)
+    with tempfile.TemporaryDirectory(prefix="killsnoopd-bench-") as folder:
+        rows = observers(build_loop(Path(folder)))
+        others = set()
+        for _ in range(args.rounds):
+            for row in rows.values():
+                if not row.missing:
+                    others |= strangers()
+                    measure(row, Path(folder) / "loop", args.calls, args.passes)
+    print(table(rows), ledger(rows["killsnoopd"]), ledger(rows["unlimited"]), sep="\n")
+    if others:
+        print(f"not comparable, for these had probes attached meanwhile: {', '.join(sorted(others))}")
+    print()
+    reached = True
+    for line, good in verdicts(rows):
+        print(f"{line}: {'reached' if good else 'not reached'}")
+        reached = reached and good
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

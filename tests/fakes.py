@@ -1,0 +1,39 @@
+"""Stand-ins that record. What can be had for real (journald's socket, HTTP) is not here."""
+
+from killsnoopd.libbpf import ProgInfo
+from killsnoopd.probe import Counts, Ledger
+from killsnoopd.program import Layout
+
+
+class FakeProbe:
+    """What the metrics and the writer ask of a probe."""
+
+    def __init__(self, counts=None, ledger=None, records=()):
+        self.layout = Layout(cpus=2, series_max=10)
+        self.bcc_version = "0.26.0"
+        self.syscalls = ["kill", "tkill"]
+        self.records = list(records)
+        self.outcomes = []
+        self._counts = counts or Counts([], [], 0)
+        self._ledger = ledger or Ledger({}, 0)
+
+    def counts(self):
+        return self._counts
+
+    def ledger(self):
+        return self._ledger
+
+    def attached(self, syscall):
+        return syscall == "kill"
+
+    def program(self, syscall):
+        return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)
+
+    def count_outcome(self, outcome):
+        self.outcomes.append(outcome)
+
+    def consume(self, on_record):
+        records, self.records = self.records, []
+        for record in records:
+            on_record(record)
+        return len(records)

@@ -1,0 +1,187 @@
+"""Exact counts: under load, while scraped, with every series taken, against an independent observer."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+
+
+from senders import NO_SUCH_PID, forked, run, send, set_name
+
+MILLION = 1_000_000
+
+
+def finished(pids):
+    """Reap; all must have ended well."""
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        assert status == 0
+
+
+def kill_loop(calls, sig=15):
+    kill = os.kill
+    for _ in range(calls):
+        try:
+            kill(NO_SUCH_PID, sig)
+        except ProcessLookupError:
+            continue
+
+
+def test_a_million_calls_while_scraped(start):
+    """The counter's delta is the number of calls, on all cores, and no scrape ever sees it go backwards."""
+    daemon = start()
+    cores = len(os.sched_getaffinity(0))
+    share, rest = divmod(MILLION, cores)
+    pids = [forked(lambda n=share + (core < rest): kill_loop(n), b"ks-million") for core in range(cores)]
+    readings = [0]
+    while any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None for pid in pids):
+        readings.append(sum(daemon.signals("ks-million").values()))
+    finished(pids)
+    assert readings == sorted(readings)
+    assert any(0 < reading < MILLION for reading in readings), "no scrape fell into the run"
+    assert daemon.signals("ks-million") == {("ks-million", "SIGTERM", "ESRCH"): MILLION}
+    # Every call is in the ledger exactly once, whatever became of its event.
+    ledger = daemon.settled_ledger()
+    assert sum(ledger.values()) == sum(daemon.signals().values())
+    assert len(daemon.stdout.read_text().splitlines()) == ledger["logged"]
+    assert ledger["rate_limited"] > 0
+    missed = [value for (name, _), value in daemon.samples().items() if name == "killsnoop_probe_missed_total"]
+    assert missed == [0] * 6
+
+
+def test_the_ledger_closes_when_the_ring_buffer_is_full(start):
+    """With the event thread stopped, what finds the ring buffer full is counted; the calls are all counted."""
+    daemon = start("--events.rate=0", "--probe.ring-size=64K")
+    os.kill(daemon.pid, signal.SIGSTOP)
+    run(lambda: kill_loop(10_000), b"ks-full")
+    os.kill(daemon.pid, signal.SIGCONT)
+    ledger = daemon.settled_ledger()
+    assert daemon.signals("ks-full") == {("ks-full", "SIGTERM", "ESRCH"): 10_000}
+    assert 600 < len(daemon.events("ks-full")) < 660  # 64 KiB of records of 96 bytes and a header of 8
+    assert len(daemon.events()) == ledger["logged"]
+    assert ledger["ring_full"] >= 10_000 - 660
+    assert sum(ledger.values()) == sum(daemon.signals().values())
+
+
+def test_the_limit_is_per_uid(start):
+    """One uid's flood spends its own budget and nobody else's."""
+    daemon = start("--events.rate=10", "--events.burst=100")
+    run(lambda: kill_loop(50_000), b"ks-flood", uid=1001)
+    run(lambda: kill_loop(100), b"ks-quiet", uid=1002)
+    assert len(daemon.events("ks-quiet")) == 100
+    assert 100 <= len(daemon.events("ks-flood")) < 200  # the burst, and ten a second while it lasted
+    assert sum(daemon.signals("ks-flood", "ks-quiet").values()) == 50_100
+
+
+def test_when_every_series_is_taken_the_rest_is_counted_as_other(start):
+    """More names than series: names seen before keep their label, the sum over comm stays exact."""
+    daemon = start("--metrics.max-series=100")
+    run(lambda: kill_loop(7), b"ks-early")
+
+    def act():
+        for number in range(2000):
+            set_name(b"ks-%d" % number)
+            send("kill", NO_SUCH_PID, 9 if number % 2 else 99)
+
+    run(act)
+    run(lambda: kill_loop(5), b"ks-early")
+    found = daemon.signals()
+    assert found["ks-early", "SIGTERM", "ESRCH"] == 12
+    named = sum(calls for (comm, _, _), calls in found.items() if comm.startswith("ks-") and comm != "ks-early")
+    others = {key[1:]: calls for key, calls in found.items() if key[0] == "(other)"}
+    ours = ("SIGKILL", "ESRCH"), ("invalid", "ESRCH")
+    assert 0 < named < 100
+    assert named + sum(others[key] for key in ours) == 2000
+    assert daemon.value("killsnoop_series") == daemon.value("killsnoop_series_limit") == 100
+    assert daemon.value("killsnoop_series_overflow_total") == sum(others.values())
+
+
+def test_two_cores_that_bring_new_names_at_once(start):
+    """Races for a slot lose no count: the same new names, from every core at the same moment."""
+    daemon = start("--events.target=none")
+    names = [b"ks-%d" % number for number in range(3000)]
+
+    def act():
+        for name in names:
+            set_name(name)
+            send("kill", NO_SUCH_PID, 9)
+
+    finished([forked(act) for _ in range(4)])
+    found = daemon.signals(*(name.decode() for name in names))
+    assert len(found) == 3000
+    assert set(found.values()) == {4}
+
+
+def test_hostile_names(daemon, promtool):
+    """Every byte, and 2,000 random names: the page stays parseable, every name is a series of its own, no count is lost."""
+    seeded = random.Random(3)
+    raws = {bytes([byte]) for byte in range(1, 256)}
+    raws |= {seeded.randbytes(15).partition(b"\0")[0] or b"\1" for _ in range(2000)}
+    raws |= {b"\xff", rb"\xff", b"", b"   ", b"(other)", b'a"} 1\n# HELP', b"x\\", b'"', "naïve".encode(), b"\xc3"}
+
+    def act():
+        for raw in raws:
+            set_name(raw)
+            send("kill", NO_SUCH_PID, 63)
+
+    before = len(daemon.signals())
+    run(act)
+    promtool(daemon.get())
+    found = {key: calls for key, calls in daemon.signals().items() if key[1] == "SIGRTMIN+29"}
+    assert len(found) == len(raws) == sum(found.values())
+    assert len(daemon.signals()) == before + len(raws)
+    logged = [event for event in daemon.events() if event["KILLSNOOP_SIGNAL"] == "SIGRTMIN+29"]
+    assert len({event["KILLSNOOP_COMM"] for event in logged}) == len(raws)
+    assert all(value.isprintable() for event in logged for value in event.values())
+
+
+def test_a_thousand_threads_at_once(daemon):
+    """There is no table of calls in flight that could run over."""
+    run(lambda: [finished([forked(lambda: kill_loop(20)) for _ in range(100)]) for _ in range(10)], b"ks-many")
+    assert daemon.signals("ks-many") == {("ks-many", "SIGTERM", "ESRCH"): 20_000}
+
+
+BPFTRACE = "".join(
+    f"""
+tracepoint:syscalls:sys_enter_{call} {{ @sig[tid] = args->sig; }}
+tracepoint:syscalls:sys_exit_{call} {{ @[comm, @sig[tid], args->ret] = count(); delete(@sig[tid]); }}
+"""
+    for call in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
+)
+
+
+def test_an_independent_observer_counts_the_same(start):
+    """bpftrace on the same calls, over a run of stress-ng: equal numbers for every comm, signal and result."""
+    daemon = start("--events.target=none", "--probe.self-signals")
+    observer = subprocess.Popen(
+        ["bpftrace", "-f", "json", "-e", BPFTRACE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        said = iter(observer.stdout.readline, "")
+        assert any('"attached_probes"' in line for line in said), "bpftrace did not attach"
+        subprocess.run(
+            ["stress-ng", "--kill", "2", "--kill-ops", "20000", "--sigq", "1", "--sigq-ops", "5000", "--timeout", "20"],
+            check=True,
+            capture_output=True,
+        )
+        observer.send_signal(signal.SIGINT)
+        output = observer.communicate(timeout=30)[0]
+    finally:
+        observer.kill()
+    theirs = {}
+    for line in output.splitlines():
+        if line.startswith('{"type": "map"'):
+            for key, calls in json.loads(line)["data"].get("@", {}).items():
+                comm, sig, ret = key.rsplit(",", 2)
+                if comm.startswith("stress-ng"):
+                    theirs[comm, int(sig), int(ret)] = calls
+    from killsnoopd import names
+
+    named = {}
+    for (comm, sig, ret), calls in theirs.items():
+        key = comm, names.signal_name(sig), names.result_name(ret)
+        named[key] = named.get(key, 0) + calls
+    ours = {key: calls for key, calls in daemon.signals().items() if key[0].startswith("stress-ng")}
+    assert sum(named.values()) > 20_000
+    assert ours == named

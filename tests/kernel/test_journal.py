@@ -1,0 +1,157 @@
+"""A real systemd-journald: what it stores of an event, and what happens when it is slow, stopped or gone."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from killsnoopd import fields
+from running import wait_for
+from senders import NO_SUCH_PID, run, send, victim
+from test_exactness import kill_loop
+
+JOURNALD = "/lib/systemd/systemd-journald"
+# A journald of our own, a namespaced one, in a mount namespace in which its folders are the system's.
+SCRIPT = f"""
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /run/systemd
+mkdir -p /run/log/journal /var/log
+mount -t tmpfs tmpfs /run/log
+mount -t tmpfs tmpfs /var/log
+mount --bind "$1" /etc/machine-id
+mkdir -p /run/log/journal
+ln -s journal.ks /run/systemd/journal
+exec {JOURNALD} ks
+"""
+
+
+class RealJournald:
+    """A running journald; `prefix` starts a program that sees it as the system's."""
+
+    def __init__(self, folder):
+        self._machine_id = folder / "machine-id"
+        self._machine_id.write_text(uuid.uuid4().hex + "\n")
+        self._folder = folder
+        self.start()
+        self.prefix = ("nsenter", "-m", f"--target={self.process.pid}")
+
+    def start(self):
+        with (self._folder / "journald.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "-m", "sh", "-c", SCRIPT, "sh", str(self._machine_id)], stdout=log, stderr=log
+            )
+        socket = Path(f"/proc/{self.process.pid}/root/run/systemd/journal/socket")
+        wait_for(lambda: self.process.poll() is not None or socket.exists(), "journald's socket")
+        assert self.process.poll() is None, (self._folder / "journald.log").read_text()
+
+    def journalctl(self, *matches):
+        command = [*self.prefix, "journalctl", "--namespace=ks", "--quiet", "--no-pager", "--output=json", *matches]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return [json.loads(line) for line in output.splitlines()]
+
+    def stop(self):
+        os.kill(self.process.pid, signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def journald(tmp_path):
+    if not Path(JOURNALD).exists():
+        pytest.skip(f"needs {JOURNALD} (package systemd); CI=true makes this a failure")
+    running = RealJournald(tmp_path)
+    yield running
+    running.stop()
+
+
+def test_an_event_in_the_journal(start, journald):
+    """`auto` finds journald; every field arrives, and can be matched on."""
+    daemon = start(target="auto", prefix=journald.prefix)
+    with victim() as target:
+        pid = run(lambda: send("kill", target, 9), b"ks-\xff\n")
+    (stored,) = wait_for(lambda: journald.journalctl("KILLSNOOP_SIGNAL=SIGKILL", f"KILLSNOOP_PID={pid}"), "the event")
+    assert stored["MESSAGE"] == f"ks-\\xff\\x0a[{pid}] uid 0 sent SIGKILL to pid {target}: success"
+    assert (stored["PRIORITY"], stored["SYSLOG_IDENTIFIER"], stored["MESSAGE_ID"]) == ("4", "killsnoopd", fields.SENT)
+    assert (stored["KILLSNOOP_COMM"], stored["KILLSNOOP_TPID"]) == ("ks-\\xff\\x0a", str(target))
+    assert stored["_PID"] == str(daemon.pid)
+    assert daemon.stdout.read_text() == ""
+    assert "events go to journald" in daemon.stderr.read_text()
+
+
+def test_a_stopped_journald_stalls_nobody_else(start, journald):
+    """journald SIGSTOPped for ten seconds under load: every scrape is quick, the watchdog is fed, the ledger closes."""
+    daemon = start(
+        "--events.rate=0", "--probe.ring-size=64K", target="journal", prefix=journald.prefix,
+        env={"WATCHDOG_USEC": "1000000"},
+    )  # fmt: skip
+    os.kill(journald.process.pid, signal.SIGSTOP)
+    sent, slowest_s, end = 0, 0.0, time.monotonic() + 10
+    fed = daemon.notifications().count("WATCHDOG=1")
+    while time.monotonic() < end:
+        run(lambda: kill_loop(500), b"ks-stall")
+        sent += 500
+        before = time.monotonic()
+        assert daemon.signals("ks-stall") == {("ks-stall", "SIGTERM", "ESRCH"): sent}
+        slowest_s = max(slowest_s, time.monotonic() - before)
+        daemon.notifications()
+    assert daemon.notifications().count("WATCHDOG=1") - fed >= 15
+    stalled = daemon.ledger()
+    assert stalled["ring_full"] > 0
+    assert stalled["pending"] > 0
+    os.kill(journald.process.pid, signal.SIGCONT)
+    ledger = daemon.settled_ledger()
+    print(f"slowest scrape {slowest_s * 1000:.1f} ms; sent {sent}; ledger {ledger}")
+    assert slowest_s < 0.1
+    assert sum(ledger.values()) == sum(daemon.signals().values())
+    wait_for(lambda: len(journald.journalctl(f"_PID={daemon.pid}", "_TRANSPORT=journal")) == ledger["logged"], "all in the journal")
+
+
+def test_journald_that_comes_back_is_found_again(start, tmp_path):
+    """While there is no journald events wait; when it is there again, they are written, in order."""
+    (tmp_path / "first").mkdir()
+    first = RealJournald(tmp_path / "first")
+    # The daemon lives in the first one's namespace; its successor must be started in there as well.
+    daemon = start(target="journal", prefix=first.prefix)
+    keeper = subprocess.Popen([*first.prefix, "sleep", "300"])
+    try:
+        wait_for(lambda: Path(f"/proc/{keeper.pid}/comm").read_text() == "sleep\n", "the namespace to be kept")
+        first.process.kill()
+        first.process.wait()
+        run(lambda: [send("kill", NO_SUCH_PID, sig) for sig in (1, 2, 3)], b"ks-gap")
+        wait_for(lambda: daemon.ledger()["pending"] >= 3, "events that wait")
+        second = subprocess.Popen(["nsenter", "-m", f"--target={keeper.pid}", JOURNALD, "ks"], stderr=subprocess.DEVNULL)
+        try:
+            first.prefix = ("nsenter", "-m", f"--target={keeper.pid}")
+            stored = wait_for(lambda: (found := journald_sigs(first))[2:] and found, "the events")
+            assert stored == ["1", "2", "3"]
+            assert daemon.settled_ledger()["journal_error"] == 0
+        finally:
+            second.kill()
+            second.wait()
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+def journald_sigs(journald):
+    return [event["KILLSNOOP_SIG"] for event in journald.journalctl("KILLSNOOP_COMM=ks-gap")]
+
+
+def test_stopping_while_journald_is_stopped(start, journald):
+    """SIGTERM ends the daemon within two seconds all the same; what could not be written is said."""
+    daemon = start("--events.rate=0", target="journal", prefix=journald.prefix)
+    os.kill(journald.process.pid, signal.SIGSTOP)
+    run(lambda: kill_loop(5000), b"ks-stuck")
+    wait_for(lambda: daemon.ledger()["pending"] > 0, "events that wait")
+    before = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - before < 2.5
+    lost = int(re.search(r"(\d+) not logged$", daemon.stderr.read_text())[1])
+    assert lost > 0

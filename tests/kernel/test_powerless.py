@@ -1,0 +1,131 @@
+"""The daemon at rest: no capability, little memory, no work, nothing left of the loader."""
+
+import ctypes
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from killsnoopd import probe
+from killsnoopd.program import Layout, Settings, possible_cpus
+from running import wait_for
+from senders import run
+
+
+def test_no_capability_is_left(start):
+    """Every set is empty in every thread, none can be gained by execve, and the loader is gone."""
+    daemon = start()
+    for task in Path(f"/proc/{daemon.pid}/task").iterdir():
+        status = (task / "status").read_text()
+        assert set(re.findall(r"^Cap\w+:\s*(\w+)$", status, re.M)) == {"0" * 16}
+        assert "NoNewPrivs:\t1" in status
+    assert Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text() == ""
+    assert daemon.status("Name") == "killsnoopd"
+
+
+def test_at_rest(start):
+    """40 MB resident or less, two threads, no CPU used in ten seconds, bcc never mapped, and only fds with a purpose."""
+    daemon = start()
+    daemon.get()
+    assert int(daemon.status("VmRSS")) <= 40 * 1024
+    assert int(daemon.status("Threads")) == 2
+    maps = Path(f"/proc/{daemon.pid}/maps").read_text()
+    assert "libbpf.so" in maps
+    assert not re.search("libbcc|LLVM|clang", maps)
+
+    def ticks():
+        return sum(map(int, Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    time.sleep(0.5)  # the connection above ends meanwhile
+    before = ticks()
+    time.sleep(10)
+    assert ticks() == before
+    kinds = {}
+    for fd in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        kind = re.sub(r"\[\d+\]$", "", str(fd.readlink()))
+        kinds[kind] = kinds.get(kind, 0) + 1
+    assert kinds["anon_inode:bpf_link"] == kinds["anon_inode:bpf-prog"] == 6
+    assert kinds["anon_inode:bpf-map"] == 5 + 4  # each of four is mapped, and Python's mmap keeps an fd
+    assert not any("perf_event" in kind for kind in kinds)
+
+
+def test_counters_cannot_be_written():
+    """Counts maps are frozen: not even root can change them through the daemon's fds; its own ledger it can."""
+    layout = Layout(possible_cpus(), Settings().max_series)
+    opened = probe.load([], layout, "/usr/bin/python3")
+    try:
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        key, value = ctypes.c_uint32(0), ctypes.create_string_buffer(24)
+        for name, error in [("counts", -1), ("series", -1), ("slots_taken", -1), ("ledger", 0)]:
+            fd = opened._fds[f"map_{name}"]
+            assert lib.bpf_map_update_elem(fd, ctypes.byref(key), value, ctypes.c_uint64(0)) == error, name
+        with pytest.raises(PermissionError):
+            opened._map("counts", 4096, protection=3)
+    finally:
+        opened.close()
+
+
+def test_nobody_can_read_the_probe():
+    """Handed the fds, a process with uid nobody and no capability counts and takes events."""
+    layout = Layout(possible_cpus(), Settings().max_series)
+    opened = probe.load([], layout, "/usr/bin/python3")
+
+    def act():
+        before = opened.counts().calls(15, -3)
+        try:
+            os.kill(4_194_303, 15)
+        except ProcessLookupError:
+            pass
+        assert opened.counts().calls(15, -3) == before + 1
+        taken = []
+        opened.consume(taken.append)
+        assert b"ks-nobody" in taken[-1]
+        assert opened.attached("kill")
+        assert opened.program("kill").misses == 0
+
+    try:
+        run(act, b"ks-nobody", uid=65534)
+    finally:
+        opened.close()
+
+
+def test_run_statistics_are_there_when_the_kernel_keeps_them(start):
+    """kernel.bpf_stats_enabled brings the probe's run time and runs onto the page."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    daemon = start()
+    assert not any(name.startswith("killsnoop_probe_run") for name, _ in daemon.samples())
+    before = switch.read_text()
+    switch.write_text("1")
+    try:
+        for _ in range(50):
+            os.kill(os.getpid(), 0)
+        assert daemon.value("killsnoop_probe_runs_total", program="kill") >= 50
+        assert daemon.value("killsnoop_probe_run_seconds_total", program="kill") > 0
+    finally:
+        switch.write_text(before)
+
+
+def test_stopping_detaches(start):
+    """After the daemon has ended no program of its is left in the kernel."""
+    before = our_programs()
+    daemon = start()
+    assert len(our_programs() - before) == 6
+    assert daemon.stop() == 0
+    wait_for(lambda: our_programs() <= before, "the programs to go")
+
+
+def our_programs():
+    """Ids of the programs in the kernel that are called exit_*, as ours are; source: BPF_PROG_GET_NEXT_ID."""
+    lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    found, number = set(), ctypes.c_uint32(0)
+    while lib.bpf_prog_get_next_id(number, ctypes.byref(number)) == 0:
+        fd = lib.bpf_prog_get_fd_by_id(number)
+        if fd >= 0:
+            info, size = ctypes.create_string_buffer(256), ctypes.c_uint32(256)
+            lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size))
+            if info.raw[64:80].startswith(b"exit_"):  # struct bpf_prog_info: name
+                found.add(number.value)
+            os.close(fd)
+    return found

@@ -1,0 +1,169 @@
+"""What keeps the daemon from starting: one line that says what, why and what to do, and a documented exit code.
+
+Each case is made for real, in a mount namespace or with fewer capabilities; tests/test_loader.py has the cases
+that no machine at hand can show.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import killsnoopd
+
+# Not the virtual environment's: it may be in a folder that the uid of a case cannot read.
+PYTHON = str(Path(sys.executable).resolve())
+DIST = "/usr/lib/python3/dist-packages"
+
+# name: (shell commands run before, program that starts the daemon, flags, exit code, what the line says)
+CASES = {
+    "an unknown flag": ("", "", "--nonsense", 2, "unrecognized arguments: --nonsense"),
+    "a bad address": ("", "", "--web.listen-address=nowhere", 2, "'nowhere' is no address"),
+    "a host that does not resolve": ("", "", "--web.listen-address=host.invalid:1", 71, "cannot listen on host.invalid:1"),
+    "an address of another machine": ("", "", "--web.listen-address=192.0.2.1:1", 71, "cannot listen on 192.0.2.1:1"),
+    "a bad signal name": ("", "", "--events.exclude-signal=SIGNOPE", 2, "no such signal: 'SIGNOPE'"),
+    "no socket from systemd": ("", "", "--web.systemd-socket", 71, "systemd has handed no socket over"),
+    "pins that are not there": ("", "", "--probe.pin=/sys/fs/bpf/ks_none", 69, "is pinned at /sys/fs/bpf/ks_none/"),
+    "pins that cannot be read": (
+        "mkdir -m 700 $T/secret", "setpriv --reuid=65534 --clear-groups",
+        "--probe.pin=$T/secret", 77, "not allowed to open ",
+    ),
+    "not root": ("", "setpriv --reuid=65534 --clear-groups", "", 77, "it takes CAP_BPF and CAP_PERFMON; run as root"),
+    "no CAP_BPF": (
+        "", "setpriv --bounding-set=-bpf,-sys_admin", "", 77, "it takes CAP_BPF and CAP_PERFMON",
+    ),
+    "no CAP_PERFMON": (
+        "", "setpriv --bounding-set=-perfmon,-sys_admin", "", 77, "it takes CAP_BPF and CAP_PERFMON",
+    ),
+    "bcc missing": (
+        f"mkdir $T/none; mount --bind $T/none {DIST}/bcc", "", "", 78, "bcc is missing for /usr/bin/python3",
+    ),
+    "PyPI's bcc": (
+        f"mkdir $T/lattice; echo 'class Lattice: pass' > $T/lattice/__init__.py; mount --bind $T/lattice {DIST}/bcc",
+        "", "", 78, "is PyPI's lattice package, not the BPF Compiler Collection: pip uninstall bcc",
+    ),
+    "libbpf missing": (
+        "touch $T/empty; for lib in /usr/lib/*/libbpf.so.1; do mount --bind $T/empty $lib; done",
+        "", "", 78, "libbpf.so.1 is missing",
+    ),
+    "no BTF": ("mount -t tmpfs tmpfs /sys/kernel/btf", "", "", 69, "this kernel has no BTF"),
+    "no tracefs": (
+        "umount -R /sys/kernel/tracing; umount -R /sys/kernel/debug || true", "", "",
+        69, "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing",
+    ),
+    "a tracepoint missing": (
+        "mount -t tmpfs tmpfs /sys/kernel/tracing; mkdir /sys/kernel/tracing/events", "", "",
+        69, "this kernel has no tracepoint sys_exit_kill",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def public():
+    """A copy of the package that everybody can read; commands know it as $T."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        shutil.copytree(Path(killsnoopd.__file__).parent, f"{folder}/killsnoopd")
+        yield folder
+
+
+def in_namespace(public, before, program, command):
+    """Run a command in a mount namespace of its own; the commands before it may change what is mounted."""
+    script = f"mount --make-rprivate / && {{ {before or ':'}; }} && cd / && exec {program} {PYTHON} -m {command}"
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": public, "T": public}
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refusal(case, public):
+    """One line, the documented exit code, and nothing on stdout."""
+    before, program, flags, code, says = CASES[case]
+    if "--web.listen-address" not in flags:
+        flags += " --web.listen-address=127.0.0.1:0"
+    result = in_namespace(public, before, program, f"killsnoopd {flags}")
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert result.stderr.startswith("killsnoopd: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+
+
+LOADER_CASES = {
+    "no bpffs": ("umount /sys/fs/bpf || true", "/sys/fs/bpf/ks", 69, "is not on bpffs: mount -t bpf bpf /sys/fs/bpf"),
+    "not on bpffs": ("", "$T/ks", 69, "/ks is not on bpffs"),
+    "bpffs read-only": (
+        "mkdir $T/bpf; mount -t bpf -o mode=0500 bpf $T/bpf; mount -o remount,ro $T/bpf", "$T/bpf/ks",
+        69, "cannot write ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOADER_CASES)
+def test_loader_refusal(case, public):
+    """The loader that pins says its line itself."""
+    before, directory, code, says = LOADER_CASES[case]
+    result = in_namespace(public, before, "", f"killsnoopd.loader --pin {directory}")
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert result.stderr.startswith("killsnoopd-loader: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+
+
+def test_debug_level_shows_what_the_verifier_said(public):
+    """A probe that the kernel refuses: one line, and the verifier's last words above it at debug level alone."""
+    source = Path(public) / "killsnoopd/bpf/killsnoop.bpf.c"
+    broken = "u64 *taken = slots_taken.lookup(&zero);"
+    source.write_text(source.read_text().replace(broken, f"{broken} *(taken + 9) = 1;"))
+    for level in ("info", "debug"):
+        result = in_namespace(public, "", "", f"killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
+        assert result.returncode == 70, result.stderr
+        assert "refused the probe" in result.stderr.splitlines()[-1]
+        assert (result.stderr.count("\n") == 1) == (level == "info")
+        assert ("invalid access to map value" in result.stderr) == (level == "debug")
+
+
+def test_from_a_folder_that_only_its_owner_can_read(public):
+    """`sudo make run` in a home of mode 0700: with its capabilities gone, root could not read a module there any more."""
+    Path(public).chmod(0o700)
+    shutil.chown(public, 65534)
+    script = "import killsnoopd, urllib.request, threading, os, time, sys\n" + OWN_SCRAPE
+    result = subprocess.run(
+        [PYTHON, "-c", script], capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": public}, cwd="/"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("# EOF") == 1
+
+
+# Runs the daemon in this process, and asks it for its page from a thread, in every format.
+OWN_SCRAPE = """
+import re, signal
+from killsnoopd import daemon, web
+ports = []
+real = web.listen
+def listen(addresses):
+    sockets = real(addresses)
+    ports.append(sockets[0].getsockname()[1])
+    return sockets
+web.listen = listen
+def scrape():
+    while True:
+        try:
+            url = f"http://127.0.0.1:{ports[0]}"
+            for path, accept in [("/metrics", "*/*"), ("/metrics", "application/openmetrics-text"), ("/x", ""), ("/", "")]:
+                request = urllib.request.Request(url + path, headers={"Accept": accept, "Accept-Encoding": "identity"})
+                try:
+                    with urllib.request.urlopen(request, timeout=20) as page:
+                        print(page.read().decode())
+                except urllib.error.HTTPError as error:
+                    assert error.code == 404
+            break
+        except (IndexError, urllib.error.URLError):
+            time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=scrape).start()
+sys.exit(daemon.main(["--web.listen-address=127.0.0.1:0", "--events.target=none"]))
+"""

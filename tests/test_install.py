@@ -1,0 +1,116 @@
+"""What `make install` puts where, the units, the man page."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from killsnoopd import cli
+from killsnoopd.failure import Exit
+
+TOP = Path(__file__).parent.parent
+UNITS = ("killsnoopd.service", "killsnoopd-probe.service", "killsnoopd.socket")
+
+
+def make(target, root):
+    subprocess.run(
+        ["make", "-C", TOP, target, f"PREFIX={root}/usr", f"SYSCONFDIR={root}/etc"], check=True, capture_output=True
+    )
+
+
+def files(root):
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def installed(tmp_path):
+    make("install", tmp_path)
+    return tmp_path
+
+
+def test_install_and_uninstall(installed):
+    """Everything lands under the prefix; uninstalling leaves nothing but a changed file of defaults."""
+    found = files(installed)
+    assert {
+        "usr/bin/killsnoopd",
+        "usr/lib/killsnoopd/killsnoopd-loader",
+        "usr/lib/killsnoopd/killsnoopd/bpf/killsnoop.bpf.c",
+        "usr/lib/killsnoopd/killsnoopd/bpf/include/linux/types.h",
+        "usr/lib/systemd/catalog/killsnoopd.catalog",
+        "usr/share/man/man8/killsnoopd.8",
+        "etc/default/killsnoopd",
+        *(f"usr/lib/systemd/system/{unit}" for unit in UNITS),
+    } <= found
+    assert not any("__pycache__" in name for name in found)
+    (installed / "etc/default/killsnoopd").write_text('ARGS="--events.rate=9"\n')
+    make("install", installed)  # an upgrade
+    assert (installed / "etc/default/killsnoopd").read_text() == 'ARGS="--events.rate=9"\n'
+    make("uninstall", installed)
+    assert files(installed) == {"etc/default/killsnoopd"}
+
+
+def test_uninstall_takes_unchanged_defaults_away(installed):
+    """Nothing at all is left of an installation that nobody touched."""
+    make("uninstall", installed)
+    assert files(installed) == set()
+
+
+@pytest.mark.parametrize("program", ["bin/killsnoopd", "lib/killsnoopd/killsnoopd-loader"])
+def test_the_installed_programs_run(installed, program):
+    """From anywhere, whatever the environment says of Python's path."""
+    flags = ["--version"] if "bin" in program else ["--pin", "/nowhere", "--version"]
+    result = subprocess.run(
+        [installed / "usr" / program, *flags], capture_output=True, text=True, cwd="/", env={"PYTHONPATH": "/nowhere"}, check=True
+    )
+    assert re.fullmatch(r"killsnoopd \d+\.\d+\.\d+\n", result.stdout)
+
+
+def analyze(*arguments, **environment):
+    tool = shutil.which("systemd-analyze")
+    if not tool:
+        pytest.skip("needs systemd-analyze (package systemd); CI=true makes this a failure")
+    return subprocess.run(
+        [tool, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_the_units_verify(installed):
+    """`systemd-analyze verify` has nothing to say of the units as installed, their man page included."""
+    units = [str(installed / "usr/lib/systemd/system" / unit) for unit in UNITS]
+    result = analyze("verify", *units, MANPATH=str(installed / "usr/share/man"))
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("unit", "limit"), [("killsnoopd.service", 1.0), ("killsnoopd-probe.service", 2.5)])
+def test_exposure(unit, limit):
+    """`systemd-analyze security`: the daemon's unit is as closed as it gets for uid 0."""
+    result = analyze("security", "--offline=true", "--no-pager", str(TOP / "deploy" / unit))
+    level = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", result.stdout)[1])
+    assert level <= limit
+
+
+def test_every_flag_is_in_the_man_page():
+    """And no other."""
+    page = (TOP / "docs/killsnoopd.8").read_text().replace("\\-", "-")
+    flags = {option for action in cli.parser()._actions for option in action.option_strings if option.startswith("--")}
+    assert set(re.findall(r"--[a-z]+(?:\.[a-z-]+)?", page)) - {"--pin"} == flags
+
+
+def test_every_exit_code_is_documented():
+    """In --help, in the man page, and in the unit where it must not restart."""
+    page = (TOP / "docs/killsnoopd.8").read_text()
+    codes = [int(code) for code in re.findall(r"^\.TP\n(\d+)$", page, re.M)]
+    assert codes == sorted(Exit)
+    epilog = cli.parser().epilog.partition("exit codes:")[2]
+    assert {int(code) for code in re.findall(r"\b\d+\b", epilog)} == set(Exit) - {Exit.CRASH}
+
+
+def test_every_message_id_is_in_the_catalog():
+    """`journalctl -x` explains each kind of event."""
+    from killsnoopd import fields
+
+    catalog = (TOP / "deploy/killsnoopd.catalog").read_text()
+    assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED}

@@ -1,0 +1,82 @@
+"""From counters to the page."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fakes import FakeProbe
+from killsnoopd import metrics
+from killsnoopd.probe import Counts, Ledger
+
+PADDED = b"nginx".ljust(16, b"\0")
+
+
+def page(probe, last_event_ns=None):
+    registry = CollectorRegistry()
+    registry.register(metrics.Collector(probe, lambda: last_event_ns))
+    return generate_latest(registry).decode()
+
+
+def test_the_page_is_that_of_the_golden_file():
+    """Every family, its HELP and TYPE, its labels."""
+    counts = Counts(
+        series=[(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
+        overflow=[(65, "EINVAL", 4), (9, "(other)", 1)],
+        series_taken=2,
+    )
+    outcomes = {
+        "logged": 5, "journal_error": 1, "decode_error": 0, "filtered": 2, "rate_limited": 1, "ring_full": 1,
+    }  # fmt: skip
+    found = page(FakeProbe(counts, Ledger(outcomes, pending=0)), last_event_ns=1_700_000_000_500_000_000)
+    found = re.sub(r"killsnoop_build_info\{.*?\}", "killsnoop_build_info{...}", found)
+    assert found == Path(__file__).with_name("golden").joinpath("page.metrics").read_text()
+
+
+def test_run_statistics_only_when_the_kernel_keeps_them():
+    """Families of zeros would look like a probe that never runs."""
+    names = {family.name for family in metrics.programs(FakeProbe(), run_stats=False)}
+    assert names == {"killsnoop_probe_attached", "killsnoop_probe_missed"}
+    families = {family.name: family for family in metrics.programs(FakeProbe(), run_stats=True)}
+    assert families["killsnoop_probe_run_seconds"].samples[0].value == 1.5
+    assert families["killsnoop_probe_runs"].samples[0].value == 7
+
+
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        # What follows the first NUL is no part of the name: equal labels are one series, their sum whole.
+        ([(b"a\0b", 9, 0, 1), (b"a\0c", 9, 0, 2)], {("a", "SIGKILL", "success"): 3}),
+        # A process that calls itself (other) is not the rest.
+        ([(b"(other)", 9, 0, 1)], {(r"\x28other)", "SIGKILL", "success"): 1, ("(other)", "SIGKILL", "success"): 7}),
+        # Bytes that are no UTF-8 stay apart from each other and from what merely looks like them.
+        (
+            [(b"\xff", 9, 0, 1), (b"\xfe", 9, 0, 2), (rb"\xff", 9, 0, 3)],
+            {(r"\xff", "SIGKILL", "success"): 1, (r"\xfe", "SIGKILL", "success"): 2, (r"\\xff", "SIGKILL", "success"): 3},
+        ),
+        # An injection stays inside its label.
+        (
+            [(b'x"} 1\ny{z="', 9, 0, 1)],
+            {('x"} 1\\x0ay{z="', "SIGKILL", "success"): 1},
+        ),
+    ],
+)  # fmt: skip
+def test_labels(series, expected):
+    """Read back from the page by a parser."""
+    overflow = [(9, "success", 7)] if any(key[0] == "(other)" for key in expected) else []
+    text = page(FakeProbe(Counts(series, overflow, len(series))))
+    found = {
+        (sample.labels["comm"], sample.labels["signal"], sample.labels["result"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "killsnoop_signals_total"
+    }
+    assert found == expected
+
+
+def test_counts_larger_than_a_float_can_count():
+    """Prometheus' numbers are floats: beyond 2^53 the page rounds, and does not fail."""
+    text = page(FakeProbe(Counts([(PADDED, 9, 0, 2**53 + 1)], [], 1)))
+    assert 'comm="nginx",result="success",signal="SIGKILL"} 9.007199254740992e+015' in text

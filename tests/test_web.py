@@ -1,0 +1,33 @@
+"""Addresses and pages; tests/kernel/test_lifecycle.py asks a real daemon for them."""
+
+import socket
+
+import pytest
+
+from killsnoopd import web
+from killsnoopd.failure import Exit, Failure
+
+
+def test_listen_and_address():
+    """Each address gets its socket, and reads as people write it."""
+    sockets = web.listen([("127.0.0.1", 0), ("", 0), ("localhost", 0)])
+    try:
+        first, every, _ = map(web.address, sockets)
+        assert first.startswith("127.0.0.1:")
+        assert every.startswith(("[::]:", "0.0.0.0:"))
+    finally:
+        for bound in sockets:
+            bound.close()
+
+
+def test_an_address_in_use_says_so_and_lets_go_of_the_others():
+    """One line; the first of the two addresses is free again."""
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        taken = other.getsockname()[1]
+        with pytest.raises(Failure, match=f"cannot listen on 127.0.0.1:{taken} \\(another program") as refused:
+            web.listen([("127.0.0.1", port), ("127.0.0.1", taken)])
+        assert refused.value.exit_code == Exit.OSERR
+        socket.create_server(("127.0.0.1", port)).close()
