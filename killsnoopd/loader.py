@@ -6,12 +6,9 @@ over: `--pin DIR` leaves maps, programs and links under `DIR/<hash>/` on bpffs; 
 
 import argparse
 import contextlib
-import ctypes
-import errno
 import json
 import os
 import re
-import shutil
 import socket
 import sys
 import tempfile
@@ -20,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from killsnoopd import cli, libbpf
+from killsnoopd import cli, libbpf, pins, tracepoints
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.program import BPF_DIR, SOURCE, Settings, possible_cpus
+from killsnoopd.program import BPF_DIR, MAPS, SOURCE, Settings, possible_cpus
 
-MAPS = ("counts", "series", "slots_taken", "events", "ledger")
 READ_ONLY = ("counts", "series", "slots_taken")
-TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
 
@@ -120,17 +115,30 @@ def refusal(error: str, said: str, kernel: str) -> Failure:
     )
 
 
-def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
-    """Compile and load: fds of maps and programs, bcc's version, and the module that owns them."""
-    macros = task_macros() | settings.macros(possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
-    bpf_class = import_bcc()
-    with tempfile.TemporaryDirectory(prefix="killsnoopd-") as tree, _captured_stderr() as said:
-        # bcc looks for `include/` in the tree that this variable names, and asks for nothing else.
+@contextlib.contextmanager
+def kernel_tree() -> Iterator[None]:
+    """While this lasts, bcc takes our few headers for a kernel's: it asks for no other file of a tree."""
+    with tempfile.TemporaryDirectory(prefix="killsnoopd-") as tree:
         (Path(tree) / "include").symlink_to(BPF_DIR / "include")
         os.environ["BCC_KERNEL_SOURCE"] = tree
-        flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
+        yield
+
+
+def compiled(bpf_class: Any, settings: Settings) -> Any:
+    """bcc's module of the probe, compiled for this kernel and not loaded yet."""
+    macros = task_macros() | settings.macros(possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
+    flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
+    with kernel_tree():
+        return bpf_class(src_file=str(SOURCE), cflags=flags)
+
+
+def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
+    """Compile and load: fds of maps and programs, bcc's version, and the module that owns them."""
+    task_macros()  # tells a missing libbpf and missing BTF at once; importing bcc takes longer
+    bpf_class = import_bcc()
+    with _captured_stderr() as said:
         try:
-            module = bpf_class(src_file=str(SOURCE), cflags=flags)
+            module = compiled(bpf_class, settings)
             fds = {
                 f"prog_{name}": module.load_func(f"exit_{name}", bpf_class.TRACEPOINT).fd for name in settings.syscalls
             }
@@ -144,83 +152,11 @@ def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
 
 
 def may_load(status: str) -> bool:
-    """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or the CAP_SYS_ADMIN that covers both."""
+    """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which covers them."""
     found = re.search(r"^CapEff:\s*(\w+)", status, re.M)
     capabilities = int(found[1], 16) if found else 0
     both = 1 << 39 | 1 << 38
     return capabilities & both == both or bool(capabilities & 1 << 21)
-
-
-def tracepoint_id(syscall: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
-    """The number by which perf_event_open(2) knows sys_exit_<syscall>; source: tracefs."""
-    mounted = [root for root in tracefs if (root / "events").is_dir()]
-    for root in mounted:
-        path = root / f"events/syscalls/sys_exit_{syscall}/id"
-        try:
-            return int(path.read_text())
-        except PermissionError:
-            raise Failure(Exit.NOPERM, f"not allowed to read {path}: run the loader as root") from None
-        except FileNotFoundError:
-            raise Failure(
-                Exit.UNAVAILABLE,
-                f"this kernel has no tracepoint sys_exit_{syscall}: it must be built with CONFIG_FTRACE_SYSCALLS",
-            ) from None
-    raise Failure(Exit.UNAVAILABLE, f"tracefs is not mounted: mount -t tracefs tracefs {tracefs[0]}, then start again")
-
-
-class _PerfEventAttr(ctypes.Structure):  # struct perf_event_attr, PERF_ATTR_SIZE_VER0
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("size", ctypes.c_uint32),
-        ("config", ctypes.c_uint64),
-        ("sample_period", ctypes.c_uint64),
-        ("unused", ctypes.c_uint64 * 5),
-    )
-
-
-def perf_event_open(tracepoint: int) -> int:
-    """An fd of a perf event for a tracepoint. A program attached to it runs on every CPU, whichever one is named."""
-    number = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
-    attr = _PerfEventAttr(2, ctypes.sizeof(_PerfEventAttr), tracepoint, 1)  # PERF_TYPE_TRACEPOINT
-    online = Path("/sys/devices/system/cpu/online").read_text()
-    cpu = int(re.match(r"\d+", online)[0])  # type: ignore[index]
-    libc = ctypes.CDLL(None, use_errno=True)
-    cloexec = 8
-    fd: int = libc.syscall(number, ctypes.byref(attr), -1, cpu, -1, cloexec)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "perf_event_open")
-    return fd
-
-
-def perf_refusal(paranoid: int) -> Failure:
-    """perf_event_open said EACCES or EPERM: which capability cures it depends on kernel.perf_event_paranoid."""
-    # 3 and 4 are Debian's and Ubuntu's own: there CAP_PERFMON is not enough for a tracepoint.
-    needed = "CAP_SYS_ADMIN" if paranoid >= 3 else "CAP_PERFMON"
-    return Failure(
-        Exit.NOPERM,
-        f"perf_event_open was refused (kernel.perf_event_paranoid={paranoid}): "
-        f"the loader needs {needed}; run it as root",
-    )
-
-
-def _attach(syscall: str, prog_fd: int) -> int:
-    """Attach the program to its tracepoint; an fd of the link."""
-    tracepoint = tracepoint_id(syscall)
-    try:
-        perf_fd = perf_event_open(tracepoint)
-    except PermissionError:
-        raise perf_refusal(int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())) from None
-    try:
-        return libbpf.link_perf_event(prog_fd, perf_fd)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise Failure(
-                Exit.UNAVAILABLE,
-                f"kernel {os.uname().release} is too old: killsnoopd needs Linux 5.15 or later (no perf event links)",
-            ) from None
-        raise
-    finally:
-        os.close(perf_fd)
 
 
 def load(settings: Settings) -> tuple[Loaded, object]:
@@ -229,10 +165,10 @@ def load(settings: Settings) -> tuple[Loaded, object]:
     if not may_load(Path("/proc/self/status").read_text()):
         raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
     for syscall in settings.syscalls:
-        tracepoint_id(syscall)
+        tracepoints.tracepoint_id(syscall)
     fds, version, module = _load(settings)
     for syscall in settings.syscalls:
-        fds[f"link_{syscall}"] = _attach(syscall, fds[f"prog_{syscall}"])
+        fds[f"link_{syscall}"] = tracepoints.attach(syscall, fds[f"prog_{syscall}"])
     return Loaded(fds, version), module
 
 
@@ -240,69 +176,6 @@ def send(loaded: Loaded, peer: socket.socket) -> None:
     """Hand the fds over to the process at the other end."""
     header = json.dumps({"names": list(loaded.fds), "bcc": loaded.bcc_version})
     socket.send_fds(peer, [header.encode()], list(loaded.fds.values()))
-
-
-def pin(loaded: Loaded, directory: Path, name: str) -> None:
-    """Pin everything under `directory/name`, all or nothing, and let go of any other probe pinned there."""
-    fresh = directory / f"new_{name}"  # bpffs allows no dot in a name
-    unpin(fresh)
-    fresh.mkdir(mode=0o700)
-    for key, fd in loaded.fds.items():
-        libbpf.obj_pin(fd, str(fresh / key))
-    (fresh / "bcc").symlink_to(loaded.bcc_version)  # bpffs holds no text but this
-    unpin(directory / name)
-    fresh.rename(directory / name)
-    for other in directory.iterdir():
-        if other.name != name:
-            unpin(other)
-
-
-def unpin(directory: Path) -> None:
-    """Remove a directory of pins; the kernel drops what nobody else holds."""
-    if directory.is_dir():
-        shutil.rmtree(directory)
-
-
-def pinned(directory: Path, settings: Settings) -> bool:
-    """Whether a whole probe of these settings is pinned there and attached."""
-    names = [f"map_{name}" for name in MAPS]
-    names += [f"{kind}_{syscall}" for syscall in settings.syscalls for kind in ("prog", "link")]
-    try:
-        for name in names:
-            fd = libbpf.obj_get(str(directory / name))
-            try:
-                if name.startswith("link_") and not libbpf.link_attached(fd):
-                    return False
-            finally:
-                os.close(fd)
-    except OSError:
-        return False
-    return True
-
-
-def _prepare(directory: Path) -> None:
-    """Make the directory of pins; it must be on bpffs."""
-    if not _is_bpffs(directory):
-        raise Failure(Exit.UNAVAILABLE, f"{directory} is not on bpffs: mount -t bpf bpf /sys/fs/bpf, then start again")
-    try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    except PermissionError:
-        raise Failure(Exit.NOPERM, f"not allowed to write {directory}: run the loader as root") from None
-    except OSError as error:
-        raise Failure(Exit.UNAVAILABLE, f"cannot write {directory}: {error.strerror}") from None
-
-
-def _is_bpffs(path: Path) -> bool:
-    """Whether the nearest existing folder of a path is on bpffs; source: /proc/self/mountinfo."""
-    while not path.exists():
-        path = path.parent
-    device = path.stat().st_dev
-    numbers = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == numbers:
-            return fields[fields.index("-") + 1] == "bpf"
-    return False
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, cli.Config]:
@@ -329,7 +202,9 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 _load_and_pin(config.probe, own.pin)
         except OSError as error:
-            raise Failure(Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}") from error
+            raise Failure(
+                Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}"
+            ) from error
     except Failure as failure:
         if peer is not None:
             answer = {"error": str(failure), "exit": failure.exit_code, "details": failure.details}
@@ -343,13 +218,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _load_and_pin(settings: Settings, directory: Path) -> None:
-    _prepare(directory)
+    pins.prepare(directory)
     name = settings.hash()
-    if pinned(directory / name, settings):
+    if pins.whole(directory / name, settings):
         print(f"killsnoopd-loader: the probe is pinned at {directory / name} already", file=sys.stderr)
         return
     loaded, _module = load(settings)
-    pin(loaded, directory, name)
+    pins.pin(loaded.fds, loaded.bcc_version, directory, name)
     print(f"killsnoopd-loader: probe attached, pinned at {directory / name}", file=sys.stderr)
 
 

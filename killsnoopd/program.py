@@ -15,6 +15,7 @@ PAGE_BYTES = 4096
 RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
 LEDGER = ("filtered", "rate_limited", "ring_full", "emitted")
 SERIES_BYTES = 24
+MAPS = ("counts", "series", "slots_taken", "events", "ledger")  # those that are handed over
 
 
 @dataclass(frozen=True)

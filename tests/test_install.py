@@ -63,7 +63,12 @@ def test_the_installed_programs_run(installed, program):
     """From anywhere, whatever the environment says of Python's path."""
     flags = ["--version"] if "bin" in program else ["--pin", "/nowhere", "--version"]
     result = subprocess.run(
-        [installed / "usr" / program, *flags], capture_output=True, text=True, cwd="/", env={"PYTHONPATH": "/nowhere"}, check=True
+        [installed / "usr" / program, *flags],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={"PYTHONPATH": "/nowhere"},
+        check=True,
     )
     assert re.fullmatch(r"killsnoopd \d+\.\d+\.\d+\n", result.stdout)
 

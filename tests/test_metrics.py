@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from fakes import FakeProbe
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fakes import FakeProbe
 from killsnoopd import metrics
 from killsnoopd.probe import Counts, Ledger
 

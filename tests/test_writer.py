@@ -3,11 +3,11 @@
 import os
 
 import pytest
-
 from fakes import FakeProbe
+from test_event import record
+
 from killsnoopd import sinks
 from killsnoopd.writer import Writer
-from test_event import record
 
 
 class Sink:

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 
-
 from senders import NO_SUCH_PID, forked, run, send, set_name
 
 MILLION = 1_000_000

@@ -10,11 +10,11 @@ import uuid
 from pathlib import Path
 
 import pytest
-
-from killsnoopd import fields
 from running import wait_for
 from senders import NO_SUCH_PID, run, send, victim
 from test_exactness import kill_loop
+
+from killsnoopd import fields
 
 JOURNALD = "/lib/systemd/systemd-journald"
 # A journald of our own, a namespaced one, in a mount namespace in which its folders are the system's.
@@ -107,10 +107,12 @@ def test_a_stopped_journald_stalls_nobody_else(start, journald):
     assert stalled["pending"] > 0
     os.kill(journald.process.pid, signal.SIGCONT)
     ledger = daemon.settled_ledger()
-    print(f"slowest scrape {slowest_s * 1000:.1f} ms; sent {sent}; ledger {ledger}")
-    assert slowest_s < 0.1
+    assert slowest_s < 0.1, f"the slowest scrape took {slowest_s * 1000:.1f} ms"
     assert sum(ledger.values()) == sum(daemon.signals().values())
-    wait_for(lambda: len(journald.journalctl(f"_PID={daemon.pid}", "_TRANSPORT=journal")) == ledger["logged"], "all in the journal")
+    wait_for(
+        lambda: len(journald.journalctl(f"_PID={daemon.pid}", "_TRANSPORT=journal")) == ledger["logged"],
+        "all in the journal",
+    )
 
 
 def test_journald_that_comes_back_is_found_again(start, tmp_path):
@@ -126,7 +128,9 @@ def test_journald_that_comes_back_is_found_again(start, tmp_path):
         first.process.wait()
         run(lambda: [send("kill", NO_SUCH_PID, sig) for sig in (1, 2, 3)], b"ks-gap")
         wait_for(lambda: daemon.ledger()["pending"] >= 3, "events that wait")
-        second = subprocess.Popen(["nsenter", "-m", f"--target={keeper.pid}", JOURNALD, "ks"], stderr=subprocess.DEVNULL)
+        second = subprocess.Popen(
+            ["nsenter", "-m", f"--target={keeper.pid}", JOURNALD, "ks"], stderr=subprocess.DEVNULL
+        )
         try:
             first.prefix = ("nsenter", "-m", f"--target={keeper.pid}")
             stored = wait_for(lambda: (found := journald_sigs(first))[2:] and found, "the events")

@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 
 import pytest
-
 from running import Daemon, wait_for
 from senders import NO_SUCH_PID, run, send
 from test_exactness import kill_loop
@@ -49,7 +48,9 @@ def test_the_self_test_is_one_signal_0_of_our_own(start):
 
 def test_a_probe_that_does_not_count_is_refused(tmp_path, start):
     """The self-test fails when the kernel holds a probe that nothing reaches: pins without links."""
-    pins = subprocess.run(["mktemp", "-d", "-p", "/sys/fs/bpf", "ks_XXXXXX"], check=True, capture_output=True, text=True)
+    pins = subprocess.run(
+        ["mktemp", "-d", "-p", "/sys/fs/bpf", "ks_XXXXXX"], check=True, capture_output=True, text=True
+    )
     directory = pins.stdout.strip()
     try:
         subprocess.run([sys.executable, "-m", "killsnoopd.loader", "--pin", directory], check=True, capture_output=True)
@@ -194,7 +195,10 @@ def test_socket_activation(tmp_path):
             "import runpy, sys; sys.argv = ['killsnoopd', '--web.systemd-socket']; runpy.run_module('killsnoopd')"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", script], pass_fds=[server.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [sys.executable, "-c", script],
+            pass_fds=[server.fileno()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:  # waits in the backlog

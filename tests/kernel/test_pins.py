@@ -1,6 +1,5 @@
 """The pinned hand-over: the loader leaves the probe on bpffs and is gone; daemons come and go, the counts stay."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -8,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
-from killsnoopd import cli
 from running import wait_for
 from senders import NO_SUCH_PID, run, send
 from test_exactness import kill_loop
 from test_powerless import our_programs
+
+from killsnoopd import cli
 
 
 @pytest.fixture
@@ -90,10 +89,10 @@ def test_the_same_probe_is_not_loaded_twice(pins):
 def test_other_settings_make_another_probe_and_let_go_of_the_first(pins):
     """The hash changes with the flags; the old pins, and with them the old programs, go."""
     load(pins, "--events.rate=1")
-    (old,) = os.listdir(pins)
+    (old,) = pins.iterdir()
     programs = our_programs()
     load(pins, "--events.rate=2")
-    (new,) = os.listdir(pins)
+    (new,) = pins.iterdir()
     assert new != old
     wait_for(lambda: not (our_programs() & programs), "the old programs to go")
 
@@ -102,8 +101,8 @@ def test_other_settings_make_another_probe_and_let_go_of_the_first(pins):
 def test_partial_pins_are_replaced(start, pins, broken):
     """Something removed a pin: the loader puts a whole probe in their place."""
     load(pins)
-    (name,) = os.listdir(pins)
-    (pins / name / broken).unlink()
+    (whole,) = pins.iterdir()
+    (whole / broken).unlink()
     assert "probe attached" in load(pins)
     daemon = start(f"--probe.pin={pins}")
     run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-healed")
@@ -116,7 +115,7 @@ def test_a_loader_that_died_half_way_is_cleaned_up_after(pins):
     (pins / f"new_{name}").mkdir()
     (pins / "0123456789abcdef").mkdir()
     assert "probe attached" in load(pins)
-    assert os.listdir(pins) == [name]
+    assert list(pins.iterdir()) == [pins / name]
 
 
 def test_removing_the_pins_lets_go_of_everything(pins):

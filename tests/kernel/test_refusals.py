@@ -132,7 +132,13 @@ def test_from_a_folder_that_only_its_owner_can_read(public):
     shutil.chown(public, 65534)
     script = "import killsnoopd, urllib.request, threading, os, time, sys\n" + OWN_SCRAPE
     result = subprocess.run(
-        [PYTHON, "-c", script], capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": public}, cwd="/"
+        [PYTHON, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PYTHONPATH": public},
+        cwd="/",
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("# EOF") == 1
