@@ -54,18 +54,19 @@ def import_bcc() -> Any:
 def task_macros(struct_offsets: Callable[[str], dict[str, int]] = libbpf.struct_offsets) -> dict[str, int]:
     """Where the fields that the probe reads are in this kernel's structures, as task.h names them."""
     try:
-        task, pid, upid = map(struct_offsets, ("task_struct", "pid", "upid"))
+        task, cred, pid, upid = map(struct_offsets, ("task_struct", "cred", "pid", "upid"))
     except OSError as error:
         raise Failure(
             Exit.UNAVAILABLE,
             f"this kernel has no BTF ({error.strerror}): it must be built with CONFIG_DEBUG_INFO_BTF, "
             "and /sys/kernel/btf/vmlinux must be readable",
         ) from None
-    fields = ["tgid", "comm", "group_leader", "real_parent", "thread_pid"]
+    fields = ["tgid", "comm", "cred", "group_leader", "real_parent", "thread_pid"]
     if "loginuid" in task:  # CONFIG_AUDIT
         fields += ["loginuid", "sessionid"]
     return {
         **{f"TASK_{field.upper()}": task[field] for field in fields},
+        "CRED_UID": cred["uid"],
         "PID_LEVEL": pid["level"],
         "PID_NUMBERS": pid["numbers"],
         "UPID_SIZE": upid[""],

@@ -60,8 +60,8 @@ def test_no_btf():
     assert refused.value.exit_code == Exit.UNAVAILABLE
 
 
-TASK = {"": 9000, "tgid": 1, "comm": 2, "group_leader": 3, "real_parent": 4, "thread_pid": 5}
-OTHERS = {"pid": {"": 100, "level": 4, "numbers": 96}, "upid": {"": 16, "nr": 0}}
+TASK = {"": 9000, "tgid": 1, "comm": 2, "cred": 8, "group_leader": 3, "real_parent": 4, "thread_pid": 5}
+OTHERS = {"cred": {"": 200, "uid": 9}, "pid": {"": 100, "level": 4, "numbers": 96}, "upid": {"": 16, "nr": 0}}
 
 
 @pytest.mark.parametrize("audit", [{}, {"loginuid": 6, "sessionid": 7}], ids=["without audit", "with audit"])
@@ -69,7 +69,7 @@ def test_task_macros(audit):
     """Login and session are there only where the kernel has them (CONFIG_AUDIT)."""
     macros = loader.task_macros(({"task_struct": TASK | audit} | OTHERS).__getitem__)
     assert macros == {
-        "TASK_TGID": 1, "TASK_COMM": 2, "TASK_GROUP_LEADER": 3, "TASK_REAL_PARENT": 4, "TASK_THREAD_PID": 5,
+        "TASK_TGID": 1, "TASK_COMM": 2, "TASK_CRED": 8, "CRED_UID": 9, "TASK_GROUP_LEADER": 3, "TASK_REAL_PARENT": 4, "TASK_THREAD_PID": 5,
         **({"TASK_LOGINUID": 6, "TASK_SESSIONID": 7} if audit else {}),
         "PID_LEVEL": 4, "PID_NUMBERS": 96, "UPID_SIZE": 16,
     }  # fmt: skip

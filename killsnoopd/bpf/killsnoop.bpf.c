@@ -69,27 +69,33 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /* Written by the daemon alone: what became of the events it took. Kept here, it outlives a restart. */
 BPF_F_TABLE("array", u32, u64, ledger, 8, BPF_F_MMAPABLE);
 
+/*
+ * What a CPU found out last, so that a storm costs less: who called, where that is counted, and who is over budget.
+ * Only this CPU touches it, with preemption off. A slot never changes its meaning, so `slot` is right for good.
+ */
+struct memo {
+	struct series key;
+	u32 slot_plus_one; /* 0: nothing yet */
+	u32 uid;           /* is over budget throughout `jiffy` */
+	u64 jiffy;
+	u64 padding[3];    /* to a cache line */
+};
+
+BPF_TABLE("array", u32, struct memo, memos, CPUS);
+
 struct sys_exit {
 	u64 common;
 	s64 nr;
 	s64 ret;
 };
 
-static __always_inline void add_one(u32 cell)
+static __always_inline void add_one(u32 cpu, u32 cell)
 {
-	u32 at = bpf_get_smp_processor_id() * ROW + cell;
+	u32 at = cpu * ROW + cell;
 	u64 *value = counts.lookup(&at);
 
 	if (value)
 		*value += 1;
-}
-
-/* BTF pointers may be read in the width of the field's own type only: a char array byte by byte. */
-static __always_inline void read_comm(char *to, struct task_struct *task)
-{
-#pragma unroll
-	for (int i = 0; i < COMM_LEN; i++)
-		to[i] = task->comm[i];
 }
 
 static __always_inline u32 overflow_result(s32 res)
@@ -126,16 +132,30 @@ static __always_inline u32 *take_slot(struct series *key)
 	return slots.lookup(key);
 }
 
-static __always_inline void count_call(struct series *key)
+static __always_inline bool same(struct series *one, struct series *other)
 {
+	u64 *a = (u64 *)one, *b = (u64 *)other;
+
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
+}
+
+static __always_inline void count_call(u32 cpu, struct series *key, struct memo *memo)
+{
+	if (memo->slot_plus_one && same(key, &memo->key)) {
+		add_one(cpu, SERIES + memo->slot_plus_one - 1);
+		return;
+	}
 	u32 *slot = slots.lookup(key);
 
 	if (!slot)
 		slot = take_slot(key);
-	if (slot)
-		add_one(SERIES + *slot);
-	else
-		add_one(OVERFLOW + key->sig * RESULTS + overflow_result(key->res));
+	if (slot) {
+		memo->key = *key;
+		memo->slot_plus_one = *slot + 1;
+		add_one(cpu, SERIES + *slot);
+	} else {
+		add_one(cpu, OVERFLOW + key->sig * RESULTS + overflow_result(key->res));
+	}
 }
 
 static __always_inline bool excluded(u32 sig)
@@ -167,22 +187,32 @@ static __always_inline bool over_budget(u32 uid, u64 now)
 	return false;
 }
 
-static __always_inline void emit(struct series *key, struct task_struct *task, u8 call, s32 target_arg, s32 sig)
+static __always_inline void emit(u32 cpu, struct series *key, struct task_struct *task, struct memo *memo, u8 call,
+				 s32 target_arg, s32 sig)
 {
 	if (excluded(key->sig)) {
-		add_one(FILTERED);
+		add_one(cpu, FILTERED);
 		return;
 	}
-	u32 uid = bpf_get_current_uid_gid();
+	u32 uid = task->cred->uid;
+	u64 jiffy = bpf_jiffies64();
+
+	/* Reading the clock and the budget costs more than all the rest: once a jiffy will do for a uid in a storm. */
+	if (memo->uid == uid && memo->jiffy == jiffy) {
+		add_one(cpu, RATE_LIMITED);
+		return;
+	}
 	u64 now = bpf_ktime_get_ns();
 
 	if (over_budget(uid, now)) {
-		add_one(RATE_LIMITED);
+		memo->uid = uid;
+		memo->jiffy = jiffy;
+		add_one(cpu, RATE_LIMITED);
 		return;
 	}
 	struct event *event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
-		add_one(RING_FULL);
+		add_one(cpu, RING_FULL);
 		return;
 	}
 	u64 ids = bpf_get_current_pid_tgid();
@@ -209,25 +239,25 @@ static __always_inline void emit(struct series *key, struct task_struct *task, u
 	bpf_get_current_comm(event->thread_comm, COMM_LEN);
 	read_comm(event->parent_comm, parent->group_leader);
 	events.ringbuf_submit(event, 0);
-	add_one(EMITTED);
+	add_one(cpu, EMITTED);
 }
 
 /* A system call that sends signals is about to return; its arguments are still in the saved registers. */
 static __always_inline int on_exit(struct sys_exit *ctx, struct task_struct *task, u8 call, s32 target_arg, s32 sig)
 {
 	struct series key = {};
-	u64 ids = bpf_get_current_pid_tgid();
+	u32 cpu = bpf_get_smp_processor_id();
+	struct memo *memo = memos.lookup(&cpu);
 
+	if (!memo)
+		return 0;
 	/* A thread may have a name of its own; the process is called what its group leader is called. */
-	if ((u32)ids == ids >> 32)
-		bpf_get_current_comm(key.comm, COMM_LEN);
-	else
-		read_comm(key.comm, task->group_leader);
+	read_comm(key.comm, task->group_leader);
 	key.sig = sig >= 0 && sig < INVALID ? sig : INVALID;
 	/* A ptracer or seccomp can make a call return anything. */
 	key.res = ctx->ret >= 0 ? 0 : ctx->ret < -MAX_ERRNO ? -MAX_ERRNO : ctx->ret;
-	count_call(&key);
-	emit(&key, task, call, target_arg, sig);
+	count_call(cpu, &key, memo);
+	emit(cpu, &key, task, memo, call, target_arg, sig);
 	return 0; /* no perf sample */
 }
 

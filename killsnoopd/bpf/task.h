@@ -25,10 +25,19 @@ struct pid {
 	};
 };
 
+struct cred {
+	FIELD_AT(CRED_UID, unsigned int uid);
+};
+
 struct task_struct {
 	union {
+		FIELD_AT(TASK_CRED, struct cred *cred);
 		FIELD_AT(TASK_TGID, int tgid);
+#if TASK_COMM % 8 == 0
+		FIELD_AT(TASK_COMM, u64 comm_words[COMM_LEN / 8]);
+#else
 		FIELD_AT(TASK_COMM, char comm[COMM_LEN]);
+#endif
 		FIELD_AT(TASK_GROUP_LEADER, struct task_struct *group_leader);
 		FIELD_AT(TASK_REAL_PARENT, struct task_struct *real_parent);
 		FIELD_AT(TASK_THREAD_PID, struct pid *thread_pid);
@@ -38,6 +47,21 @@ struct task_struct {
 #endif
 	};
 };
+
+/* The verifier lets a char array be read in words, as long as none reaches beyond its end (kernel/bpf/btf.c). */
+static inline __attribute__((always_inline)) void read_comm(char *to, struct task_struct *task)
+{
+#if TASK_COMM % 8 == 0
+	u64 *words = (u64 *)to;
+
+	words[0] = task->comm_words[0];
+	words[1] = task->comm_words[1];
+#else
+#pragma unroll
+	for (int i = 0; i < COMM_LEN; i++)
+		to[i] = task->comm[i];
+#endif
+}
 
 /* User registers as the kernel saved them at system call entry: a layout that ptrace froze long ago. */
 #if defined(__x86_64__)
