@@ -195,13 +195,15 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; an exit code of failure.Exit."""
     own, config = _arguments(sys.argv[1:] if argv is None else argv)
     peer = socket.socket(fileno=own.fd) if own.fd is not None else None
+    directory = own.pin.absolute() if own.pin else None
+    os.chdir("/")  # bcc wants to come back to the folder it was started in, which may be gone
     try:
         try:
-            if peer is not None:
+            if directory:
+                _load_and_pin(config.probe, directory)
+            elif peer:
                 loaded, _module = load(config.probe)
                 send(loaded, peer)
-            else:
-                _load_and_pin(config.probe, own.pin)
         except OSError as error:
             raise Failure(
                 Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}"

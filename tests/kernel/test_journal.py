@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from running import wait_for
+from running import PRIVATE, UNSHARE, wait_for
 from senders import NO_SUCH_PID, run, send, victim
 from test_exactness import kill_loop
 
@@ -20,11 +20,14 @@ JOURNALD = "/lib/systemd/systemd-journald"
 # A journald of our own, a namespaced one, in a mount namespace in which its folders are the system's.
 SCRIPT = f"""
 set -e
-mount --make-rprivate /
+{PRIVATE}
+mkdir -p /run/systemd
 mount -t tmpfs tmpfs /run/systemd
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /run/log/journal /var/log
 mount -t tmpfs tmpfs /run/log
 mount -t tmpfs tmpfs /var/log
+touch /etc/machine-id
 mount --bind "$1" /etc/machine-id
 mkdir -p /run/log/journal
 ln -s journal.ks /run/systemd/journal
@@ -40,12 +43,12 @@ class RealJournald:
         self._machine_id.write_text(uuid.uuid4().hex + "\n")
         self._folder = folder
         self.start()
-        self.prefix = ("nsenter", "-m", f"--target={self.process.pid}")
+        self.prefix = ("nsenter", "-m", "-r", f"--target={self.process.pid}")
 
     def start(self):
         with (self._folder / "journald.log").open("wb") as log:
             self.process = subprocess.Popen(
-                ["unshare", "-m", "sh", "-c", SCRIPT, "sh", str(self._machine_id)], stdout=log, stderr=log
+                [*UNSHARE, SCRIPT, "sh", str(self._machine_id)], stdout=log, stderr=log
             )
         socket = Path(f"/proc/{self.process.pid}/root/run/systemd/journal/socket")
         wait_for(lambda: self.process.poll() is not None or socket.exists(), "journald's socket")
@@ -129,10 +132,10 @@ def test_journald_that_comes_back_is_found_again(start, tmp_path):
         run(lambda: [send("kill", NO_SUCH_PID, sig) for sig in (1, 2, 3)], b"ks-gap")
         wait_for(lambda: daemon.ledger()["pending"] >= 3, "events that wait")
         second = subprocess.Popen(
-            ["nsenter", "-m", f"--target={keeper.pid}", JOURNALD, "ks"], stderr=subprocess.DEVNULL
+            ["nsenter", "-m", "-r", f"--target={keeper.pid}", JOURNALD, "ks"], stderr=subprocess.DEVNULL
         )
         try:
-            first.prefix = ("nsenter", "-m", f"--target={keeper.pid}")
+            first.prefix = ("nsenter", "-m", "-r", f"--target={keeper.pid}")
             stored = wait_for(lambda: (found := journald_sigs(first))[2:] and found, "the events")
             assert stored == ["1", "2", "3"]
             assert daemon.settled_ledger()["journal_error"] == 0

@@ -186,6 +186,17 @@ def test_listening_on_every_address(tmp_path):
         daemon.stop()
 
 
+def test_from_a_folder_that_is_gone(tmp_path):
+    """The folder that it was started in was removed: bcc would fail to compile there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    daemon = Daemon(tmp_path / "d", prefix=("sh", "-c", f'cd {gone}; rmdir {gone}; exec "$@"', "sh"))
+    try:
+        daemon.wait_ready()
+    finally:
+        assert daemon.stop() == 0
+
+
 def test_socket_activation(tmp_path):
     """Handed a listening socket, the daemon serves on it: sd_listen_fds(3)."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import killsnoopd
+from running import PRIVATE, UNSHARE
 
 # Not the virtual environment's: it may be in a folder that the uid of a case cannot read.
 PYTHON = str(Path(sys.executable).resolve())
@@ -51,7 +52,7 @@ CASES = {
     ),
     "no BTF": ("mount -t tmpfs tmpfs /sys/kernel/btf", "", "", 69, "this kernel has no BTF"),
     "no tracefs": (
-        "umount -R /sys/kernel/tracing; umount -R /sys/kernel/debug || true", "", "",
+        "umount -R /sys/kernel/tracing; umount -R /sys/kernel/debug 2>&- || true", "", "",
         69, "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing",
     ),
     "a tracepoint missing": (
@@ -72,10 +73,10 @@ def public():
 
 def in_namespace(public, before, program, command):
     """Run a command in a mount namespace of its own; the commands before it may change what is mounted."""
-    script = f"mount --make-rprivate / && {{ {before or ':'}; }} && cd / && exec {program} {PYTHON} -m {command}"
+    script = f"{PRIVATE}; {{ {before or ':'}; }} && cd / && exec {program} {PYTHON} -m {command}"
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": public, "T": public}
     return subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=environment
+        [*UNSHARE, script], capture_output=True, text=True, timeout=60, check=False, env=environment
     )
 
 
@@ -93,7 +94,7 @@ def test_refusal(case, public):
 
 
 LOADER_CASES = {
-    "no bpffs": ("umount /sys/fs/bpf || true", "/sys/fs/bpf/ks", 69, "is not on bpffs: mount -t bpf bpf /sys/fs/bpf"),
+    "no bpffs": ("umount /sys/fs/bpf 2>&- || true", "/sys/fs/bpf/ks", 69, "is not on bpffs: mount -t bpf bpf /sys/fs/bpf"),
     "not on bpffs": ("", "$T/ks", 69, "/ks is not on bpffs"),
     "bpffs read-only": (
         "mkdir $T/bpf; mount -t bpf -o mode=0500 bpf $T/bpf; mount -o remount,ro $T/bpf", "$T/bpf/ks",
