@@ -2,9 +2,7 @@
  * The load: a tight loop of one system call, and what a call cost.
  *
  * usage: loop NAME kill|getppid CALLS PASSES
- * NAME is the process name that observers see. Prints a line for each pass of CALLS calls: ns that the yardstick took,
- * then ns per call. The yardstick is a fixed piece of work, timed just before and just after the pass, the slower of
- * the two: a virtual machine runs at half its speed for seconds on end when its neighbours are busy, and this tells.
+ * NAME is the process name that observers see. Prints ns per call, a line for each pass of CALLS calls.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -25,21 +23,6 @@ static double now_ns(void)
 	return now.tv_sec * 1e9 + now.tv_nsec;
 }
 
-static double yardstick_ns(void)
-{
-	double start = now_ns();
-	unsigned long a = 1, b = 2, c = 3, d = 4;
-
-	for (unsigned long i = 0; i < 200000; i++) {
-		a = a * 31 + i;
-		b = b * 33 ^ i;
-		c = c * 37 + i;
-		d = d * 41 ^ i;
-		__asm__ volatile("" ::"r"(a), "r"(b), "r"(c), "r"(d)); /* or the compiler would leave it all out */
-	}
-	return now_ns() - start;
-}
-
 int main(int argc, char **argv)
 {
 	if (argc != 5)
@@ -49,7 +32,7 @@ int main(int argc, char **argv)
 
 	prctl(PR_SET_NAME, argv[1]);
 	for (long pass = 0; pass < passes; pass++) {
-		double before = yardstick_ns(), start = now_ns();
+		double start = now_ns();
 
 		if (is_kill)
 			for (long i = 0; i < calls; i++)
@@ -57,9 +40,7 @@ int main(int argc, char **argv)
 		else
 			for (long i = 0; i < calls; i++)
 				syscall(SYS_getppid);
-		double ns = (now_ns() - start) / calls, after = yardstick_ns();
-
-		printf("%.0f %.1f\n", before > after ? before : after, ns);
+		printf("%.1f\n", (now_ns() - start) / calls);
 	}
 	return 0;
 }

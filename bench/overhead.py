@@ -21,33 +21,35 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from statistics import median
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed or not
 
-from killsnoopd import libbpf, loader, names  # noqa: E402
-from killsnoopd.program import BPF_DIR  # noqa: E402
+from killsnoopd import loader, names, tracepoints  # noqa: E402
+from killsnoopd.failure import Failure  # noqa: E402
 
 LOAD, KNOCK = "ks-bench", "ks-knock"  # process names
 DEADLINE_S = 30
+PASSES = 10  # that a run of the loop is cut into, see Observer.passes
 QUIET_S = 0.4  # an output file that has not grown for so long holds all it will get
 MOST_OF_EMPTY, LEAST_OF_KILLSNOOP = 2, 10  # the targets
 
 # Watches while the context is open. What it yields reads the observer's own counters, for those that have any.
 Watch = Callable[[Path], AbstractContextManager[Callable[[], Counter[str]]]]
-Pass = tuple[float, float]  # ns that the yardstick took (see loop.c), ns per call
 
 
 @dataclass
 class Observer:
-    """A way to watch, and what was measured under it."""
+    """A way to watch, and what was measured under it: ns per call of each pass."""
 
     title: str
     watch: Watch
+    passes: int = PASSES
+    """Short ones find moments when nothing else slows the machine down. But a tool that loses output costs less while
+    it does so, and a short pass may hold nothing but that: a run of the loop is one pass for such a tool."""
     missing: bool = False  # not installed
-    kill: list[Pass] = field(default_factory=list)
-    getppid: list[Pass] = field(default_factory=list)
+    kill_ns: list[float] = field(default_factory=list)
+    getppid_ns: list[float] = field(default_factory=list)
     calls: int = 0
     lines: int | None = None  # of output about the load; None: it has no output
     counters: Counter[str] = field(default_factory=Counter)
@@ -69,16 +71,11 @@ def build_loop(folder: Path) -> Path:
     return program
 
 
-def run_loop(program: Path, syscall: str, calls: int, passes: int = 1, name: str = LOAD) -> list[Pass]:
-    """Run the load."""
-    command = [str(program), name, syscall, str(calls), str(passes)]
+def run_loop(program: Path, syscall: str, calls: int, passes: int = 1, name: str = LOAD) -> list[float]:
+    """ns per call of each pass; the calls are all of them together."""
+    command = [str(program), name, syscall, str(calls // passes), str(passes)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [(float(yardstick), float(ns)) for yardstick, ns in map(str.split, output.splitlines())]
-
-
-def typical_ns(passes: list[Pass]) -> float:
-    """ns per call: the median of the quarter of the passes during which the machine was fastest, by the yardstick."""
-    return median(ns for _, ns in sorted(passes)[: max(1, len(passes) // 4)])
+    return [float(line) for line in output.splitlines()]
 
 
 @contextlib.contextmanager
@@ -90,12 +87,10 @@ def nothing(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
 @cache
 def empty_program() -> tuple[int, object]:
     """fd of the loaded empty program, and the module that owns it."""
-    with tempfile.TemporaryDirectory() as tree:
-        (Path(tree) / "include").symlink_to(BPF_DIR / "include")
-        os.environ["BCC_KERNEL_SOURCE"] = tree
-        bpf_class = loader.import_bcc()
+    bpf_class = loader.import_bcc()
+    with loader.kernel_tree():
         module = bpf_class(src_file=str(HERE / "empty.bpf.c"))
-        return module.load_func("empty", bpf_class.TRACEPOINT).fd, module
+    return module.load_func("empty", bpf_class.TRACEPOINT).fd, module
 
 
 @contextlib.contextmanager
@@ -104,9 +99,7 @@ def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
     program, _module = empty_program()
     with contextlib.ExitStack() as links:
         for syscall in names.SYSCALLS:
-            event = loader.perf_event_open(loader.tracepoint_id(syscall))
-            links.callback(os.close, libbpf.link_perf_event(program, event))
-            os.close(event)
+            links.callback(os.close, tracepoints.attach(syscall, program))
         yield Counter
 
 
@@ -118,7 +111,7 @@ def child(command: list[str], folder: Path, stop: signal.Signals, ready: Callabl
     try:
         wait_for(lambda: process.poll() is not None or ready(), f"{command[0]} to be attached")
         if process.poll() is not None:
-            sys.exit(f"{command[0]} ended: {(folder / 'log').read_text()}")
+            sys.exit(f"{command[0]} ended: {(folder / 'log').read_text().strip().splitlines()[-1:]}")
         yield
     finally:
         process.send_signal(stop)
@@ -191,14 +184,16 @@ def wait_until_quiet(path: Path) -> None:
     wait_for(quiet, f"the end of {path}")
 
 
-def measure(observer: Observer, loop: Path, calls: int, passes: int) -> None:
-    """One round of one observer: attach, run the loops, read what it saw, detach."""
+def measure(observer: Observer, loop: Path, calls: int, seconds: float) -> None:
+    """One round of one observer: attach, run the loop for so long, read what it saw, detach."""
     with tempfile.TemporaryDirectory(prefix="killsnoopd-bench-") as name:
         out = Path(name) / "out"
         with observer.watch(Path(name)) as counters:
-            observer.kill += run_loop(loop, "kill", calls, passes)
-            observer.getppid += run_loop(loop, "getppid", calls, passes)
-            observer.calls += calls * passes
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                observer.kill_ns += run_loop(loop, "kill", calls, observer.passes)
+                observer.getppid_ns += run_loop(loop, "getppid", calls, observer.passes)
+                observer.calls += calls // observer.passes * observer.passes
             if out.exists():
                 wait_until_quiet(out)
             observer.counters.update(counters())
@@ -214,21 +209,23 @@ def observers(loop: Path) -> dict[str, Observer]:
     def other(title: str, program: str, *flags: str) -> Observer:
         path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         watch = partial(peer, command=[path or program, *flags], knock=knock)
-        return Observer(title, watch, path is None)
+        return Observer(title, watch, passes=1, missing=path is None)
 
     return {
         "nothing": Observer("nothing attached", nothing),
         "empty": Observer("empty probe", empty),
         "killsnoopd": Observer("killsnoopd", killsnoopd),
-        "unlimited": Observer("killsnoopd --events.rate=0", lambda folder: killsnoopd(folder, "--events.rate=0")),
+        "unlimited": Observer(
+            "killsnoopd --events.rate=0", lambda folder: killsnoopd(folder, "--events.rate=0"), passes=1
+        ),
         "killsnoop.bt": other("killsnoop.bt", "killsnoop.bt"),
         "sigsnoop": other("sigsnoop -k", "sigsnoop", "-k"),
     }
 
 
 def added_ns(observer: Observer, free: Observer) -> float:
-    """What a kill() cost more than with nothing attached."""
-    return typical_ns(observer.kill) - typical_ns(free.kill)
+    """What a kill() cost more than with nothing attached. The fastest pass of each: a busy machine only adds."""
+    return min(observer.kill_ns) - min(free.kill_ns)
 
 
 def table(rows: dict[str, Observer]) -> str:
@@ -241,14 +238,14 @@ def table(rows: dict[str, Observer]) -> str:
         if row.missing:
             lines.append([row.title, "not installed", *[""] * 7])
             continue
-        added, getppid = added_ns(row, free), typical_ns(row.getppid)
+        added, getppid = added_ns(row, free), min(row.getppid_ns)
         lines.append([
             row.title,
-            f"{typical_ns(row.kill):.0f}",
+            f"{min(row.kill_ns):.0f}",
             f"{added:.0f}" if row is not free else "-",
             f"{added / empty_ns:.2f}" if row is not free else "-",
             f"{getppid:.0f}",
-            f"{getppid - typical_ns(free.getppid):.0f}" if row is not free else "-",
+            f"{getppid - min(free.getppid_ns):.0f}" if row is not free else "-",
             f"{row.calls}",
             f"{row.calls - row.counters['counted']}" if "counted" in row.counters else "-",
             "-" if row.lines is None else f"{1 - row.lines / row.calls:.1%}",
@@ -284,22 +281,24 @@ def main() -> int:
     """Entry point; 0 if every target is reached."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=6, help="times that each observer is attached (%(default)s)")
-    parser.add_argument("--calls", type=int, default=20_000, help="calls in a pass (%(default)s)")
-    parser.add_argument("--passes", type=int, default=25, help="passes of a system call in a round (%(default)s)")
+    parser.add_argument("--calls", type=int, default=200_000, help="in a run of the loop (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.8, help="to run the loop in a round (%(default)s)")
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench/overhead.py attaches probes: run it as root")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # let go of every probe then, too
     print(f"Linux {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs")
-    print(f"python3 bench/overhead.py --rounds={args.rounds} --calls={args.calls} --passes={args.passes}\n", flush=True)
+    flags = f"--rounds={args.rounds} --calls={args.calls} --seconds={args.seconds}"
+    print(f"python3 bench/overhead.py {flags}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="killsnoopd-bench-") as folder:
-        rows = observers(build_loop(Path(folder)))
-        others = set()
+        loop = build_loop(Path(folder))
+        rows = observers(loop)
+        others: set[str] = set()
         for _ in range(args.rounds):
             for row in rows.values():
                 if not row.missing:
                     others |= strangers()
-                    measure(row, Path(folder) / "loop", args.calls, args.passes)
+                    measure(row, loop, args.calls, args.seconds)
     print(table(rows), ledger(rows["killsnoopd"]), ledger(rows["unlimited"]), sep="\n")
     if others:
         print(f"not comparable, for these had probes attached meanwhile: {', '.join(sorted(others))}")
@@ -312,4 +311,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        sys.exit(str(failure))

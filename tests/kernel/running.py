@@ -17,7 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 DEADLINE_S = 30
 # A mount namespace from which nothing leaks; `/` need not be a mount point (a chroot).
 UNSHARE = ("unshare", "-m", "--propagation", "unchanged", "sh", "-c")
-PRIVATE = """awk '{print $5}' /proc/self/mountinfo | while read -r at; do mount --make-private "$at" 2>/dev/null || :; done"""
+PRIVATE = (
+    """awk '{print $5}' /proc/self/mountinfo | while read -r at; do mount --make-private "$at" 2>/dev/null || :; done"""
+)
 
 
 def wait_for(condition, what, deadline_s=DEADLINE_S):

@@ -47,9 +47,7 @@ class RealJournald:
 
     def start(self):
         with (self._folder / "journald.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [*UNSHARE, SCRIPT, "sh", str(self._machine_id)], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen([*UNSHARE, SCRIPT, "sh", str(self._machine_id)], stdout=log, stderr=log)
         socket = Path(f"/proc/{self.process.pid}/root/run/systemd/journal/socket")
         wait_for(lambda: self.process.poll() is not None or socket.exists(), "journald's socket")
         assert self.process.poll() is None, (self._folder / "journald.log").read_text()

@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from running import PRIVATE, UNSHARE
 
 import killsnoopd
-from running import PRIVATE, UNSHARE
 
 # Not the virtual environment's: it may be in a folder that the uid of a case cannot read.
 PYTHON = str(Path(sys.executable).resolve())
@@ -75,9 +75,7 @@ def in_namespace(public, before, program, command):
     """Run a command in a mount namespace of its own; the commands before it may change what is mounted."""
     script = f"{PRIVATE}; {{ {before or ':'}; }} && cd / && exec {program} {PYTHON} -m {command}"
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": public, "T": public}
-    return subprocess.run(
-        [*UNSHARE, script], capture_output=True, text=True, timeout=60, check=False, env=environment
-    )
+    return subprocess.run([*UNSHARE, script], capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 
 @pytest.mark.parametrize("case", CASES)
