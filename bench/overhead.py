@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed o
 from killsnoopd import loader, names, tracepoints  # noqa: E402
 from killsnoopd.failure import Failure  # noqa: E402
 
-LOAD, KNOCK = "ks-bench", "ks-knock"  # process names
+LOAD, KNOCK = f"load-{os.getpid()}", f"knock-{os.getpid()}"  # process names; two benchmarks at once keep theirs apart
 DEADLINE_S = 30
 PASSES = 10  # that a run of the loop is cut into, see Observer.passes
 QUIET_S = 0.4  # an output file that has not grown for so long holds all it will get
