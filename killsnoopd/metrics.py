@@ -1,5 +1,6 @@
 """From counters to the metric families on the page."""
 
+import contextlib
 import os
 import platform
 from collections import defaultdict
@@ -117,7 +118,10 @@ class Collector:
         yield signals(counts)
         yield from events(ledger)
         yield from series(counts, self._probe.layout.series_max)
-        yield from programs(self._probe, _STATS_ENABLED.exists() and _STATS_ENABLED.read_text().strip() == "1")
+        run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_text().strip() == "1"
+        # Linux before 5.19 tells nothing of programs to those without CAP_BPF: then these families are not there.
+        with contextlib.suppress(PermissionError):
+            yield from list(programs(self._probe, run_stats))
         last_ns = self._last_event_ns()
         if last_ns is not None:
             yield GaugeMetricFamily(

@@ -119,3 +119,42 @@ def test_every_message_id_is_in_the_catalog():
 
     catalog = (TOP / "deploy/killsnoopd.catalog").read_text()
     assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED}
+
+
+@pytest.mark.parametrize(
+    ("tools", "code", "says"),
+    [
+        ({}, 78, "neither apt-get nor dnf is here"),
+        ({"apt-get": "exit 0"}, 0, ""),
+        ({"dnf": "exit 0"}, 0, ""),
+        ({"apt-get": "exit 100"}, 100, ""),
+        ({"id": "echo 1000"}, 77, "takes root (sudo make)"),
+    ],
+    ids=["neither", "apt-get", "dnf", "apt-get fails", "not root"],
+)
+def test_install_packages(tmp_path, tools, code, says):
+    """What is missing is installed by the package manager at hand, or else listed by what it is for."""
+    for name, body in ({"id": "echo 0"} | tools).items():
+        tool = tmp_path / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{body}\n')
+        tool.chmod(0o755)
+    (tmp_path / "cat").symlink_to(shutil.which("cat"))
+    result = subprocess.run(
+        ["/bin/sh", TOP / "scripts/install-packages", "run"],
+        capture_output=True, text=True, check=False, env={"PATH": str(tmp_path), "PYTHON": "/nowhere/python3"},
+    )  # fmt: skip
+    assert result.returncode == code
+    assert says in result.stderr
+    calls = (tmp_path / "calls").read_text()
+    if "dnf" in tools:
+        assert "dnf -q install -y python3-bcc libbpf" in calls
+    if "apt-get" in tools and code == 0:
+        assert "apt-get -q install -y --no-install-recommends python3-bpfcc libbpf1" in calls
+
+
+def test_install_packages_does_nothing_when_all_is_there():
+    """No network is needed, no root, and nothing is said."""
+    result = subprocess.run(
+        [TOP / "scripts/install-packages", "run"], capture_output=True, text=True, check=False, env={"PATH": "/nowhere"}
+    )
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")

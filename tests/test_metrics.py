@@ -44,6 +44,19 @@ def test_run_statistics_only_when_the_kernel_keeps_them():
     assert families["killsnoop_probe_runs"].samples[0].value == 7
 
 
+def test_a_kernel_that_tells_nothing_of_its_programs():
+    """Before Linux 5.19 that takes CAP_BPF: the families are absent, the rest of the page is there."""
+
+    class Silent(FakeProbe):
+        def program(self, syscall):
+            raise PermissionError(1, "Operation not permitted", "bpf_obj_get_info_by_fd")
+
+    text = page(Silent(Counts([(PADDED, 9, 0, 3)], [], 1)))
+    assert "killsnoop_probe_" not in text
+    assert 'killsnoop_signals_total{comm="nginx",result="success",signal="SIGKILL"} 3.0' in text
+    assert "killsnoop_build_info" in text
+
+
 @pytest.mark.parametrize(
     ("series", "expected"),
     [
