@@ -23,6 +23,8 @@ def drop() -> None:
     kernel shows a capability afterwards.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if not _held():
+        return  # as under systemd, whose sandbox would not let capset(2) through either
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     if _status("CapEff") & 1 << 8:  # dropping from the bounding set takes CAP_SETPCAP itself
         last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
@@ -31,9 +33,13 @@ def drop() -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, (ctypes.c_uint32 * 6)()) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "capset")
-    left = _status("CapEff") | _status("CapPrm") | _status("CapInh") | _status("CapAmb")
-    if left:
-        raise RuntimeError(f"capabilities {left:#x} are still there after capset")
+    if _held():
+        raise RuntimeError(f"capabilities {_held():#x} are still there after capset")
+
+
+def _held() -> int:
+    """Every capability in any set of this thread's but the bounding set."""
+    return _status("CapEff") | _status("CapPrm") | _status("CapInh") | _status("CapAmb")
 
 
 def _status(field: str) -> int:
