@@ -166,7 +166,7 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        if "JOURNAL_STREAM" in os.environ:
+        if systemd.stderr_is_journal():
             return "\n".join(f"<{_SYSLOG_PRIORITY[record.levelno]}>{line}" for line in text.splitlines())
         return f"killsnoopd: {text}"
 

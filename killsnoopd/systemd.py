@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping
 
 from systemd import daemon
 
@@ -28,6 +29,12 @@ def notify(**state: str | int) -> bool:
             log.debug("systemd cannot be told: %s", error)
             return False
     return True
+
+
+def stderr_is_journal(environ: Mapping[str, str] = os.environ, fd: int = 2) -> bool:
+    """Whether what we say on stderr goes to journald: JOURNAL_STREAM (systemd.exec(5)) names that very stream."""
+    status = os.fstat(fd)
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def watchdog_interval_s() -> float | None:

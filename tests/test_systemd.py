@@ -1,0 +1,60 @@
+"""What systemd tells the daemon, and how the daemon answers: a real socket in systemd's place."""
+
+import os
+import socket
+
+import pytest
+
+from killsnoopd import systemd
+from killsnoopd.failure import Exit, Failure
+
+
+def test_stderr_is_journal(tmp_path):
+    """Only if the stream that systemd opened for the journal is the one we write to."""
+    with (tmp_path / "log").open("w") as log:
+        status = os.fstat(log.fileno())
+        assert systemd.stderr_is_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, log.fileno())
+        assert not systemd.stderr_is_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + 1}"}, log.fileno())
+        assert not systemd.stderr_is_journal({}, log.fileno())
+
+
+@pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
+def test_notify(tmp_path, monkeypatch, abstract):
+    """One datagram, a line for each variable; a socket may be in the abstract namespace."""
+    name = f"@{tmp_path}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(name.replace("@", "\0", 1) if abstract else name)
+        server.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        assert systemd.notify(READY=1, STATUS="well")
+        assert server.recv(4096) == b"READY=1\nSTATUS=well"
+
+
+def test_nobody_to_notify(monkeypatch, tmp_path):
+    """Not started by systemd, or systemd's socket is gone: no error, and no claim that it was told."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not systemd.notify(READY=1)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    assert not systemd.notify(READY=1)
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "interval_s"),
+    [(None, None, None), ("30000000", None, 15), ("30000000", "self", 15), ("30000000", "1", None)],
+)
+def test_watchdog_interval(monkeypatch, usec, pid, interval_s):
+    """Half of what systemd allows, if it is us that it watches."""
+    for name, value in [("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "self" else pid)]:
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert systemd.watchdog_interval_s() == interval_s
+
+
+def test_no_socket_handed_over(monkeypatch):
+    """One line that says which unit is missing."""
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    with pytest.raises(Failure, match="start killsnoopd") as refused:
+        systemd.listening_sockets()
+    assert refused.value.exit_code == Exit.OSERR
