@@ -261,21 +261,8 @@ static __always_inline int on_exit(struct sys_exit *ctx, struct task_struct *tas
 	return 0; /* no perf sample */
 }
 
-/* The process id as the process itself sees it: in its own pid namespace, up to four levels deep. */
-static __always_inline int own_tgid(struct task_struct *task)
-{
-	struct pid *pid = task->group_leader->thread_pid;
-
-	switch (pid->level) {
-	case 0: return pid->numbers[0].nr;
-	case 1: return pid->numbers[1].nr;
-	case 2: return pid->numbers[2].nr;
-	case 3: return pid->numbers[3].nr;
-	default: return 0;
-	}
-}
-
-static __always_inline int own_tid(struct task_struct *task)
+/* A thread id as the thread itself sees it: in its own pid namespace, up to four levels deep; deeper, no number. */
+static __always_inline int own_number(struct task_struct *task)
 {
 	struct pid *pid = task->thread_pid;
 
@@ -284,7 +271,7 @@ static __always_inline int own_tid(struct task_struct *task)
 	case 1: return pid->numbers[1].nr;
 	case 2: return pid->numbers[2].nr;
 	case 3: return pid->numbers[3].nr;
-	default: return 0;
+	default: return -1;
 	}
 }
 
@@ -301,7 +288,7 @@ int exit_kill(struct sys_exit *ctx)
 int exit_tkill(struct sys_exit *ctx)
 {
 	CURRENT;
-	if (!SELF_SIGNALS && (int)ARG0(regs) == own_tid(task))
+	if (!SELF_SIGNALS && (int)ARG0(regs) == own_number(task))
 		return 0;
 	return on_exit(ctx, task, TKILL, ARG0(regs), ARG1(regs));
 }
@@ -309,7 +296,7 @@ int exit_tkill(struct sys_exit *ctx)
 int exit_tgkill(struct sys_exit *ctx)
 {
 	CURRENT;
-	if (!SELF_SIGNALS && (int)ARG0(regs) == own_tgid(task))
+	if (!SELF_SIGNALS && (int)ARG0(regs) == own_number(task->group_leader))
 		return 0;
 	return on_exit(ctx, task, TGKILL, ARG0(regs), ARG2(regs));
 }
