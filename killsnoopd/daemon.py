@@ -52,7 +52,7 @@ def run(config: cli.Config, argv: list[str]) -> int:
         writer, stop_fd = _start_writer(opened_probe, config.events_target)
         stack.callback(os.close, stop_fd)
         asyncio.run(_serve(config, sockets, opened_probe, writer))
-        _stop(config, opened_probe, writer, stop_fd)
+        _stop(opened_probe, writer, stop_fd)
     return Exit.OK
 
 
@@ -144,7 +144,7 @@ def _status(opened: Probe) -> str:
     return f"{calls} signals counted, {ledger.outcomes['logged']} events logged, {lost} not logged"
 
 
-def _stop(config: cli.Config, opened: Probe, writer: Writer | None, stop_fd: int) -> None:
+def _stop(opened: Probe, writer: Writer | None, stop_fd: int) -> None:
     """Detach, log what waits in the ring buffer, say goodbye."""
     opened.detach()
     os.eventfd_write(stop_fd, 1)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from killsnoopd import libbpf, names
-from killsnoopd.event import RECORD_BYTES
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.program import LEDGER, RESULTS, SERIES_BYTES, Layout, Settings
+from killsnoopd.program import LEDGER, RESULTS, SERIES_BYTES, Layout
 
 _PACKAGE = Path(__file__).parent
 # Runs the loader under any Python, with this package importable and nothing else of the daemon's own path.
@@ -28,7 +27,6 @@ spec.loader.exec_module(package)
 sys.argv = ["killsnoopd-loader"] + sys.argv[2:]
 runpy.run_module("killsnoopd.loader", run_name="__main__", alter_sys=True)
 """
-_RING_HEADER_BYTES = 8
 OUTCOMES = ("logged", "journal_error", "decode_error")
 
 
@@ -137,11 +135,6 @@ class Probe:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-
-
-def ring_capacity(settings: Settings) -> int:
-    """How many events the ring buffer holds."""
-    return settings.ring_bytes // (RECORD_BYTES + _RING_HEADER_BYTES)
 
 
 def loader_python() -> str:
