@@ -169,6 +169,15 @@ def parser() -> argparse.ArgumentParser:
         help="events that a uid may log at once before the rate holds (default %(default)s)",
     )
     add(
+        "--events.grace-period",
+        dest="grace_s",
+        type=_whole(0, 86_400),
+        default=defaults.grace_s,
+        metavar="SECONDS",
+        help="a SIGKILL that follows a SIGTERM to the same process within this time is an escalation; "
+        "systemd waits 90 s, Kubernetes 30 s, Docker 10 s (default %(default)s)",
+    )
+    add(
         "--metrics.max-series",
         dest="max_series",
         type=_whole(1, 1_000_000),
@@ -183,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
         type=_syscalls,
         default=defaults.syscalls,
         metavar="CALL[,CALL]",
-        help=f"system calls to watch (default all: {','.join(names.SYSCALLS)})",
+        help=f"system calls whose failures are seen (default all: {', '.join(names.SYSCALLS)})",
     )
     add(
         "--probe.self-signals",
@@ -197,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
         type=_bytes,
         default=defaults.ring_bytes,
         metavar="SIZE",
-        help="memory for events that wait to be logged, a power of two (default 1M)",
+        help="memory for events that wait to be logged, a power of two (default 2M)",
     )
     add(
         "--probe.pin",
@@ -231,6 +240,7 @@ def parse(argv: list[str]) -> Config:
         probe=Settings(
             syscalls=args.syscalls,
             self_signals=args.self_signals,
+            grace_s=args.grace_s,
             max_series=args.max_series,
             ring_bytes=args.ring_bytes,
             excluded=excluded,

@@ -14,6 +14,7 @@ from aiohttp import web as aiohttp_web
 from killsnoopd import __version__, cli, metrics, privileges, probe, sinks, systemd, web
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import Probe
+from killsnoopd.processes import Processes
 from killsnoopd.program import Layout, possible_cpus
 from killsnoopd.writer import Writer
 
@@ -64,21 +65,27 @@ def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
 
 
 def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
-    """Prove that the probe counts: send signal 0 to ourselves. It stays in the counts, for it was really sent."""
-    before = opened.counts().calls(0, 0)
-    if "kill" in syscalls:
-        os.kill(os.getpid(), 0)
-    elif "pidfd_send_signal" in syscalls:
-        pidfd = os.pidfd_open(os.getpid())
-        signal.pidfd_send_signal(pidfd, 0)
-        os.close(pidfd)
-    else:
-        log.warning("the probe is not tested at start: --probe.syscalls leaves out kill and pidfd_send_signal")
-        return
-    if opened.counts().calls(0, 0) == before:
+    """Prove that the probe counts: send ourselves signal 0 and SIGURG, which is ignored. Both stay in the counts."""
+    before = opened.counts()
+    pidfd = os.pidfd_open(os.getpid())
+    for number in (0, signal.SIGURG):
+        if "kill" in syscalls:
+            os.kill(os.getpid(), number)
+        else:
+            signal.pidfd_send_signal(pidfd, number)
+    os.close(pidfd)
+    after = opened.counts()
+    missing = []
+    if not {"kill", "pidfd_send_signal"} & set(syscalls):
+        log.warning("calls are not tested at start: --probe.syscalls leaves out kill and pidfd_send_signal")
+    elif after.calls(0, 0) == before.calls(0, 0):
+        missing.append("signal 0")
+    if after.delivered(signal.SIGURG) == before.delivered(signal.SIGURG):
+        missing.append("SIGURG")
+    if missing:
         raise Failure(
             Exit.SOFTWARE,
-            "the probe is attached but does not count: a signal 0 to ourselves was not seen; "
+            f"the probe is attached but does not count: {' and '.join(missing)} to ourselves was not seen; "
             "with --probe.pin, restart killsnoopd-probe.service",
         )
 
@@ -88,7 +95,7 @@ def _start_writer(opened: Probe, target: str) -> tuple[Writer | None, int]:
     sink = sinks.choose(target, sinks.Patience(stop_fd, DRAIN_S))
     if sink is None:
         return None, stop_fd
-    writer = Writer(opened, sink, stop_fd)
+    writer = Writer(opened, sink, Processes(), stop_fd)
     writer.start()
     log.info("events go to %s", "journald" if isinstance(sink, sinks.Journal) else "stdout")
     return writer, stop_fd
@@ -99,7 +106,7 @@ async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, write
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    registry = metrics.registry(opened, lambda: writer.last_event_ns if writer else None)
+    registry = metrics.registry(opened, writer)
     runner = aiohttp_web.AppRunner(web.application(registry, config.telemetry_path), access_log=None)
     await runner.setup()
     for bound in sockets:
@@ -108,7 +115,7 @@ async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, write
     log.info(
         "killsnoopd %s: watching %s; metrics on %s%s",
         __version__,
-        ", ".join(opened.syscalls),
+        ", ".join(opened.tracepoints),
         addresses,
         config.telemetry_path,
     )

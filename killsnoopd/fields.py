@@ -3,29 +3,30 @@
 from datetime import UTC, datetime
 
 from killsnoopd import names
-from killsnoopd.event import Event
+from killsnoopd.event import Event, Sender, Target
+from killsnoopd.processes import Identity
 
 # Kinds of event; deploy/killsnoopd.catalog explains each to `journalctl -x`.
 SENT = "6ef50b79ef9645078bf77f74db2e322a"
 FAILED = "d90354b8f65a4b51a8fc97ab86ea4051"
+DIED = "5410a8730dd0432c8e1e921961037e7b"
 
 _WARNING, _NOTICE, _INFO, _DEBUG = 4, 5, 6, 7  # syslog(3)
 
 
 def priority(event: Event) -> int:
-    """How much it matters: 4 SIGKILL sent, 5 other deadly signals sent and EPERM, 6 the rest, 7 signal 0."""
+    """How much it matters: 4 SIGKILL, 5 other deadly signals, deaths and EPERM, 6 the rest, 7 signal 0."""
     if event.sig == 0:
         return _DEBUG
-    if event.signal == "SIGKILL" and event.result == "success":
-        return _WARNING
-    if event.result == "EPERM" or (event.result == "success" and event.sig in names.FATAL):
-        return _NOTICE
-    return _INFO
+    deadly = event.sig in names.FATAL and event.outcome in ("delivered", "lose_info", "died")
+    if deadly:
+        return _WARNING if event.signal == "SIGKILL" else _NOTICE
+    return _NOTICE if event.result == "EPERM" else _INFO
 
 
-def target(event: Event) -> str:
-    """Whom the sender meant, in words (kill(2), pidfd_send_signal(2))."""
-    number = event.target_arg
+def meant(event: Event) -> str:
+    """Whom the sender of a call meant, in words (kill(2), pidfd_send_signal(2))."""
+    number = event.target_arg or 0
     if event.syscall == "pidfd_send_signal":
         return f"pidfd {number}"
     if event.syscall == "tkill":
@@ -37,13 +38,50 @@ def target(event: Event) -> str:
     return "every process" if number == -1 else f"process group {-number}"
 
 
-def message(event: Event) -> str:
-    """The line a person reads: who sent what to whom, and whether it went through."""
-    signal = event.signal if event.signal not in ("0", "32", "33") else f"signal {event.signal}"
-    signal = f"signal {event.sig}" if signal == "invalid" else signal
-    thread = f" (thread {event.thread_comm}[{event.tid}])" if event.tid != event.pid else ""
-    verb = "sent" if event.res == 0 else "could not send"
-    return f"{event.comm}[{event.pid}]{thread} uid {event.uid} {verb} {signal} to {target(event)}: {event.result}"
+def _sender(event: Event) -> str:
+    sender = event.sender
+    if sender is None:
+        return "kernel, out of memory," if event.origin == "oom" else "kernel"
+    thread = f" (thread {sender.thread_comm}[{sender.tid}])" if sender.tid != sender.pid else ""
+    return f"{sender.comm}[{sender.pid}]{thread} uid {sender.uid}"
+
+
+def _target(target: Target, identity: Identity) -> str:
+    belongs = identity.target_unit or (identity.target_container or "")[:12]
+    return f"{target.comm}[{target.pid}]" + (f" ({belongs})" if belongs else "")
+
+
+def _signal(event: Event) -> str:
+    if event.signal == "invalid":
+        return f"signal {event.sig}"
+    return f"signal {event.signal}" if event.signal in ("0", "32", "33") else event.signal
+
+
+def duration(ns: int) -> str:
+    """Like `0.04 ms`, `1.4 ms`, `10.0 s`."""
+    if ns < 10**6:
+        return f"{ns / 1e6:.2f} ms"
+    return f"{ns / 1e6:.1f} ms" if ns < 10**9 else f"{ns / 1e9:.1f} s"
+
+
+def message(event: Event, identity: Identity) -> str:
+    """The line a person reads: who sent what to whom, and what became of it."""
+    sender, signal = _sender(event), _signal(event)
+    if event.kind == "death" and event.target:
+        late = " (SIGTERM had not been enough)" if event.escalation_ns is not None else ""
+        lapse = duration(event.died_after_ns or 0)
+        return f"{_target(event.target, identity)} died of {signal}{late}, {lapse} after {sender} sent it"
+    if event.target is None:
+        verb = "sent" if event.res == 0 else "could not send"
+        return f"{sender} {verb} {signal} to {meant(event)}: {event.result}"
+    route = {"cgroup": " through cgroup.kill", "pdeathsig": " by ending (PR_SET_PDEATHSIG)"}.get(event.origin, "")
+    outcome = (event.outcome or "").replace("_", " ")
+    line = f"{sender} sent {signal}{route} to {_target(event.target, identity)}: {outcome}"
+    if event.namespace_end:
+        line += ", as its pid namespace ended"
+    if event.escalation_ns:
+        line += f", {duration(event.escalation_ns)} after SIGTERM"
+    return line
 
 
 def timestamp(realtime_ns: int) -> str:
@@ -53,33 +91,69 @@ def timestamp(realtime_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1000:06d}Z"
 
 
-def fields(event: Event, boot_ns: int) -> dict[str, str]:
-    """What is logged of an event. `boot_ns`: the realtime clock when the monotonic one was 0."""
-    optional = {
-        "KILLSNOOP_LOGINUID": event.loginuid,
-        "KILLSNOOP_SESSIONID": event.sessionid,
-        "ERRNO": -event.res or None,
-    }
+def _of_sender(sender: Sender | None) -> dict[str, object]:
+    if sender is None:
+        return {"KILLSNOOP_PID": 0, "KILLSNOOP_COMM": "kernel"}
     return {
-        "MESSAGE": message(event),
-        "PRIORITY": str(priority(event)),
-        "SYSLOG_IDENTIFIER": "killsnoopd",
-        "MESSAGE_ID": SENT if event.res == 0 else FAILED,
-        "KILLSNOOP_TIMESTAMP": timestamp(event.time_ns + boot_ns),
-        "KILLSNOOP_PID": str(event.pid),
-        "KILLSNOOP_COMM": event.comm,
-        "KILLSNOOP_TID": str(event.tid),
-        "KILLSNOOP_THREAD_COMM": event.thread_comm,
-        "KILLSNOOP_UID": str(event.uid),
-        "KILLSNOOP_PPID": str(event.ppid),
-        "KILLSNOOP_PARENT_COMM": event.parent_comm,
-        "KILLSNOOP_SIGNAL": event.signal,
-        "KILLSNOOP_SIG": str(event.sig),
-        "KILLSNOOP_TARGET_ARG": str(event.target_arg),
-        "KILLSNOOP_TPID": str(event.target_arg),
-        "KILLSNOOP_RES": str(event.res),
-        "KILLSNOOP_RESULT": event.result,
-        "KILLSNOOP_ORIGIN": "syscall",
-        "KILLSNOOP_SYSCALL": event.syscall,
-        **{name: str(value) for name, value in optional.items() if value is not None},
+        "KILLSNOOP_PID": sender.pid,
+        "KILLSNOOP_COMM": sender.comm,
+        "KILLSNOOP_TID": sender.tid,
+        "KILLSNOOP_THREAD_COMM": sender.thread_comm,
+        "KILLSNOOP_NS_PID": sender.ns_pid,
+        "KILLSNOOP_UID": sender.uid,
+        "KILLSNOOP_LOGINUID": sender.loginuid,
+        "KILLSNOOP_SESSIONID": sender.sessionid,
+        "KILLSNOOP_PPID": sender.ppid,
+        "KILLSNOOP_PARENT_COMM": sender.parent_comm,
     }
+
+
+def _of_target(event: Event) -> dict[str, object]:
+    target = event.target
+    if target is None:
+        return {"KILLSNOOP_TPID": event.target_arg}
+    return {
+        "KILLSNOOP_TPID": target.pid,
+        "KILLSNOOP_TCOMM": target.comm,
+        "KILLSNOOP_TARGET_NS_PID": target.ns_pid,
+        "KILLSNOOP_TARGET_UID": target.uid,
+    }
+
+
+def _ms(ns: int | None) -> str | None:
+    return None if ns is None else f"{ns / 1e6:.3f}"
+
+
+def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
+    """What is logged of an event. `boot_ns`: the realtime clock when the monotonic one was 0."""
+    found: dict[str, object] = {
+        "MESSAGE": message(event, identity),
+        "PRIORITY": priority(event),
+        "SYSLOG_IDENTIFIER": "killsnoopd",
+        "MESSAGE_ID": DIED if event.kind == "death" else SENT if event.res == 0 else FAILED,
+        "KILLSNOOP_EVENT": event.kind,
+        "KILLSNOOP_TIMESTAMP": timestamp(event.time_ns + boot_ns),
+        **_of_sender(event.sender),
+        "KILLSNOOP_EXE": identity.exe,
+        "KILLSNOOP_UNIT": identity.unit,
+        "KILLSNOOP_CONTAINER": identity.container,
+        "KILLSNOOP_SIGNAL": event.signal,
+        "KILLSNOOP_SIG": event.sig,
+        "KILLSNOOP_CODE": None if event.kind == "call" else event.code,
+        "KILLSNOOP_TARGET_ARG": event.target_arg,
+        **_of_target(event),
+        "KILLSNOOP_TARGET_UNIT": identity.target_unit,
+        "KILLSNOOP_TARGET_CONTAINER": identity.target_container,
+        "KILLSNOOP_RES": event.res,
+        "KILLSNOOP_RESULT": event.result,
+        "ERRNO": -event.res or None,
+        "KILLSNOOP_OUTCOME": event.outcome,
+        "KILLSNOOP_ORIGIN": event.origin,
+        "KILLSNOOP_SYSCALL": event.syscall,
+        "KILLSNOOP_COMPAT": 1 if event.compat else None,
+        "KILLSNOOP_DIED_AFTER_MS": _ms(event.died_after_ns),
+        "KILLSNOOP_ESCALATION_MS": _ms(event.escalation_ns) if event.kind == "delivery" else None,
+        # `journalctl -u UNIT` shows this next to the unit's own lines.
+        "OBJECT_SYSTEMD_UNIT": identity.target_unit,
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}

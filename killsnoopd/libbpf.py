@@ -1,4 +1,4 @@
-"""The dozen functions of libbpf 1.x that are used, typed; errors are raised as OSError.
+"""The few functions of libbpf 1.x that are used, typed; errors are raised as OSError.
 
 Source: libbpf's bpf.h, btf.h and libbpf.h. Each of them is a thin cover of a bpf(2) command, but for the ring buffer's.
 """
@@ -12,8 +12,10 @@ from functools import cache
 
 from killsnoopd.failure import Exit, Failure
 
-_BPF_PERF_EVENT = 41  # enum bpf_attach_type
-_STRUCT = 4  # BTF_KIND_STRUCT
+_BPF_TRACE_RAW_TP, _BPF_PERF_EVENT = 23, 41  # enum bpf_attach_type
+_BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 5, 26  # enum bpf_prog_type
+_BPF_FUNC_PROBE_READ_KERNEL_STR = 115  # enum bpf_func_id
+_BTF_STRUCT, _BTF_UNION = 4, 5  # BTF_KIND_*
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_obj_pin": (c_int, [c_int, c_char_p]),
@@ -21,6 +23,10 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_freeze": (c_int, [c_int]),
     "bpf_link_create": (c_int, [c_int, c_int, c_int, c_void_p]),
+    "bpf_prog_load": (c_int, [c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p]),
+    "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
+    "libbpf_find_vmlinux_btf_id": (c_int, [c_char_p, c_int]),
+    "libbpf_probe_bpf_helper": (c_int, [c_int, c_int, c_void_p]),
     "btf__load_vmlinux_btf": (c_void_p, []),
     "btf__free": (None, [c_void_p]),
     "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
@@ -75,6 +81,69 @@ def link_perf_event(prog_fd: int, perf_fd: int) -> int:
     return _checked(_lib().bpf_link_create(prog_fd, perf_fd, _BPF_PERF_EVENT, None), "bpf_link_create")
 
 
+class _ProgLoadOpts(ctypes.Structure):  # struct bpf_prog_load_opts of libbpf 0.7; later ones are longer
+    _fields_ = (
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_int),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+        ("fd_array", c_void_p),
+        ("func_info", c_void_p),
+        ("func_info_cnt", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("line_info", c_void_p),
+        ("line_info_cnt", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("log_level", c_uint32),
+        ("log_size", c_uint32),
+        ("log_buf", c_void_p),
+    )
+
+
+class Refused(OSError):
+    """The verifier did not accept a program; `log` is what it said."""
+
+    log = ""
+
+
+def load_btf_tracepoint(tracepoint: str, instructions: bytes, license_name: str) -> int:
+    """Load a program for a tracepoint whose arguments are typed pointers (`tp_btf`); its fd. Raises Refused."""
+    log = ctypes.create_string_buffer(1 << 20)
+    options = _ProgLoadOpts(
+        sz=ctypes.sizeof(_ProgLoadOpts),
+        expected_attach_type=_BPF_TRACE_RAW_TP,
+        attach_btf_id=_checked(_lib().libbpf_find_vmlinux_btf_id(tracepoint.encode(), _BPF_TRACE_RAW_TP), tracepoint),
+        log_level=0,
+        log_size=len(log),
+        log_buf=ctypes.addressof(log),
+    )
+    name, count = tracepoint[:15].encode(), len(instructions) // 8
+    result = _lib().bpf_prog_load(
+        _BPF_PROG_TYPE_TRACING, name, license_name.encode(), instructions, count, ctypes.byref(options)
+    )
+    if result < 0:
+        refused = Refused(-result, os.strerror(-result), tracepoint)
+        refused.log = log.value.decode(errors="replace")
+        raise refused
+    return int(result)
+
+
+def link_btf_tracepoint(prog_fd: int) -> int:
+    """Attach a program to the tracepoint that it was loaded for; an fd of the link."""
+    return _checked(_lib().bpf_raw_tracepoint_open(None, prog_fd), "bpf_raw_tracepoint_open")
+
+
+def may_read_kernel_memory() -> bool:
+    """Whether programs may read any kernel memory; lockdown=confidentiality forbids it."""
+    return bool(_lib().libbpf_probe_bpf_helper(_BPF_PROG_TYPE_TRACEPOINT, _BPF_FUNC_PROBE_READ_KERNEL_STR, None) == 1)
+
+
 class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to what is read
     _fields_ = (
         ("type", c_uint32),
@@ -118,26 +187,40 @@ def _info(fd: int, info: ctypes.Structure) -> None:
     _checked(_lib().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "bpf_obj_get_info_by_fd")
 
 
-def struct_offsets(struct: str) -> dict[str, int]:
-    """Byte offset of each named field of a kernel struct, `""` its size; source: the running kernel's BTF."""
+def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
+    """Byte offset of each named field of kernel structs, `""` their size; source: the running kernel's BTF.
+
+    Fields of unnamed structs and unions in one count as its own, as in C.
+    """
     lib = _lib()
     btf = lib.btf__load_vmlinux_btf()
     if not btf:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "/sys/kernel/btf/vmlinux")
-    try:
-        type_id = _checked(lib.btf__find_by_name_kind(btf, struct.encode(), _STRUCT), f"struct {struct}")
+
+    def collect(type_id: int, base: int, offsets: dict[str, int]) -> int:
         address = lib.btf__type_by_id(btf, type_id)
         _, info, size = (c_uint32 * 3).from_address(address)  # struct btf_type
+        if info >> 24 & 0x1F not in (_BTF_STRUCT, _BTF_UNION):
+            return size  # an unnamed bit field: padding
         count, kind_flag = info & 0xFFFF, info >> 31
-        members = ((c_uint32 * 3) * count).from_address(address + 12)  # struct btf_member
-        offsets = {}
-        for name, _, offset in members:
+        for name_at, member_type, offset in ((c_uint32 * 3) * count).from_address(address + 12):  # struct btf_member
             bits = offset & 0xFFFFFF if kind_flag else offset  # the rest is a bit field's width
-            offsets[lib.btf__name_by_offset(btf, name).decode()] = bits // 8
-        offsets[""] = size  # an unnamed union has no name either
-        return offsets
+            name = lib.btf__name_by_offset(btf, name_at).decode()
+            if name:
+                offsets[name] = base + bits // 8
+            else:
+                collect(member_type, base + bits // 8, offsets)
+        return size
+
+    found: dict[str, dict[str, int]] = {}
+    try:
+        for struct in structs:
+            type_id = _checked(lib.btf__find_by_name_kind(btf, struct.encode(), _BTF_STRUCT), f"struct {struct}")
+            found[struct] = {}
+            found[struct][""] = collect(type_id, 0, found[struct])
     finally:
         lib.btf__free(btf)
+    return found
 
 
 _SampleCallback = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from killsnoopd import cli, libbpf, pins, tracepoints
+from killsnoopd import cli, libbpf, names, pins, tracepoints
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.program import BPF_DIR, MAPS, SOURCE, Settings, possible_cpus
+from killsnoopd.program import BPF_DIR, MAPS, PROGRAMS, SOURCE, Settings, possible_cpus
 
+_LICENSE = "Dual MIT/GPL"  # as the source says
 READ_ONLY = ("counts", "series", "slots_taken")
 _INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
@@ -51,26 +52,74 @@ def import_bcc() -> Any:
     return bcc.BPF
 
 
-def task_macros(struct_offsets: Callable[[str], dict[str, int]] = libbpf.struct_offsets) -> dict[str, int]:
+# Macro, struct, and the field's name or names: the kernel has renamed some.
+_FIELDS = (
+    ("TASK_FLAGS", "task_struct", "flags"),
+    ("TASK_MM", "task_struct", "mm"),
+    ("TASK_EXIT_CODE", "task_struct", "exit_code"),
+    ("TASK_PDEATH_SIGNAL", "task_struct", "pdeath_signal"),
+    ("TASK_PID", "task_struct", "pid"),
+    ("TASK_TGID", "task_struct", "tgid"),
+    ("TASK_REAL_PARENT", "task_struct", "real_parent"),
+    ("TASK_GROUP_LEADER", "task_struct", "group_leader"),
+    ("TASK_THREAD_PID", "task_struct", "thread_pid"),
+    ("TASK_START_BOOTTIME", "task_struct", "start_boottime"),
+    ("TASK_CRED", "task_struct", "cred"),
+    ("TASK_COMM", "task_struct", "comm"),
+    ("TASK_SIGNAL", "task_struct", "signal"),
+    ("TASK_CGROUPS", "task_struct", "cgroups"),
+    ("SIGNAL_LIVE", "signal_struct", "live"),
+    ("CRED_UID", "cred", "uid"),
+    ("PID_LEVEL", "pid", "level"),
+    ("PID_NUMBERS", "pid", "numbers"),
+    ("UPID_SIZE", "upid", ""),
+    ("CSS_SET_DFL_CGRP", "css_set", "dfl_cgrp"),
+    ("CGROUP_KN", "cgroup", "kn"),
+    ("KERNFS_ID", "kernfs_node", "id"),
+    ("KERNFS_NAME", "kernfs_node", "name"),
+    ("KERNFS_PARENT", "kernfs_node", "__parent", "parent"),  # 6.15
+    ("MM_EXE_FILE", "mm_struct", "exe_file"),
+    ("DENTRY_PARENT", "dentry", "d_parent"),
+    ("DENTRY_SB", "dentry", "d_sb"),
+    ("DENTRY_SHORT_NAME", "dentry", "d_shortname", "d_iname"),  # 6.14
+    ("SUPER_BLOCK_DEV", "super_block", "s_dev"),
+)
+_FIELDS_OF_SOME = (  # there with CONFIG_AUDIT, or on x86
+    ("TASK_LOGINUID", "task_struct", "loginuid"),
+    ("TASK_SESSIONID", "task_struct", "sessionid"),
+    ("THREAD_INFO_STATUS", "thread_info", "status"),
+)
+
+
+def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbpf.struct_offsets) -> dict[str, int]:
     """Where the fields that the probe reads are in this kernel's structures, as task.h names them."""
+    fields = _FIELDS + _FIELDS_OF_SOME
     try:
-        task, cred, pid, upid = map(struct_offsets, ("task_struct", "cred", "pid", "upid"))
+        found = struct_offsets("file", "path", "qstr", *dict.fromkeys(struct for _, struct, *_ in fields))
     except OSError as error:
         raise Failure(
             Exit.UNAVAILABLE,
             f"this kernel has no BTF ({error.strerror}): it must be built with CONFIG_DEBUG_INFO_BTF, "
             "and /sys/kernel/btf/vmlinux must be readable",
         ) from None
-    fields = ["tgid", "comm", "cred", "group_leader", "real_parent", "thread_pid"]
-    if "loginuid" in task:  # CONFIG_AUDIT
-        fields += ["loginuid", "sessionid"]
-    return {
-        **{f"TASK_{field.upper()}": task[field] for field in fields},
-        "CRED_UID": cred["uid"],
-        "PID_LEVEL": pid["level"],
-        "PID_NUMBERS": pid["numbers"],
-        "UPID_SIZE": upid[""],
-    }
+    macros = {}
+    for macro, struct, *names_of_field in fields:
+        offsets = [found[struct][name] for name in names_of_field if name in found[struct]]
+        if offsets:
+            macros[macro] = offsets[0]
+        elif (macro, struct, *names_of_field) in _FIELDS:
+            raise Failure(
+                Exit.UNAVAILABLE,
+                f"kernel {os.uname().release} has no {struct}.{names_of_field[0]}, which the probe reads: "
+                "please report it",
+            )
+    dentry = found["dentry"]
+    macros["FILE_DENTRY"] = found["file"]["f_path"] + found["path"]["dentry"]
+    macros["DENTRY_NAME"] = dentry["d_name"] + found["qstr"]["name"]
+    macros["DENTRY_NAME_LEN"] = dentry["d_name"] + found["qstr"]["len"]
+    short_name = macros["DENTRY_SHORT_NAME"]
+    macros["SHORT_NAME_LEN"] = min(at for at in dentry.values() if at > short_name) - short_name
+    return macros
 
 
 @contextlib.contextmanager
@@ -128,9 +177,18 @@ def kernel_tree() -> Iterator[None]:
 def compiled(bpf_class: Any, settings: Settings) -> Any:
     """bcc's module of the probe, compiled for this kernel and not loaded yet."""
     macros = task_macros() | settings.macros(possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
+    macros["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
     flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
     with kernel_tree():
         return bpf_class(src_file=str(SOURCE), cflags=flags)
+
+
+def _load_program(module: Any, bpf_class: Any, name: str) -> int:
+    """An fd of the program; bcc keeps those that it has loaded itself open as long as the module lives."""
+    if name not in tracepoints.BTF:
+        return int(module.load_func(name, bpf_class.TRACEPOINT).fd)
+    # bcc has no way to say what such a program is to be attached to.
+    return libbpf.load_btf_tracepoint(name, module.dump_func(name), _LICENSE)
 
 
 def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
@@ -140,9 +198,9 @@ def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
     with _captured_stderr() as said:
         try:
             module = compiled(bpf_class, settings)
-            fds = {
-                f"prog_{name}": module.load_func(f"exit_{name}", bpf_class.TRACEPOINT).fd for name in settings.syscalls
-            }
+            fds = {f"prog_{name}": _load_program(module, bpf_class, name) for name in PROGRAMS}
+        except libbpf.Refused as error:
+            raise refusal(str(error), error.log, os.uname().release) from None
         except Exception as error:  # bcc raises nothing more particular
             raise refusal(str(error), said(), os.uname().release) from None
     for name in MAPS:
@@ -165,11 +223,13 @@ def load(settings: Settings) -> tuple[Loaded, object]:
     # What can be told at once, before the long part.
     if not may_load(Path("/proc/self/status").read_text()):
         raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
-    for syscall in settings.syscalls:
-        tracepoints.tracepoint_id(syscall)
+    for name in settings.tracepoints:
+        if name not in tracepoints.BTF:
+            tracepoints.tracepoint_id(name)
     fds, version, module = _load(settings)
-    for syscall in settings.syscalls:
-        fds[f"link_{syscall}"] = tracepoints.attach(syscall, fds[f"prog_{syscall}"])
+    for name in settings.tracepoints:
+        program = "sys_exit" if name in names.SYSCALLS else name
+        fds[f"link_{name}"] = tracepoints.attach(name, fds[f"prog_{program}"])
     return Loaded(fds, version), module
 
 

@@ -4,14 +4,16 @@ import contextlib
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from killsnoopd import __version__, names
 from killsnoopd.probe import Counts, Ledger, Probe
+from killsnoopd.program import PROGRAMS
 
 OTHER = "(other)"
 _STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -32,11 +34,59 @@ def signals(counts: Counts) -> Metric:
         totals[OTHER, names.signal_name(sig), result] += calls
     family = CounterMetricFamily(
         "killsnoop_signals",
-        "Calls of the system calls that send signals, by the sender's process name, signal and result.",
+        "Calls of the system calls that send signals, by the sender's process name, signal and result. "
+        "Calls of 32-bit programs on a 64-bit kernel are not seen; killsnoop_deliveries_total has what they delivered.",
         labels=("comm", "signal", "result"),
     )
     for labels, calls in sorted(totals.items()):
         family.add_metric(labels, calls)
+    return family
+
+
+def deliveries(counts: Counts) -> Metric:
+    """killsnoop_deliveries_total; at 0 from the start where an alert may wait for the first one."""
+    totals = {(sig, "syscall", "delivered"): 0 for sig in names.FATAL}
+    totals |= {(names.signal_number("SIGKILL"), origin, "delivered"): 0 for origin in names.ORIGINS}
+    totals |= {(sig, origin, outcome): count for sig, origin, outcome, count in counts.deliveries}
+    family = CounterMetricFamily(
+        "killsnoop_deliveries",
+        "Signals generated for a process, one for each target: by signal, where it comes from, and what became of it.",
+        labels=("signal", "origin", "outcome"),
+    )
+    for (sig, origin, outcome), count in sorted(totals.items()):
+        family.add_metric((names.signal_name(sig), origin, outcome), count)
+    return family
+
+
+def deaths(counts: Counts) -> Iterator[Metric]:
+    """Which deaths by signal have a known sender, and which kills came after a SIGTERM."""
+    totals = {(names.signal_number(name), seen): 0 for name in ("SIGKILL", "SIGTERM") for seen in (False, True)}
+    totals |= {(sig, seen): count for sig, seen, count in counts.deaths}
+    family = CounterMetricFamily(
+        "killsnoop_deaths",
+        "Processes that died of a signal, by signal and whether its sender was seen (a process's own fault has none).",
+        labels=("signal", "attributed"),
+    )
+    for (sig, seen), count in sorted(totals.items()):
+        family.add_metric((names.signal_name(sig), str(seen).lower()), count)
+    yield family
+    yield CounterMetricFamily(
+        "killsnoop_escalations",
+        "SIGKILLs to a process that had been sent SIGTERM not long before (--events.grace-period).",
+        value=counts.escalations,
+    )
+
+
+def lookups(sources: dict[str, int]) -> Metric:
+    """How the cgroups of targets were found; `none` leaves a unit and a container unsaid."""
+    family = CounterMetricFamily(
+        "killsnoop_cgroup_lookups",
+        "Targets of events, by how their cgroup was found: named by the kernel, known before (cache), in the cgroup "
+        "tree, in /proc, or not at all (none).",
+        labels=("source",),
+    )
+    for source, count in sources.items():
+        family.add_metric((source,), count)
     return family
 
 
@@ -74,13 +124,15 @@ def events(ledger: Ledger) -> Iterator[Metric]:
 
 
 def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
-    """How the probe itself fares, by system call watched."""
+    """How the probe itself fares, by tracepoint and by program."""
     attached = GaugeMetricFamily(
-        "killsnoop_probe_attached", "Whether the program is attached to the kernel: 1 or 0.", labels=("program",)
+        "killsnoop_probe_attached",
+        "Whether the program at a tracepoint is attached: 1 or 0. A system call stands for the tracepoint at its exit.",
+        labels=("program",),
     )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
-        "Calls that the kernel did not show to the program, because another one held the CPU (Linux 6.7 and later).",
+        "Events that the kernel did not show to the program, because another one held the CPU (Linux 6.7 and later).",
         labels=("program",),
     )
     seconds = CounterMetricFamily(
@@ -91,12 +143,13 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     runs = CounterMetricFamily(
         "killsnoop_probe_runs", "Runs of the program, while kernel.bpf_stats_enabled is 1.", labels=("program",)
     )
-    for syscall in probe.syscalls:
-        info = probe.program(syscall)
-        attached.add_metric((syscall,), probe.attached(syscall))
-        missed.add_metric((syscall,), info.misses)
-        seconds.add_metric((syscall,), info.run_time_ns / 1e9)
-        runs.add_metric((syscall,), info.runs)
+    for tracepoint in probe.tracepoints:
+        attached.add_metric((tracepoint,), probe.attached(tracepoint))
+    for program in PROGRAMS:
+        info = probe.program(program)
+        missed.add_metric((program,), info.misses)
+        seconds.add_metric((program,), info.run_time_ns / 1e9)
+        runs.add_metric((program,), info.runs)
     yield attached
     yield missed
     if run_stats:
@@ -104,26 +157,36 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         yield runs
 
 
-class Collector:
-    """Reads the probe whenever the page is asked for."""
+class EventPath(Protocol):
+    """What the writer tells of itself."""
 
-    def __init__(self, probe: Probe, last_event_ns: Callable[[], int | None]) -> None:
+    last_event_ns: int | None
+    cgroup_sources: dict[str, int]
+
+
+class Collector:
+    """Reads the probe, and what the event path says of itself, whenever the page is asked for."""
+
+    def __init__(self, probe: Probe, path: EventPath | None) -> None:
         self._probe = probe
-        self._last_event_ns = last_event_ns
+        self._path = path
 
     def collect(self) -> Iterator[Metric]:
         """Every family but the process's own."""
         ledger = self._probe.ledger()
         counts = self._probe.counts()
         yield signals(counts)
+        yield deliveries(counts)
+        yield from deaths(counts)
         yield from events(ledger)
+        if self._path:
+            yield lookups(self._path.cgroup_sources)
         yield from series(counts, self._probe.layout.series_max)
         run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_text().strip() == "1"
         # Linux before 5.19 tells nothing of programs to those without CAP_BPF: then these families are not there.
         with contextlib.suppress(PermissionError):
             yield from list(programs(self._probe, run_stats))
-        last_ns = self._last_event_ns()
-        if last_ns is not None:
+        if self._path and (last_ns := self._path.last_event_ns) is not None:
             yield GaugeMetricFamily(
                 "killsnoop_last_event_timestamp_seconds",
                 "When the newest event that was logged happened.",
@@ -136,10 +199,10 @@ class Collector:
         yield info
 
 
-def registry(probe: Probe, last_event_ns: Callable[[], int | None]) -> CollectorRegistry:
+def registry(probe: Probe, path: EventPath | None) -> CollectorRegistry:
     """Everything that is on the page."""
     result = CollectorRegistry()
-    result.register(Collector(probe, last_event_ns))
+    result.register(Collector(probe, path))
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)
     return result

@@ -37,6 +37,13 @@ SYSCALLS = (
 """The system calls that send signals, numbered as `enum call` of the probe numbers them."""
 
 
+ORIGINS = ("syscall", "cgroup", "oom", "pdeathsig", "kernel")
+"""Where a delivered signal comes from, numbered as `enum origin` of the probe numbers them."""
+
+OUTCOMES = ("delivered", "ignored", "already_pending", "overflow_fail", "lose_info")
+"""What became of a generated signal, numbered as the kernel numbers them (trace/events/signal.h)."""
+
+
 def signal_name(number: int) -> str:
     """`SIGKILL` of 9, `SIGRTMIN+3` of 37, `0` of 0, `invalid` of what is no signal."""
     return SIGNALS[number] if 0 <= number < INVALID else SIGNALS[INVALID]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from killsnoopd import libbpf
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.program import MAPS, Settings
+from killsnoopd.program import MAPS, PROGRAMS, Settings
 
 
 def pin(fds: dict[str, int], bcc_version: str, directory: Path, name: str) -> None:
@@ -33,7 +33,8 @@ def unpin(directory: Path) -> None:
 def whole(directory: Path, settings: Settings) -> bool:
     """Whether a whole probe of these settings is pinned there and attached."""
     expected = [f"map_{name}" for name in MAPS]
-    expected += [f"{kind}_{syscall}" for syscall in settings.syscalls for kind in ("prog", "link")]
+    expected += [f"prog_{name}" for name in PROGRAMS]
+    expected += [f"link_{name}" for name in settings.tracepoints]
     try:
         for name in expected:
             fd = libbpf.obj_get(str(directory / name))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from killsnoopd import libbpf, names
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.program import LEDGER, RESULTS, SERIES_BYTES, Layout
+from killsnoopd.program import KINDS, LEDGER, RESULTS, SERIES_BYTES, Layout
 
 _PACKAGE = Path(__file__).parent
 # Runs the loader under any Python, with this package importable and nothing else of the daemon's own path.
@@ -32,16 +32,26 @@ OUTCOMES = ("logged", "journal_error", "decode_error")
 
 @dataclass(frozen=True)
 class Counts:
-    """One reading of the counters. The sum over `series` and `overflow` is the number of calls, exactly."""
+    """One reading of the counters. The sum over `series` and `overflow` is the number of calls, exactly.
+
+    So are the sums over `deliveries`, signals that reached a process, and over `deaths`, processes that died of one.
+    """
 
     series: list[tuple[bytes, int, int, int]]  # comm (16 bytes), signal 0..65, result (0 or -errno), calls
     overflow: list[tuple[int, str, int]]  # signal 0..65, result's name, calls that found every series taken
     series_taken: int
+    deliveries: list[tuple[int, str, str, int]]  # signal 1..64, origin (names.ORIGINS), outcome (names.OUTCOMES), n
+    deaths: list[tuple[int, bool, int]]  # signal 1..64, whether its sender was seen, n
+    escalations: int  # SIGKILLs that followed a SIGTERM to the same process
 
     def calls(self, sig: int, res: int) -> int:
         """Calls by anyone, with this signal and result."""
         total = sum(n for _, s, r, n in self.series if (s, r) == (sig, res))
         return total + sum(n for s, r, n in self.overflow if (s, r) == (sig, names.result_name(res)))
+
+    def delivered(self, sig: int) -> int:
+        """Signals of this number that were generated, whatever became of them."""
+        return sum(n for s, _, _, n in self.deliveries if s == sig)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Probe:
         """`fds`: map_*, prog_* and link_* as the loader names them; they are closed with the probe."""
         self.bcc_version = bcc_version
         self.layout = layout
-        self.syscalls = [name.removeprefix("link_") for name in fds if name.startswith("link_")]
+        self.tracepoints = [name.removeprefix("link_") for name in fds if name.startswith("link_")]
         self._fds = fds
         try:
             self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
@@ -98,7 +108,22 @@ class Probe:
         overflow = [
             (index // len(RESULTS), RESULTS[index % len(RESULTS)], calls) for index, calls in enumerate(cells) if calls
         ]
-        return Counts(series, overflow, taken)
+        (escalations,) = self._sum(self.layout.escalations, 1)
+        return Counts(series, overflow, taken, self._deliveries(), self._deaths(), escalations)
+
+    def _deliveries(self) -> list[tuple[int, str, str, int]]:
+        cells = self._sum(self.layout.deliveries, self.layout.deaths - self.layout.deliveries)
+        outcomes, found = len(names.OUTCOMES), []
+        for index, count in enumerate(cells):
+            if count:
+                rest, outcome = divmod(index, outcomes)
+                sig, origin = divmod(rest, len(names.ORIGINS))
+                found.append((sig, names.ORIGINS[origin], names.OUTCOMES[outcome], count))
+        return found
+
+    def _deaths(self) -> list[tuple[int, bool, int]]:
+        cells = self._sum(self.layout.deaths, self.layout.escalations - self.layout.deaths)
+        return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
 
     def count_outcome(self, outcome: str) -> None:
         """The daemon's own entry in the ledger, one of OUTCOMES; it is kept in the kernel and outlives a restart."""
@@ -107,17 +132,18 @@ class Probe:
     def ledger(self) -> Ledger:
         """What became of the events so far."""
         own = dict(zip(OUTCOMES, self._ledger, strict=False))  # before `emitted`, so that pending is not negative
-        kernel = dict(zip(LEDGER, self._sum(self.layout.ledger, len(LEDGER)), strict=True))
+        cells = self._sum(self.layout.ledger, KINDS * len(LEDGER))
+        kernel = {fate: sum(cells[index :: len(LEDGER)]) for index, fate in enumerate(LEDGER)}
         pending = kernel.pop("emitted") - sum(own.values())
         return Ledger(own | kernel, max(0, pending))
 
-    def attached(self, syscall: str) -> bool:
-        """Whether the program is still attached to the system call's tracepoint."""
-        return libbpf.link_attached(self._fds[f"link_{syscall}"])
+    def attached(self, tracepoint: str) -> bool:
+        """Whether a program is still attached to the tracepoint."""
+        return libbpf.link_attached(self._fds[f"link_{tracepoint}"])
 
-    def program(self, syscall: str) -> libbpf.ProgInfo:
-        """What the kernel says of the program at the system call's tracepoint."""
-        return libbpf.prog_info(self._fds[f"prog_{syscall}"])
+    def program(self, program: str) -> libbpf.ProgInfo:
+        """What the kernel says of a program, one of program.PROGRAMS."""
+        return libbpf.prog_info(self._fds[f"prog_{program}"])
 
     def consume(self, on_record: Callable[[bytes], None]) -> int:
         """Hand over the records that wait in the ring buffer; how many. `on_record` must not raise."""

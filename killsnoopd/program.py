@@ -13,8 +13,10 @@ PAGE_BYTES = 4096
 
 # The rest must match killsnoop.bpf.c.
 RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
-LEDGER = ("filtered", "rate_limited", "ring_full", "emitted")
+LEDGER = ("filtered", "rate_limited", "ring_full", "emitted")  # enum fate
+KINDS = 3  # of events, enum kind: each has a ledger of its own in the kernel
 SERIES_BYTES = 24
+PROGRAMS = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")
 MAPS = ("counts", "series", "slots_taken", "events", "ledger")  # those that are handed over
 
 
@@ -23,26 +25,35 @@ class Settings:
     """What the probe is compiled with. Two daemons with equal settings share a pinned probe."""
 
     syscalls: tuple[str, ...] = names.SYSCALLS
+    grace_s: int = 120  # a SIGKILL this soon after a SIGTERM is an escalation
     self_signals: bool = False
     max_series: int = 10_000
-    ring_bytes: int = 1 << 20
+    ring_bytes: int = 1 << 21
     excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
     rate: int = 500  # events a second and uid; 0: no limit
     burst: int = 2000  # events
 
+    @property
+    def tracepoints(self) -> tuple[str, ...]:
+        """Where the programs are attached: a system call stands for the tracepoint at its exit."""
+        return (*self.syscalls, "signal_generate", "mark_victim", "sched_process_exit")
+
     def macros(self, cpus: int, page_bytes: int) -> dict[str, int]:
         """The C macros of these settings, for a machine with so many possible CPUs."""
-        mask = sum(1 << number for number in self.excluded)
+        excluded, fatal = (sum(1 << number for number in numbers) for numbers in (self.excluded, names.FATAL))
         interval_ns = 1_000_000_000 // self.rate if self.rate else 0
         return {
             "CPUS": cpus,
             "PAGE_SIZE": page_bytes,
             "SERIES_MAX": self.max_series,
             "RING_PAGES": max(1, self.ring_bytes // page_bytes),
-            "EXCLUDE_LOW": mask & (1 << 64) - 1,
-            "EXCLUDE_HIGH": mask >> 64,
+            "EXCLUDE_LOW": excluded & (1 << 64) - 1,
+            "EXCLUDE_HIGH": excluded >> 64,
+            "FATAL_LOW": fatal & (1 << 64) - 1,
+            "FATAL_HIGH": fatal >> 64,
             "EVENT_INTERVAL_NS": interval_ns,
             "EVENT_BURST_NS": interval_ns * (self.burst - 1),
+            "GRACE_NS": self.grace_s * 1_000_000_000,
             "SELF_SIGNALS": int(self.self_signals),
         }
 
@@ -67,14 +78,29 @@ class Layout:
         return self.series_max
 
     @property
-    def ledger(self) -> int:
-        """First cell of the kernel's half of the ledger, see LEDGER."""
+    def deliveries(self) -> int:
+        """First cell of the deliveries: a cell per signal, origin and outcome."""
         return self.overflow + len(names.SIGNALS) * len(RESULTS)
+
+    @property
+    def deaths(self) -> int:
+        """First cell of the deaths: two cells per signal, sender not seen and seen."""
+        return self.deliveries + len(names.SIGNALS) * len(names.ORIGINS) * len(names.OUTCOMES)
+
+    @property
+    def escalations(self) -> int:
+        """The cell of the escalations."""
+        return self.deaths + len(names.SIGNALS) * 2
+
+    @property
+    def ledger(self) -> int:
+        """First cell of the kernel's part of the ledger: KINDS times LEDGER."""
+        return self.escalations + 1
 
     @property
     def row(self) -> int:
         """Cells in a row."""
-        return -(-(self.ledger + len(LEDGER)) // 8) * 8
+        return -(-(self.ledger + KINDS * len(LEDGER)) // 8) * 8
 
 
 def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:

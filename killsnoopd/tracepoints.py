@@ -1,4 +1,4 @@
-"""Attaching a program to a system call's exit: tracefs, perf_event_open(2), a link."""
+"""Attaching a program to its tracepoint: by tracefs, perf_event_open(2) and a link, or by BTF alone."""
 
 import ctypes
 import errno
@@ -9,14 +9,22 @@ from pathlib import Path
 from killsnoopd import libbpf
 from killsnoopd.failure import Exit, Failure
 
+BTF = ("signal_generate", "sched_process_exit")
+"""Programs whose arguments are typed pointers (`tp_btf`): they name their tracepoint when they are loaded."""
+
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 
-def tracepoint_id(syscall: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
-    """The number by which perf_event_open(2) knows sys_exit_<syscall>; source: tracefs."""
+def _event(name: str) -> str:
+    """The tracepoint's folder; a system call stands for the tracepoint at its exit."""
+    return "oom/mark_victim" if name == "mark_victim" else f"syscalls/sys_exit_{name}"
+
+
+def tracepoint_id(name: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
+    """The number by which perf_event_open(2) knows a tracepoint; source: tracefs."""
     mounted = [root for root in tracefs if (root / "events").is_dir()]
     for root in mounted:
-        path = root / f"events/syscalls/sys_exit_{syscall}/id"
+        path = root / "events" / _event(name) / "id"
         try:
             return int(path.read_text())
         except PermissionError:
@@ -24,7 +32,7 @@ def tracepoint_id(syscall: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
         except FileNotFoundError:
             raise Failure(
                 Exit.UNAVAILABLE,
-                f"this kernel has no tracepoint sys_exit_{syscall}: it must be built with CONFIG_FTRACE_SYSCALLS",
+                f"this kernel has no tracepoint {_event(name)}: it must be built with CONFIG_FTRACE_SYSCALLS",
             ) from None
     raise Failure(Exit.UNAVAILABLE, f"tracefs is not mounted: mount -t tracefs tracefs {tracefs[0]}, then start again")
 
@@ -64,9 +72,11 @@ def perf_refusal(paranoid: int) -> Failure:
     )
 
 
-def attach(syscall: str, prog_fd: int) -> int:
-    """Attach the program to its tracepoint; an fd of the link."""
-    tracepoint = tracepoint_id(syscall)
+def attach(name: str, prog_fd: int) -> int:
+    """Attach a program to a tracepoint; an fd of the link."""
+    if name in BTF:
+        return libbpf.link_btf_tracepoint(prog_fd)
+    tracepoint = tracepoint_id(name)
     try:
         perf_fd = perf_event_open(tracepoint)
     except PermissionError:

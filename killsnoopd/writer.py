@@ -7,6 +7,7 @@ import time
 
 from killsnoopd import event, fields
 from killsnoopd.probe import Probe
+from killsnoopd.processes import Processes
 from killsnoopd.sinks import Sink, Stopped
 
 log = logging.getLogger("killsnoopd")
@@ -15,16 +16,18 @@ log = logging.getLogger("killsnoopd")
 class Writer(threading.Thread):
     """Sleeps until there are events or it is told to stop; every event that it takes ends up in the ledger."""
 
-    def __init__(self, probe: Probe, sink: Sink, stop_fd: int) -> None:
+    def __init__(self, probe: Probe, sink: Sink, processes: Processes, stop_fd: int) -> None:
         """`stop_fd` becomes readable when the thread shall log what is there, and end."""
         super().__init__(name="killsnoopd-ev", daemon=True)
         self._probe = probe
         self._sink = sink
+        self._processes = processes
         self._stop_fd = stop_fd
         self._stopped = False
         self._failures: set[str] = set()
         self.last_event_ns: int | None = None
         """When the newest event logged happened, on the realtime clock."""
+        self.cgroup_sources: dict[str, int] = processes.sources
 
     def run(self) -> None:
         """The thread's whole life."""
@@ -45,7 +48,7 @@ class Writer(threading.Thread):
             boot_ns = time.time_ns() - time.monotonic_ns()
             if self._stopped:
                 raise Stopped
-            self._sink.send(fields.fields(decoded, boot_ns))
+            self._sink.send(fields.fields(decoded, self._processes.identify(decoded), boot_ns))
             self.last_event_ns = decoded.time_ns + boot_ns
         except ValueError as error:
             outcome = "decode_error"

@@ -11,10 +11,10 @@ class FakeProbe:
     def __init__(self, counts=None, ledger=None, records=()):
         self.layout = Layout(cpus=2, series_max=10)
         self.bcc_version = "0.26.0"
-        self.syscalls = ["kill", "tkill"]
+        self.tracepoints = ["kill", "tkill"]
         self.records = list(records)
         self.outcomes = []
-        self._counts = counts or Counts([], [], 0)
+        self._counts = counts or Counts([], [], 0, [], [], 0)
         self._ledger = ledger or Ledger({}, 0)
 
     def counts(self):
@@ -23,10 +23,10 @@ class FakeProbe:
     def ledger(self):
         return self._ledger
 
-    def attached(self, syscall):
-        return syscall == "kill"
+    def attached(self, tracepoint):
+        return tracepoint == "kill"
 
-    def program(self, syscall):
+    def program(self, program):
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)
 
     def count_outcome(self, outcome):

@@ -5,29 +5,89 @@ import struct
 import pytest
 
 from killsnoopd import event
+from killsnoopd.event import Event, Place, Sender, Target
+
+UNSET = 2**32 - 1
 
 
-def record(**changes):
-    """A record as the probe writes it."""
+def record(exe=(), cgroup=(), tcgroup=(), **changes):
+    """A record as the probe writes it: that of a SIGKILL that reached a process."""
+    texts = [b"".join(name + b"\0" for name in names) for names in (exe, cgroup, tcgroup)]
     values = {
-        "time_ns": 5_000_000_000, "pid": 100, "tid": 101, "uid": 1000, "ppid": 1, "loginuid": 1000, "sessionid": 3,
-        "target_arg": -42, "sig": 9, "res": -1, "kind": 0, "call": 0,
-        "comm": b"bash", "thread_comm": b"worker", "parent_comm": b"sshd",
+        "time_ns": 5_000_000_000, "lapse_ns": 0, "start_ns": 1_000, "tstart_ns": 2_000, "cgroup_id": 11, "tcgroup_id": 12,
+        "pid": 100, "tid": 101, "uid": 1000, "ppid": 1, "loginuid": 1000, "sessionid": 3,
+        "ns_pid": 0, "tns_pid": 0, "tpid": 42, "tuid": 33, "target_arg": -42, "sig": 9, "res": 0, "code": 0,
+        "exe_dev": 8 << 20 | 1, "exe_len": len(texts[0]), "cgroup_len": len(texts[1]), "tcgroup_len": len(texts[2]),
+        "kind": 1, "origin": 0, "call": 0, "outcome": 0, "flags": 0,
+        "comm": b"bash", "thread_comm": b"worker", "parent_comm": b"sshd", "tcomm": b"nginx",
     } | changes  # fmt: skip
-    return struct.pack("=Q6I3iBB2x16s16s16s", *values.values())
+    head = struct.pack("=6Q6I2i2I4iI3H5Bx16s16s16s16s", *values.values())
+    return head + b"".join(texts)
+
+
+def call(**changes):
+    """The record of a call that failed."""
+    return record(**{"kind": 0, "res": -1, "tpid": 0, "tuid": 0, "tstart_ns": 0, "tcomm": b""} | changes)
+
+
+DELIVERY = Event(
+    kind="delivery", time_ns=5_000_000_000, sig=9, code=0, res=0, origin="syscall", syscall="kill", target_arg=-42,
+    outcome="delivered", compat=False, died_after_ns=None, escalation_ns=None, namespace_end=False,
+    sender=Sender(
+        pid=100, tid=101, uid=1000, ppid=1, loginuid=1000, sessionid=3, ns_pid=None, start_ns=1_000,
+        comm="bash", thread_comm="worker", parent_comm="sshd", place=Place(11, (b"ssh.service", b"system.slice", b"")),
+        exe_dev=8 << 20 | 1, exe_names=(b"bash", b"bin", b"usr", b"/"),
+    ),
+    target=Target(pid=42, uid=33, ns_pid=None, start_ns=2_000, comm="nginx", place=Place(12, (b"",))),
+)  # fmt: skip
 
 
 def test_decode():
     """Every field is where it belongs."""
-    assert event.decode(record()) == event.Event(
-        5_000_000_000, 100, 101, 1000, 1, 1000, 3, -42, 9, -1, "kill", "bash", "worker", "sshd"
+    texts = {
+        "exe": (b"bash", b"bin", b"usr", b"/"),
+        "cgroup": (b"ssh.service", b"system.slice", b""),
+        "tcgroup": (b"",),
+    }
+    assert event.decode(record(**texts)) == DELIVERY
+
+
+def test_a_call_that_reached_nobody():
+    """There is no target but what the sender wrote, and no outcome but the call's result."""
+    decoded = event.decode(call(res=-3))
+    assert (decoded.kind, decoded.target, decoded.target_arg, decoded.outcome, decoded.res) == (
+        "call", None, -42, None, -3
     )  # fmt: skip
+    assert (decoded.result, decoded.signal) == ("ESRCH", "SIGKILL")
+
+
+def test_a_death():
+    """Has the lapse since the signal, and what was known of the sender."""
+    decoded = event.decode(record(kind=2, lapse_ns=7))
+    assert (decoded.kind, decoded.outcome, decoded.died_after_ns, decoded.escalation_ns) == ("death", "died", 7, None)
+    assert (decoded.sender.comm, decoded.target.comm) == ("bash", "nginx")
+    assert event.decode(record(kind=2, lapse_ns=7, flags=2)).escalation_ns == 0
+
+
+def test_flags():
+    """What is told in bits."""
+    assert event.decode(record(flags=1)).compat
+    assert event.decode(record(flags=2, lapse_ns=9)).escalation_ns == 9
+    assert event.decode(record(flags=4)).namespace_end
+
+
+def test_the_kernel_as_sender():
+    """No pid, no call, and nothing the sender wrote."""
+    decoded = event.decode(record(pid=0, origin=4))
+    assert (decoded.sender, decoded.origin, decoded.syscall, decoded.target_arg) == (None, "kernel", None, None)
 
 
 def test_unset_ids_are_none():
-    """A daemon has no login uid and no session."""
-    decoded = event.decode(record(loginuid=2**32 - 1, sessionid=2**32 - 1))
-    assert (decoded.loginuid, decoded.sessionid) == (None, None)
+    """A daemon has no login uid and no session; most processes are in the host's pid namespace, some too deep."""
+    sender = event.decode(record(loginuid=UNSET, sessionid=UNSET, ns_pid=-1)).sender
+    assert (sender.loginuid, sender.sessionid, sender.ns_pid) == (None, None, None)
+    decoded = event.decode(record(ns_pid=7, tns_pid=8))
+    assert (decoded.sender.ns_pid, decoded.target.ns_pid) == (7, 8)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +99,20 @@ def test_syscall(number, name):
     assert event.decode(record(call=number)).syscall == name
 
 
-@pytest.mark.parametrize("broken", [b"", record()[:-1], record() + b"\0", record(kind=1), record(call=6)], ids=len)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        record()[:-1],
+        record() + b"\0",
+        record(kind=3),
+        record(call=6),
+        record(origin=5),
+        record(outcome=5),
+        record(exe_len=4),
+    ],
+    ids=["empty", "short", "long", "kind", "call", "origin", "outcome", "text"],
+)
 def test_a_record_that_the_probe_cannot_have_written(broken):
     """Is refused, not guessed at."""
     with pytest.raises(ValueError, match="record of"):

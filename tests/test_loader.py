@@ -52,7 +52,7 @@ def test_refusal(error, said, code, line):
 def test_no_btf():
     """A kernel that describes nothing of itself."""
 
-    def struct_offsets(name):
+    def struct_offsets(*structs):
         raise FileNotFoundError(2, "No such file or directory", "/sys/kernel/btf/vmlinux")
 
     with pytest.raises(Failure, match="CONFIG_DEBUG_INFO_BTF") as refused:
@@ -60,16 +60,37 @@ def test_no_btf():
     assert refused.value.exit_code == Exit.UNAVAILABLE
 
 
-TASK = {"": 9000, "tgid": 1, "comm": 2, "cred": 8, "group_leader": 3, "real_parent": 4, "thread_pid": 5}
-OTHERS = {"cred": {"": 200, "uid": 9}, "pid": {"": 100, "level": 4, "numbers": 96}, "upid": {"": 16, "nr": 0}}
+def offsets(without=(), renamed=()):
+    """A kernel whose fields are at 8, 16, 24, ... in the order of the loader's table."""
+    found = {"file": {"f_path": 8}, "path": {"dentry": 8}, "qstr": {"len": 4, "name": 8}}
+    for number, (_, struct, *fields) in enumerate(loader._FIELDS + loader._FIELDS_OF_SOME, 1):
+        name = fields[-1] if struct in renamed else fields[0]
+        if name not in without:
+            found.setdefault(struct, {})[name] = 8 * number
+    found["dentry"] |= {"d_name": 32, "d_op": found["dentry"].get("d_shortname", found["dentry"].get("d_iname")) + 40}
+    return lambda *structs: {struct: found.get(struct, {}) for struct in structs}
 
 
-@pytest.mark.parametrize("audit", [{}, {"loginuid": 6, "sessionid": 7}], ids=["without audit", "with audit"])
-def test_task_macros(audit):
-    """Login and session are there only where the kernel has them (CONFIG_AUDIT)."""
-    macros = loader.task_macros(({"task_struct": TASK | audit} | OTHERS).__getitem__)
-    assert macros == {
-        "TASK_TGID": 1, "TASK_COMM": 2, "TASK_CRED": 8, "CRED_UID": 9, "TASK_GROUP_LEADER": 3, "TASK_REAL_PARENT": 4, "TASK_THREAD_PID": 5,
-        **({"TASK_LOGINUID": 6, "TASK_SESSIONID": 7} if audit else {}),
-        "PID_LEVEL": 4, "PID_NUMBERS": 96, "UPID_SIZE": 16,
-    }  # fmt: skip
+def test_task_macros():
+    """What is written of a field is its offset, wherever it comes from."""
+    macros = loader.task_macros(offsets())
+    assert macros["TASK_FLAGS"] == 8
+    assert macros["FILE_DENTRY"] == 16
+    assert (macros["DENTRY_NAME"], macros["DENTRY_NAME_LEN"]) == (40, 36)
+    assert macros["SHORT_NAME_LEN"] == 40
+    assert {"TASK_LOGINUID", "TASK_SESSIONID", "THREAD_INFO_STATUS"} < set(macros)
+
+
+def test_task_macros_of_older_kernels():
+    """Fields have been renamed; others are there only with CONFIG_AUDIT, or on x86."""
+    macros = loader.task_macros(offsets(without=("loginuid", "sessionid", "status"), renamed=("dentry", "kernfs_node")))
+    assert macros["KERNFS_PARENT"] == loader.task_macros(offsets())["KERNFS_PARENT"]
+    assert macros["DENTRY_SHORT_NAME"] == loader.task_macros(offsets())["DENTRY_SHORT_NAME"]
+    assert not {"TASK_LOGINUID", "TASK_SESSIONID", "THREAD_INFO_STATUS"} & set(macros)
+
+
+def test_a_kernel_without_a_field():
+    """Is named in one line, with the field."""
+    with pytest.raises(Failure, match=r"has no task_struct\.pdeath_signal") as refused:
+        loader.task_macros(offsets(without=("pdeath_signal",)))
+    assert refused.value.exit_code == Exit.UNAVAILABLE

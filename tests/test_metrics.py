@@ -14,23 +14,37 @@ from killsnoopd.probe import Counts, Ledger
 PADDED = b"nginx".ljust(16, b"\0")
 
 
-def page(probe, last_event_ns=None):
+class Told:
+    """What a writer tells of itself."""
+
+    last_event_ns = 1_700_000_000_500_000_000
+    cgroup_sources = {"kernel": 3, "none": 1}  # noqa: RUF012
+
+
+def counts(series=(), overflow=(), taken=0, **more):
+    return Counts(list(series), list(overflow), taken, **{"deliveries": [], "deaths": [], "escalations": 0} | more)
+
+
+def page(probe, path=None):
     registry = CollectorRegistry()
-    registry.register(metrics.Collector(probe, lambda: last_event_ns))
+    registry.register(metrics.Collector(probe, path))
     return generate_latest(registry).decode()
 
 
 def test_the_page_is_that_of_the_golden_file():
     """Every family, its HELP and TYPE, its labels."""
-    counts = Counts(
-        series=[(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
-        overflow=[(65, "EINVAL", 4), (9, "(other)", 1)],
-        series_taken=2,
+    read = counts(
+        [(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
+        [(65, "EINVAL", 4), (9, "(other)", 1)],
+        2,
+        deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
+        deaths=[(9, True, 3), (11, False, 1)],
+        escalations=1,
     )
     outcomes = {
         "logged": 5, "journal_error": 1, "decode_error": 0, "filtered": 2, "rate_limited": 1, "ring_full": 1,
     }  # fmt: skip
-    found = page(FakeProbe(counts, Ledger(outcomes, pending=0)), last_event_ns=1_700_000_000_500_000_000)
+    found = page(FakeProbe(read, Ledger(outcomes, pending=0)), Told())
     found = re.sub(r"killsnoop_build_info\{.*?\}", "killsnoop_build_info{...}", found)
     assert found == Path(__file__).with_name("golden").joinpath("page.metrics").read_text()
 
@@ -51,7 +65,7 @@ def test_a_kernel_that_tells_nothing_of_its_programs():
         def program(self, syscall):
             raise PermissionError(1, "Operation not permitted", "bpf_obj_get_info_by_fd")
 
-    text = page(Silent(Counts([(PADDED, 9, 0, 3)], [], 1)))
+    text = page(Silent(counts([(PADDED, 9, 0, 3)])))
     assert "killsnoop_probe_" not in text
     assert 'killsnoop_signals_total{comm="nginx",result="success",signal="SIGKILL"} 3.0' in text
     assert "killsnoop_build_info" in text
@@ -79,7 +93,7 @@ def test_a_kernel_that_tells_nothing_of_its_programs():
 def test_labels(series, expected):
     """Read back from the page by a parser."""
     overflow = [(9, "success", 7)] if any(key[0] == "(other)" for key in expected) else []
-    text = page(FakeProbe(Counts(series, overflow, len(series))))
+    text = page(FakeProbe(counts(series, overflow, len(series))))
     found = {
         (sample.labels["comm"], sample.labels["signal"], sample.labels["result"]): sample.value
         for family in text_string_to_metric_families(text)
@@ -91,5 +105,5 @@ def test_labels(series, expected):
 
 def test_counts_larger_than_a_float_can_count():
     """Prometheus' numbers are floats: beyond 2^53 the page rounds, and does not fail."""
-    text = page(FakeProbe(Counts([(PADDED, 9, 0, 2**53 + 1)], [], 1)))
+    text = page(FakeProbe(counts([(PADDED, 9, 0, 2**53 + 1)])))
     assert float(re.search(r'comm="nginx",result="success",signal="SIGKILL"\} (\S+)', text)[1]) == 2**53

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from killsnoopd import event, names, program
+from killsnoopd import names, program
 from killsnoopd.program import Layout, Settings
 
 
 def test_macros():
     """Every number that reaches the C, for one set of settings."""
     settings = Settings(
-        self_signals=True, max_series=7, ring_bytes=65536, excluded=frozenset({0, 9, 64, 65}), rate=100, burst=11
-    )
+        self_signals=True, max_series=7, ring_bytes=65536, excluded=frozenset({0, 9, 64, 65}), rate=100, burst=11,
+        grace_s=3,
+    )  # fmt: skip
     assert settings.macros(cpus=4, page_bytes=4096) == {
         "CPUS": 4,
         "PAGE_SIZE": 4096,
@@ -24,6 +25,14 @@ def test_macros():
         "EXCLUDE_HIGH": 0b11,
         "EVENT_INTERVAL_NS": 10_000_000,
         "EVENT_BURST_NS": 100_000_000,
+        "FATAL_LOW": 0xFFFFFFFF_F701FFFE & ~(1 << 22 | 1 << 23 | 1 << 28)
+        | 1 << 16
+        | 1 << 24
+        | 1 << 25
+        | 1 << 26
+        | 1 << 27,
+        "FATAL_HIGH": 1,
+        "GRACE_NS": 3_000_000_000,
         "SELF_SIGNALS": 1,
     }
 
@@ -43,6 +52,7 @@ def test_no_rate_is_no_limit():
         {"excluded": frozenset({9})},
         {"rate": 1},
         {"burst": 1},
+        {"grace_s": 1},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -65,15 +75,25 @@ def test_layout_is_that_of_the_source():
     assert int(re.search(r"#define SIGNALS (\d+)", source)[1]) == len(names.SIGNALS)
     assert int(re.search(r"#define INVALID (\d+)", source)[1]) == names.INVALID
     assert int(re.search(r"#define RESULTS (\d+)", source)[1]) == len(program.RESULTS)
+
+    def enum(name, text=source):
+        body = re.search(rf"enum {name} \{{(.*?)\}};", text, re.S)[1]
+        return [item.lower() for item in re.findall(r"\b([A-Z][A-Z_]+)\b(?: =|,| \}|\s*$| /\*)", body)]
+
+    assert enum("fate") == [*program.LEDGER, "fates"]
+    assert enum("origin") == [*names.ORIGINS, "origins"]
+    assert enum("outcome") == [*names.OUTCOMES, "outcomes"]
+    assert len(enum("kind")) - 1 == program.KINDS
+    registers = (program.BPF_DIR / "registers.h").read_text()
+    assert enum("call", registers) == [*names.SYSCALLS, "write", "other_call"]
     cells = re.search(r"enum cell \{(.*?)\};", source, re.S)[1]
-    assert [name.lower() for name in re.findall(r"^\t([A-Z_]+)", cells, re.M)] == [
-        "series", "overflow", *program.LEDGER, "cells",
+    assert re.findall(r"^\t([A-Z_]+)", cells, re.M) == [
+        "SERIES", "OVERFLOW", "DELIVERIES", "DEATHS", "ESCALATIONS", "LEDGER", "CELLS",
     ]  # fmt: skip
-    calls = re.search(r"enum call \{(.*?)\}", source)[1]
-    assert tuple(name.strip().lower() for name in calls.split(",")) == names.SYSCALLS
     layout = Layout(cpus=2, series_max=10)
-    assert (layout.overflow, layout.ledger, layout.row) == (10, 10 + 66 * 8, 544)
-    assert event.RECORD_BYTES == 96
+    assert (layout.overflow, layout.deliveries, layout.deaths) == (10, 10 + 66 * 8, 10 + 66 * 8 + 66 * 5 * 5)
+    assert (layout.escalations, layout.ledger, layout.row) == (2320, 2321, 2336)
+    assert set(program.PROGRAMS) == set(re.findall(r"^int (\w+)\(", source, re.M))
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0\n", 1), ("0-1\n", 2), ("0-127\n", 128), ("0,2-5\n", 6)])
@@ -85,6 +105,6 @@ def test_possible_cpus(text, cpus, tmp_path):
 
 
 def test_ring_capacity():
-    """A default ring holds a uid's whole burst, several times over."""
+    """A default ring holds a uid's whole burst: a record with its names is 400 bytes long, most often."""
     header_bytes = 8  # of each record in a BPF ring buffer
-    assert Settings().ring_bytes // (event.RECORD_BYTES + header_bytes) > 4 * Settings().burst
+    assert Settings().ring_bytes // (400 + header_bytes) > 2 * Settings().burst

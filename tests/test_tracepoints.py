@@ -23,7 +23,10 @@ def test_tracefs(tmp_path):
     with pytest.raises(Failure, match="tracefs is not mounted"):
         tracepoints.tracepoint_id("kill", (new, old))
     (old / "events/syscalls/sys_exit_kill").mkdir(parents=True)
-    with pytest.raises(Failure, match="no tracepoint sys_exit_kill"):
+    with pytest.raises(Failure, match="no tracepoint syscalls/sys_exit_kill"):
         tracepoints.tracepoint_id("kill", (new, old))
     (old / "events/syscalls/sys_exit_kill/id").write_text("250\n")
     assert tracepoints.tracepoint_id("kill", (new, old)) == 250
+    (old / "events/oom/mark_victim").mkdir(parents=True)
+    (old / "events/oom/mark_victim/id").write_text("609\n")
+    assert tracepoints.tracepoint_id("mark_victim", (new, old)) == 609

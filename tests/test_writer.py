@@ -7,6 +7,7 @@ from fakes import FakeProbe
 from test_event import record
 
 from killsnoopd import sinks
+from killsnoopd.processes import Processes
 from killsnoopd.writer import Writer
 
 
@@ -31,7 +32,7 @@ def written(sink, records):
     """Run the thread until it has taken these records; the outcomes it counted."""
     probe = FakeProbe(records=records)
     probe.events_fd = stop_fd = os.eventfd(1)
-    writer = Writer(probe, sink, stop_fd)
+    writer = Writer(probe, sink, Processes(), stop_fd)
     writer.start()
     writer.join(10)
     assert not writer.is_alive()

@@ -1,41 +1,64 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The probe: counts every call of the six signal-sending system calls, and emits an event for each that is let through.
+ * The probe. The exits of the six system calls that send signals: every call is counted; one that failed, or that sent
+ * signal 0, makes an event. signal_generate: every signal that reaches a process is counted and makes an event.
+ * sched_process_exit: every process that dies of a signal is counted, and makes an event if the sender was seen.
  *
  * Macros that the loader defines, all of them integers that it has validated:
  *   CPUS               possible CPUs
  *   SERIES_MAX         (comm, signal, result) sets that get a counter of their own
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
+ *   FATAL_LOW/_HIGH    bit set of signals whose default action ends the process
  *   EVENT_INTERVAL_NS  ns between two events of one uid in the long run; 0: no limit
  *   EVENT_BURST_NS     how far ahead of that a uid may run: (burst - 1) * EVENT_INTERVAL_NS
+ *   GRACE_NS           a SIGKILL that follows a SIGTERM within this time is an escalation
  *   SELF_SIGNALS       1: count tkill/tgkill to the sender's own process too
- *   TASK_*, PID_*      byte offsets of fields, from the kernel's BTF (task.h)
+ *   PROBE_READ         1: the kernel lets programs read any of its memory (no lockdown=confidentiality)
+ *   TASK_*, PID_*, ... byte offsets of fields, from the kernel's BTF (task.h)
  */
 #define BPF_LICENSE Dual MIT/GPL
 
+#include "registers.h"
 #include "task.h"
 
 #define SIGNALS 66      /* 0..64, and 65 for every number that is no signal */
 #define INVALID 65
+#define SIGKILL 9
+#define SIGALRM 14
+#define SIGTERM 15
+#define SIGCHLD 17
+#define SIGVTALRM 26
+#define SIGPROF 27
+#define EAGAIN 11
+#define SI_USER 0       /* codes, see sigaction(2) */
+#define SI_QUEUE -1
+#define SI_TKILL -6
+#define SI_KERNEL 0x80
 #define RESULTS 8       /* the results that the overflow table tells apart, see overflow_result() */
 #define MAX_ERRNO 4095
 #define ROUND_UP_8(n) (((n) + 7) / 8 * 8)
+
+enum kind { CALL, DELIVERY, DEATH, KINDS };
+enum fate { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, FATES };
+enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, KERNEL, ORIGINS };
+enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OUTCOMES }; /* trace/events/signal.h */
 
 /*
  * Everything that is counted lives in one memory-mapped array, a row per CPU, so that a scrape is a plain read of memory.
  * The kernel switches off every tracepoint program of a CPU while that CPU is inside a bpf(2) lookup in a hash
  * (bpf_disable_instrumentation, kernel/bpf/syscall.c), and a preempted scraper would leave it off: signals sent
- * meanwhile would be missed. No system call, no gap. A row is written by its own CPU alone, with preemption off.
+ * meanwhile would be missed. No system call, no gap. A row is written by its own CPU alone, with preemption off; as a
+ * signal_generate in an interrupt may run in the midst of another program, each kind of event has cells of its own.
  */
 enum cell {
 	SERIES = 0, /* SERIES_MAX cells; a cell's meaning is in the slot of the same number of `series` */
 	OVERFLOW = SERIES + SERIES_MAX, /* SIGNALS * RESULTS cells: calls that found no free slot */
-	FILTERED = OVERFLOW + SIGNALS * RESULTS, /* events not emitted, by reason */
-	RATE_LIMITED,
-	RING_FULL,
-	EMITTED, /* events handed to the ring buffer */
-	CELLS,
+	DELIVERIES = OVERFLOW + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
+	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, seen */
+	ESCALATIONS = DEATHS + SIGNALS * 2,
+	LEDGER, /* KINDS * FATES cells: what became of each event here */
+	CELLS = LEDGER + KINDS * FATES,
 };
 #define ROW ROUND_UP_8(CELLS)
 
@@ -45,20 +68,41 @@ struct series {
 	s32 res;             /* 0, or -errno */
 };
 
-enum kind { CALL = 0 };
-
-enum call { KILL, TKILL, TGKILL, RT_SIGQUEUEINFO, RT_TGSIGQUEUEINFO, PIDFD_SEND_SIGNAL };
-
-/* One event; killsnoopd/event.py decodes it. */
+/* One event; killsnoopd/event.py decodes it. The sender is the kernel if pid is 0. The target is unknown if tpid is 0. */
 struct event {
-	u64 time_ns; /* CLOCK_MONOTONIC */
+	u64 time_ns;               /* CLOCK_MONOTONIC */
+	u64 lapse_ns;              /* of a death: since the delivery; of an escalation: since the SIGTERM */
+	u64 start_ns, tstart_ns;   /* when the processes started, CLOCK_BOOTTIME: tells users of one pid apart */
+	u64 cgroup, tcgroup;       /* ids in the cgroup v2 tree */
 	u32 pid, tid, uid, ppid;
-	u32 loginuid, sessionid; /* (u32)-1: not set */
-	s32 target_arg, sig, res;
-	u8 kind, call;
-	u16 padding;
-	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN];
+	u32 loginuid, sessionid;   /* (u32)-1: not set */
+	s32 ns_pid, tns_pid;       /* in their own pid namespaces; 0: in the first one; -1: too deep */
+	u32 tpid, tuid;
+	s32 target_arg, sig, res, code;
+	u32 exe_dev;
+	u16 exe_len, cgroup_len, tcgroup_len; /* parts of the text, in this order */
+	u8 kind, origin, call, outcome, flags, padding;
+	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN], tcomm[COMM_LEN];
 };
+
+enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4 };
+
+/* An event in the making, with the names that are on the paths to the root: leaf first, a NUL after each. */
+#define TEXT_MAX 2048 /* a power of two, and room for one more name, so that the verifier sees every index in bounds */
+#define NAME_MAX 256
+#define DEPTH_MAX 12
+#define ROLLED _Pragma("clang loop unroll(disable)")
+struct draft {
+	struct event event;
+	char text[TEXT_MAX + NAME_MAX];
+	u32 text_len;
+	bool emit, suspect, deadly; /* of a delivery: make an event; wait for the OOM killer; the target may die of it */
+	u64 now;
+	u64 claims; /* of a suspect: how many have found out who sent it; the first one tells it */
+};
+
+/* Values are read anew from memory after this: the verifier, too, forgets which way each of them came about. */
+#define FORGET asm volatile("" ::: "memory")
 
 BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct series, series, SERIES_MAX, BPF_F_MMAPABLE);
@@ -68,6 +112,22 @@ BPF_TABLE("lru_hash", u32, u64, budgets, 4096); /* by uid: the time up to which 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /* Written by the daemon alone: what became of the events it took. Kept here, it outlives a restart. */
 BPF_F_TABLE("array", u32, u64, ledger, 8, BPF_F_MMAPABLE);
+BPF_TABLE("array", u32, struct draft, drafts, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
+
+/* The last signal of a number that may end a process: its sender is the killer, if the process dies of that number. */
+struct doom {
+	u32 tgid, sig;
+};
+BPF_TABLE("lru_hash", struct doom, struct event, doomed, 8192);
+
+/* SIGKILLs of the kernel's own, by the thread they were sent to, until it is known whether the OOM killer sent them. */
+BPF_TABLE("hash", u32, struct draft, suspects, 64);
+
+/* Processes whose death is counted: two threads that end at once may both take themselves for the last one. */
+struct process {
+	u64 start_ns, tgid;
+};
+BPF_TABLE("lru_hash", struct process, u32, dead, 1024);
 
 /*
  * What a CPU found out last, so that a storm costs less: who called, where that is counted, and who is over budget.
@@ -81,7 +141,7 @@ struct memo {
 	u64 padding[3];    /* to a cache line */
 };
 
-BPF_TABLE("array", u32, struct memo, memos, CPUS);
+BPF_TABLE("array", u32, struct memo, memos, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
 
 struct sys_exit {
 	u64 common;
@@ -96,6 +156,11 @@ static __always_inline void add_one(u32 cpu, u32 cell)
 
 	if (value)
 		*value += 1;
+}
+
+static __always_inline void count_fate(u32 cpu, enum kind kind, enum fate fate)
+{
+	add_one(cpu, LEDGER + kind * FATES + fate);
 }
 
 static __always_inline u32 overflow_result(s32 res)
@@ -163,6 +228,11 @@ static __always_inline bool excluded(u32 sig)
 	return sig < 64 ? (EXCLUDE_LOW >> sig) & 1 : (EXCLUDE_HIGH >> (sig - 64)) & 1;
 }
 
+static __always_inline bool fatal(u32 sig)
+{
+	return sig < 64 ? (FATAL_LOW >> sig) & 1 : (FATAL_HIGH >> (sig - 64)) & 1;
+}
+
 /*
  * A token bucket per uid, kept as one number, the time up to which the uid's events are spoken for (the generic cell
  * rate algorithm). Two CPUs that write it at once may let one event too many through; none is lost uncounted.
@@ -187,81 +257,70 @@ static __always_inline bool over_budget(u32 uid, u64 now)
 	return false;
 }
 
-static __always_inline void emit(u32 cpu, struct series *key, struct task_struct *task, struct memo *memo, u8 call,
-				 s32 target_arg, s32 sig)
+/* Whether an event shall be made; if not, that is counted. */
+static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u32 uid, struct memo *memo, u64 *now)
 {
-	if (excluded(key->sig)) {
-		add_one(cpu, FILTERED);
-		return;
+	if (excluded(sig)) {
+		count_fate(cpu, kind, FILTERED);
+		return false;
 	}
-	u32 uid = task->cred->uid;
 	u64 jiffy = bpf_jiffies64();
 
 	/* Reading the clock and the budget costs more than all the rest: once a jiffy will do for a uid in a storm. */
-	if (memo->uid == uid && memo->jiffy == jiffy) {
-		add_one(cpu, RATE_LIMITED);
-		return;
+	if (memo && memo->uid == uid && memo->jiffy == jiffy) {
+		count_fate(cpu, kind, RATE_LIMITED);
+		return false;
 	}
-	u64 now = bpf_ktime_get_ns();
-
-	if (over_budget(uid, now)) {
-		memo->uid = uid;
-		memo->jiffy = jiffy;
-		add_one(cpu, RATE_LIMITED);
-		return;
+	if (!*now)
+		*now = bpf_ktime_get_ns();
+	if (over_budget(uid, *now)) {
+		if (memo) {
+			memo->uid = uid;
+			memo->jiffy = jiffy;
+		}
+		count_fate(cpu, kind, RATE_LIMITED);
+		return false;
 	}
-	struct event *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) {
-		add_one(cpu, RING_FULL);
-		return;
-	}
-	u64 ids = bpf_get_current_pid_tgid();
-	struct task_struct *parent = task->real_parent;
-
-	event->time_ns = now;
-	event->pid = ids >> 32;
-	event->tid = ids;
-	event->uid = uid;
-	event->ppid = parent->tgid;
-#ifdef TASK_LOGINUID
-	event->loginuid = task->loginuid;
-	event->sessionid = task->sessionid;
-#else
-	event->loginuid = event->sessionid = -1;
-#endif
-	event->target_arg = target_arg;
-	event->sig = sig;
-	event->res = key->res;
-	event->kind = CALL;
-	event->call = call;
-	event->padding = 0;
-	__builtin_memcpy(event->comm, key->comm, COMM_LEN);
-	bpf_get_current_comm(event->thread_comm, COMM_LEN);
-	read_comm(event->parent_comm, parent->group_leader);
-	events.ringbuf_submit(event, 0);
-	add_one(cpu, EMITTED);
+	return true;
 }
 
-/* A system call that sends signals is about to return; its arguments are still in the saved registers. */
-static __always_inline int on_exit(struct sys_exit *ctx, struct task_struct *task, u8 call, s32 target_arg, s32 sig)
+/* clang would leave out a mask that it knows to be superfluous; the verifier does not know. */
+static __always_inline u32 within_text(u32 end)
 {
-	struct series key = {};
-	u32 cpu = bpf_get_smp_processor_id();
-	struct memo *memo = memos.lookup(&cpu);
-
-	if (!memo)
-		return 0;
-	/* A thread may have a name of its own; the process is called what its group leader is called. */
-	read_comm(key.comm, task->group_leader);
-	key.sig = sig >= 0 && sig < INVALID ? sig : INVALID;
-	/* A ptracer or seccomp can make a call return anything. */
-	key.res = ctx->ret >= 0 ? 0 : ctx->ret < -MAX_ERRNO ? -MAX_ERRNO : ctx->ret;
-	count_call(cpu, &key, memo);
-	emit(cpu, &key, task, memo, call, target_arg, sig);
-	return 0; /* no perf sample */
+	asm volatile("" : "+r"(end));
+	return end & (TEXT_MAX - 1);
 }
 
-/* A thread id as the thread itself sees it: in its own pid namespace, up to four levels deep; deeper, no number. */
+/*
+ * Where the next name goes; NULL if the text is full. The length is kept in memory, not in a register: the verifier
+ * forgets what it knows of it there, and need not follow every number of names through the rest of the program.
+ */
+static __always_inline char *next_name(struct draft *draft)
+{
+	u32 end = draft->text_len;
+
+	return end < TEXT_MAX - NAME_MAX ? &draft->text[within_text(end)] : NULL;
+}
+
+static __always_inline bool add_name(struct draft *draft, int size)
+{
+	if (size <= 0)
+		return false;
+	draft->text_len += size;
+	return true;
+}
+
+static __always_inline void output(u32 cpu, enum kind kind, void *record, u32 size)
+{
+	count_fate(cpu, kind, events.ringbuf_output(record, size, 0) ? RING_FULL : EMITTED);
+}
+
+static __always_inline void output_draft(u32 cpu, enum kind kind, struct draft *draft)
+{
+	output(cpu, kind, draft, sizeof(draft->event) + within_text(draft->text_len));
+}
+
+/* A pid as the process itself sees it, in its own pid namespace, up to four levels deep; deeper, -1. */
 static __always_inline int own_number(struct task_struct *task)
 {
 	struct pid *pid = task->thread_pid;
@@ -275,46 +334,461 @@ static __always_inline int own_number(struct task_struct *task)
 	}
 }
 
-#define CURRENT                                                   \
-	struct task_struct *task = bpf_get_current_task_btf();    \
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(task)
-
-int exit_kill(struct sys_exit *ctx)
+static __always_inline int namespace_number(struct task_struct *leader)
 {
-	CURRENT;
-	return on_exit(ctx, task, KILL, ARG0(regs), ARG1(regs));
+	return leader->thread_pid->level ? own_number(leader) : 0;
 }
 
-int exit_tkill(struct sys_exit *ctx)
+static __always_inline struct kernfs_node *cgroup_node(struct task_struct *task)
 {
-	CURRENT;
-	if (!SELF_SIGNALS && (int)ARG0(regs) == own_number(task))
+	struct css_set *css_set = task->cgroups;
+
+	if (!css_set)
+		return NULL;
+	struct cgroup *cgroup = css_set->dfl_cgrp;
+
+	return cgroup ? cgroup->kn : NULL;
+}
+
+static __always_inline void describe_sender(struct event *event, struct task_struct *task)
+{
+	u64 ids = bpf_get_current_pid_tgid();
+	struct task_struct *leader = task->group_leader, *parent = task->real_parent;
+	struct kernfs_node *node = cgroup_node(task);
+
+	event->pid = ids >> 32;
+	event->tid = ids;
+	event->uid = task->cred->uid;
+	event->ppid = parent->tgid;
+#ifdef TASK_LOGINUID
+	event->loginuid = task->loginuid;
+	event->sessionid = task->sessionid;
+#else
+	event->loginuid = event->sessionid = -1;
+#endif
+	event->ns_pid = namespace_number(leader);
+	event->start_ns = leader->start_boottime;
+	event->cgroup = node ? node->id : 0;
+	read_comm(event->comm, leader);
+	bpf_get_current_comm(event->thread_comm, COMM_LEN);
+	read_comm(event->parent_comm, parent->group_leader);
+}
+
+static __always_inline void describe_kernel(struct event *event)
+{
+	event->pid = event->tid = event->uid = event->ppid = 0;
+	event->loginuid = event->sessionid = -1;
+	event->ns_pid = 0;
+	event->start_ns = event->cgroup = 0;
+	__builtin_memset(event->comm, 0, COMM_LEN);
+	__builtin_memset(event->thread_comm, 0, COMM_LEN);
+	__builtin_memset(event->parent_comm, 0, COMM_LEN);
+}
+
+static __always_inline void describe_target(struct event *event, struct task_struct *target)
+{
+	struct task_struct *leader = target->group_leader;
+	struct kernfs_node *node = cgroup_node(target);
+
+	event->tpid = target->tgid;
+	event->tns_pid = namespace_number(leader);
+	event->tuid = target->cred->uid;
+	event->tstart_ns = leader->start_boottime;
+	event->tcgroup = node ? node->id : 0;
+	read_comm(event->tcomm, leader);
+}
+
+/*
+ * The names from the sender's executable up to the root of its file system. What they are relative to, exe_dev tells
+ * user space. Under lockdown only names that the dentry itself holds can be read: with a longer one, no path.
+ */
+static __always_inline void add_exe(struct draft *draft, struct task_struct *task)
+{
+	struct mm_struct *mm = task->mm;
+	struct file *file = mm ? mm->exe_file : NULL;
+	struct dentry *dentry = file ? file->dentry : NULL;
+	struct super_block *sb = dentry ? dentry->d_sb : NULL;
+	u32 start = draft->text_len;
+
+	if (!sb)
+		return;
+	ROLLED for (int depth = 0; depth < DEPTH_MAX; depth++) {
+		char *to = next_name(draft);
+		struct dentry *parent = dentry->d_parent;
+
+		if (!to || !parent)
+			break;
+#if PROBE_READ
+		if (!add_name(draft, bpf_probe_read_kernel_str(to, NAME_MAX, dentry->name)))
+			break;
+#else
+		u32 len = dentry->name_len;
+
+		if (len >= SHORT_NAME_LEN)
+			break;
+#pragma unroll
+		for (int word = 0; word < SHORT_NAME_LEN / 8; word++)
+			((u64 *)to)[word] = dentry->short_name[word];
+		add_name(draft, len + 1);
+#endif
+		if (parent == dentry) {
+			draft->event.exe_dev = sb->s_dev;
+			draft->event.exe_len = draft->text_len - start;
+			return;
+		}
+		dentry = parent;
+	}
+	draft->text_len = start;
+}
+
+/* The names from a task's cgroup up to the root. User space can find the path by the id; but not if it is gone. */
+static __always_inline void add_cgroup(struct draft *draft, struct task_struct *task, u16 *len)
+{
+#if PROBE_READ
+	struct kernfs_node *node = cgroup_node(task);
+	u32 start = draft->text_len;
+
+	ROLLED for (int depth = 0; depth < DEPTH_MAX; depth++) {
+		char *to = next_name(draft);
+
+		if (!to || !node || !add_name(draft, bpf_probe_read_kernel_str(to, NAME_MAX, node->name)))
+			break;
+		node = node->parent;
+		if (!node) {
+			*len = draft->text_len - start;
+			return;
+		}
+	}
+	draft->text_len = start;
+#endif
+}
+
+/*
+ * Tracepoints syscalls:sys_exit_{kill,tkill,...}: a system call that sends signals is about to return; its arguments are
+ * still in the saved registers.
+ */
+int sys_exit(struct sys_exit *ctx)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct running running = running_call(task);
+	struct series key = {};
+	u32 cpu = bpf_get_smp_processor_id(), place = 2 * cpu + CALL;
+	struct memo *memo = memos.lookup(&place);
+	struct draft *draft;
+
+	if (!memo || running.call >= WRITE)
 		return 0;
-	return on_exit(ctx, task, TKILL, ARG0(regs), ARG1(regs));
-}
-
-int exit_tgkill(struct sys_exit *ctx)
-{
-	CURRENT;
-	if (!SELF_SIGNALS && (int)ARG0(regs) == own_number(task->group_leader))
+	if (!SELF_SIGNALS && ((running.call == TGKILL && running.target_arg == own_number(task->group_leader)) ||
+			      (running.call == TKILL && running.target_arg == own_number(task))))
 		return 0;
-	return on_exit(ctx, task, TGKILL, ARG0(regs), ARG2(regs));
+	/* A thread may have a name of its own; the process is called what its group leader is called. */
+	read_comm(key.comm, task->group_leader);
+	key.sig = running.sig >= 0 && running.sig < INVALID ? running.sig : INVALID;
+	/* A ptracer or seccomp can make a call return anything. */
+	key.res = ctx->ret >= 0 ? 0 : ctx->ret < -MAX_ERRNO ? -MAX_ERRNO : ctx->ret;
+	count_call(cpu, &key, memo);
+	/* What reached a process was told when it did. */
+	if (key.res == 0 && key.sig != 0)
+		return 0;
+	draft = drafts.lookup(&place);
+	if (!draft)
+		return 0;
+	draft->now = 0;
+	if (!let_through(cpu, CALL, key.sig, task->cred->uid, memo, &draft->now))
+		return 0;
+	__builtin_memset(&draft->event, 0, sizeof(draft->event));
+	draft->event.time_ns = draft->now;
+	draft->event.target_arg = running.target_arg;
+	draft->event.sig = running.sig;
+	draft->event.res = key.res;
+	draft->event.kind = CALL;
+	draft->event.origin = SYSCALL;
+	draft->event.call = running.call;
+	describe_sender(&draft->event, task);
+	draft->text_len = 0;
+	add_exe(draft, task);
+	add_cgroup(draft, task, &draft->event.cgroup_len);
+	output_draft(cpu, CALL, draft);
+	return 0; /* no perf sample */
 }
 
-int exit_rt_sigqueueinfo(struct sys_exit *ctx)
+static __always_inline void count_delivery(u32 cpu, u32 sig, u32 origin, u32 outcome)
 {
-	CURRENT;
-	return on_exit(ctx, task, RT_SIGQUEUEINFO, ARG0(regs), ARG1(regs));
+	add_one(cpu, DELIVERIES + (sig * ORIGINS + origin) * OUTCOMES + outcome);
 }
 
-int exit_rt_tgsigqueueinfo(struct sys_exit *ctx)
+/* The same, where a signal_generate in an interrupt may come in between. */
+static __always_inline void count_late_delivery(u32 cpu, u32 sig, u32 origin)
 {
-	CURRENT;
-	return on_exit(ctx, task, RT_TGSIGQUEUEINFO, ARG0(regs), ARG2(regs));
+	u32 at = cpu * ROW + DELIVERIES + (sig * ORIGINS + origin) * OUTCOMES + DELIVERED;
+	u64 *value = counts.lookup(&at);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
 }
 
-int exit_pidfd_send_signal(struct sys_exit *ctx)
+/* The process may well die of this signal: remember who sent it. */
+static __always_inline void remember(struct event *event)
 {
-	CURRENT;
-	return on_exit(ctx, task, PIDFD_SEND_SIGNAL, ARG0(regs), ARG1(regs));
+	struct doom key = { event->tpid, event->sig };
+
+	doomed.update(&key, event);
+}
+
+/* A signal that nobody sent: if the process dies of this number now, it was not he who sent it one before. */
+static __always_inline void forget(u32 sig, struct task_struct *target)
+{
+	struct doom key = { target->tgid, sig };
+
+	if (fatal(sig))
+		doomed.delete(&key);
+}
+
+/* A SIGKILL to a process that was sent SIGTERM not long ago: whoever sent that ran out of patience. */
+static __always_inline void mark_escalation(u32 cpu, struct event *event)
+{
+	struct doom key = { event->tpid, SIGTERM };
+	struct event *term = doomed.lookup(&key);
+
+	if (!term || term->tstart_ns != event->tstart_ns || event->time_ns - term->time_ns > GRACE_NS)
+		return;
+	event->flags |= ESCALATION;
+	event->lapse_ns = event->time_ns - term->time_ns;
+	add_one(cpu, ESCALATIONS);
+}
+
+/*
+ * The kernel marks its own signals by a number in place of the address of a siginfo (include/linux/sched/signal.h).
+ * Nobody in user space can do that.
+ */
+enum info { NOINFO, PRIV, ADDRESS };
+
+/*
+ * The verifier takes the argument for a valid pointer and drops every comparison with 0, and a load from such a
+ * "pointer" might not be guarded: so tell by its size what it is, and keep clang from making that a comparison with 0.
+ */
+static __always_inline enum info info_of(u64 *ctx, s32 *code)
+{
+	struct kernel_siginfo *siginfo = (void *)ctx[1];
+	u64 address = ctx[1];
+
+	asm volatile("" : "+r"(address));
+	if (address > 1) {
+		*code = siginfo ? siginfo->si_code : SI_USER; /* some kernels ask for this test */
+		return ADDRESS;
+	}
+	asm volatile("" : "+r"(address));
+	*code = address == 1 ? SI_KERNEL : SI_USER;
+	return address == 1 ? PRIV : NOINFO;
+}
+
+/* Where a signal comes from; a sender in user space cannot choose a code that is not negative towards others. */
+static __always_inline enum origin origin_of(enum info info, s32 code, u32 sig, bool group, struct task_struct *sender,
+					     struct task_struct *target, struct running *running)
+{
+	if (info == ADDRESS)
+		return code != SI_KERNEL && running->call < WRITE ? SYSCALL : KERNEL;
+	if (info == PRIV || sender->flags & PF_KTHREAD)
+		return KERNEL;
+	/* cgroup.kill: send_sig(SIGKILL, task, 0) in the context of whoever writes the file (__cgroup_kill). */
+	if (sig == SIGKILL && !group && (sender->tgid != target->tgid || running->call == WRITE))
+		return CGROUP;
+	/* The parent's exit hands its children over (forget_original_parent). */
+	if (group && sender->flags & PF_EXITING && target->pdeath_signal == sig)
+		return PDEATHSIG;
+	return KERNEL;
+}
+
+/*
+ * The OOM killer's SIGKILL looks like this, too: a mark of the kernel's, to a whole process. oom:mark_victim follows at
+ * once, but the victim may have died on another CPU before: then this is the answer. A process that runs into its limit
+ * of CPU time kills itself, and SysRq kills from a kernel thread or in a write.
+ */
+static __always_inline enum origin suspected_origin(struct task_struct *sender, struct task_struct *target,
+						    struct running *running)
+{
+	bool own = sender->tgid == target->tgid;
+
+	return own || sender->flags & PF_KTHREAD || running->call == WRITE ? KERNEL : OOM;
+}
+
+static __always_inline bool of_kernel(struct event *event)
+{
+	return event->origin == KERNEL || event->origin == OOM;
+}
+
+/* BTF tracepoint signal:signal_generate(sig, info, target, group, result): siglock is held, interrupts are off. */
+int signal_generate(u64 *ctx)
+{
+	u32 sig = ctx[0], outcome = ctx[4];
+	struct task_struct *target = (void *)ctx[2], *sender = bpf_get_current_task_btf();
+	bool group = ctx[3];
+	s32 code;
+	enum info info = info_of(ctx, &code);
+
+	if (sig == SIGCHLD && code > 0) /* by far the most frequent: a child has ended */
+		return 0;
+	if (sig >= INVALID || outcome >= OUTCOMES)
+		return 0;
+	/* Faults, file descriptors, a process's own clocks: nobody sent these. */
+	if ((code > 0 && code != SI_KERNEL) ||
+	    (info == PRIV && (sig == SIGALRM || sig == SIGVTALRM || sig == SIGPROF))) {
+		forget(sig, target);
+		return 0;
+	}
+	struct running running = running_call(sender);
+
+	/* Timers, message queues and asynchronous I/O have codes that rt_sigqueueinfo(2) may use too. */
+	if (code < 0 && code != SI_TKILL && code != SI_QUEUE && (running.call >= WRITE || running.sig != sig)) {
+		forget(sig, target);
+		return 0;
+	}
+	bool counted = SELF_SIGNALS || code != SI_TKILL || sender->tgid != target->tgid;
+	bool deadly = fatal(sig) && (outcome == DELIVERED || outcome == LOSE_INFO);
+
+	if (!counted && !deadly)
+		return 0;
+	u32 cpu = bpf_get_smp_processor_id(), place = 2 * cpu + DELIVERY;
+	struct memo *memo = memos.lookup(&place);
+	struct draft *draft = drafts.lookup(&place);
+
+	if (!memo || !draft)
+		return 0;
+	struct event *event = &draft->event;
+	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
+			     namespace_number(sender->group_leader) == 1;
+
+	bool suspect = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
+
+	event->origin = suspect ? suspected_origin(sender, target, &running) :
+				  origin_of(info, code, sig, group, sender, target, &running);
+	event->call = running.call < WRITE ? running.call : 0;
+	event->target_arg = running.target_arg;
+	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat ? COMPAT : 0);
+	event->sig = sig;
+	event->code = code;
+	event->outcome = outcome;
+	draft->suspect = suspect;
+	draft->deadly = deadly;
+	draft->emit = false;
+	draft->now = 0;
+	FORGET;
+	if (counted && !draft->suspect) {
+		u32 uid = of_kernel(event) ? target->cred->uid : sender->cred->uid;
+
+		count_delivery(cpu, event->sig, event->origin, event->outcome);
+		draft->emit = let_through(cpu, DELIVERY, event->sig, uid, memo, &draft->now);
+	}
+	if (!draft->emit && !draft->deadly)
+		return 0;
+	FORGET;
+	event->time_ns = draft->now ? draft->now : bpf_ktime_get_ns();
+	event->lapse_ns = 0;
+	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* which is what the sender is told */
+	event->kind = DELIVERY;
+	event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
+	draft->text_len = 0;
+	describe_target(event, target);
+	if (of_kernel(event)) /* whoever runs on this CPU is a bystander */
+		describe_kernel(event);
+	else
+		describe_sender(event, sender);
+	FORGET;
+	if (event->sig == SIGKILL && draft->deadly)
+		mark_escalation(cpu, event);
+	FORGET;
+	if (draft->emit || draft->suspect) {
+		if (!of_kernel(event)) {
+			add_exe(draft, sender);
+			add_cgroup(draft, sender, &event->cgroup_len);
+		}
+		add_cgroup(draft, target, &event->tcgroup_len);
+	}
+	FORGET;
+	if (draft->deadly)
+		remember(event);
+	if (draft->suspect) {
+		u32 tid = target->pid;
+
+		draft->claims = 0;
+		if (suspects.update(&tid, draft) == 0)
+			return 0;
+		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
+		draft->emit = let_through(cpu, DELIVERY, SIGKILL, event->tuid, memo, &draft->now);
+	}
+	FORGET;
+	if (draft->emit)
+		output_draft(cpu, DELIVERY, draft);
+	return 0;
+}
+
+/* It is known by now who sent this SIGKILL: count and tell it. */
+static __always_inline void resolve(u32 tid, bool oom)
+{
+	struct draft *draft = suspects.lookup(&tid);
+	u32 cpu = bpf_get_smp_processor_id();
+
+	if (!draft || __sync_fetch_and_add(&draft->claims, 1))
+		return;
+	struct event *event = &draft->event;
+
+	if (oom) {
+		event->origin = OOM;
+		remember(event);
+	}
+	count_late_delivery(cpu, SIGKILL, event->origin);
+	draft->now = event->time_ns;
+	/* In the cells of kind DEATH: a signal_generate in an interrupt writes those of kind DELIVERY. */
+	if (let_through(cpu, DEATH, SIGKILL, event->tuid, NULL, &draft->now))
+		output_draft(cpu, DEATH, draft);
+	suspects.delete(&tid);
+}
+
+struct mark_victim {
+	u64 common;
+	s32 pid; /* of the thread that the SIGKILL was sent to */
+};
+
+/* Tracepoint oom:mark_victim: right after the OOM killer's SIGKILL (__oom_kill_process). */
+int mark_victim(struct mark_victim *ctx)
+{
+	resolve(ctx->pid, true);
+	return 0;
+}
+
+/* BTF tracepoint sched:sched_process_exit(task, ...): a thread ends. */
+int sched_process_exit(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	u32 sig = task->exit_code & 0x7f, tid = task->pid;
+
+	if (!sig || sig >= INVALID)
+		return 0;
+	if (sig == SIGKILL)
+		resolve(tid, false);
+	if (task->signal->live > 0)
+		return 0; /* other threads still run */
+	struct process process = { task->group_leader->start_boottime, task->tgid };
+	u32 zero = 0, cpu = bpf_get_smp_processor_id();
+
+	if (dead.insert(&process, &zero))
+		return 0;
+	struct doom key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
+	struct event *sent = doomed.lookup(&key);
+	bool attributed = sent && sent->tstart_ns == process.start_ns;
+	u64 now = 0;
+
+	add_one(cpu, DEATHS + sig * 2 + attributed);
+	if (attributed && let_through(cpu, DEATH, sig, sent->pid ? sent->uid : sent->tuid, NULL, &now)) {
+		struct event event = *sent;
+
+		event.kind = DEATH;
+		event.lapse_ns = now - sent->time_ns;
+		event.time_ns = now;
+		event.exe_len = event.cgroup_len = event.tcgroup_len = 0;
+		output(cpu, DEATH, &event, sizeof(event));
+	}
+	doomed.delete(&key);
+	doomed.delete(&term);
+	return 0;
 }

@@ -29,23 +29,84 @@ struct cred {
 	FIELD_AT(CRED_UID, unsigned int uid);
 };
 
+struct kernfs_node {
+	union {
+		FIELD_AT(KERNFS_ID, u64 id);
+		FIELD_AT(KERNFS_NAME, const char *name);
+		FIELD_AT(KERNFS_PARENT, struct kernfs_node *parent);
+	};
+};
+
+struct cgroup {
+	FIELD_AT(CGROUP_KN, struct kernfs_node *kn);
+};
+
+struct css_set {
+	FIELD_AT(CSS_SET_DFL_CGRP, struct cgroup *dfl_cgrp);
+};
+
+struct super_block {
+	FIELD_AT(SUPER_BLOCK_DEV, unsigned int s_dev);
+};
+
+struct dentry {
+	union {
+		FIELD_AT(DENTRY_PARENT, struct dentry *d_parent);
+		FIELD_AT(DENTRY_SB, struct super_block *d_sb);
+		FIELD_AT(DENTRY_NAME, const char *name);
+		FIELD_AT(DENTRY_NAME_LEN, unsigned int name_len);
+		FIELD_AT(DENTRY_SHORT_NAME, u64 short_name[SHORT_NAME_LEN / 8]); /* holds the name if that is shorter */
+	};
+};
+
+struct file {
+	FIELD_AT(FILE_DENTRY, struct dentry *dentry);
+};
+
+struct mm_struct {
+	FIELD_AT(MM_EXE_FILE, struct file *exe_file);
+};
+
+struct signal_struct {
+	FIELD_AT(SIGNAL_LIVE, int live); /* threads that have not begun to exit */
+};
+
 struct task_struct {
 	union {
-		FIELD_AT(TASK_CRED, struct cred *cred);
+#ifdef THREAD_INFO_STATUS /* x86 */
+		FIELD_AT(THREAD_INFO_STATUS, unsigned int thread_status);
+#endif
+		FIELD_AT(TASK_FLAGS, unsigned int flags);
+		FIELD_AT(TASK_MM, struct mm_struct *mm);
+		FIELD_AT(TASK_EXIT_CODE, int exit_code);
+		FIELD_AT(TASK_PDEATH_SIGNAL, int pdeath_signal);
+		FIELD_AT(TASK_PID, int pid);
 		FIELD_AT(TASK_TGID, int tgid);
+		FIELD_AT(TASK_REAL_PARENT, struct task_struct *real_parent);
+		FIELD_AT(TASK_GROUP_LEADER, struct task_struct *group_leader);
+		FIELD_AT(TASK_THREAD_PID, struct pid *thread_pid);
+		FIELD_AT(TASK_START_BOOTTIME, u64 start_boottime);
+		FIELD_AT(TASK_CRED, struct cred *cred);
 #if TASK_COMM % 8 == 0
 		FIELD_AT(TASK_COMM, u64 comm_words[COMM_LEN / 8]);
 #else
 		FIELD_AT(TASK_COMM, char comm[COMM_LEN]);
 #endif
-		FIELD_AT(TASK_GROUP_LEADER, struct task_struct *group_leader);
-		FIELD_AT(TASK_REAL_PARENT, struct task_struct *real_parent);
-		FIELD_AT(TASK_THREAD_PID, struct pid *thread_pid);
+		FIELD_AT(TASK_SIGNAL, struct signal_struct *signal);
+		FIELD_AT(TASK_CGROUPS, struct css_set *cgroups);
 #ifdef TASK_LOGINUID /* CONFIG_AUDIT */
 		FIELD_AT(TASK_LOGINUID, unsigned int loginuid);
 		FIELD_AT(TASK_SESSIONID, unsigned int sessionid);
 #endif
 	};
+};
+
+#define PF_EXITING 0x00000004
+#define PF_KTHREAD 0x00200000
+
+/* What the kernel says of a signal; the same on every 64-bit machine (uapi/asm-generic/siginfo.h). */
+struct kernel_siginfo {
+	int si_signo, si_errno, si_code;
 };
 
 /* The verifier lets a char array be read in words, as long as none reaches beyond its end (kernel/bpf/btf.c). */
@@ -62,22 +123,3 @@ static inline __attribute__((always_inline)) void read_comm(char *to, struct tas
 		to[i] = task->comm[i];
 #endif
 }
-
-/* User registers as the kernel saved them at system call entry: a layout that ptrace froze long ago. */
-#if defined(__x86_64__)
-struct pt_regs {
-	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di;
-};
-#define ARG0(regs) ((regs)->di)
-#define ARG1(regs) ((regs)->si)
-#define ARG2(regs) ((regs)->dx)
-#elif defined(__aarch64__)
-struct pt_regs {
-	unsigned long regs[31], sp, pc, pstate, orig_x0;
-};
-#define ARG0(regs) ((regs)->orig_x0) /* x0 holds the return value by now */
-#define ARG1(regs) ((regs)->regs[1])
-#define ARG2(regs) ((regs)->regs[2])
-#else
-#error "killsnoopd knows the system call registers of x86-64 and arm64 only"
-#endif

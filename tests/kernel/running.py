@@ -96,6 +96,34 @@ class Daemon:
         }
         return found | {"pending": int(samples["killsnoop_events_pending", frozenset()])}
 
+    def attempted(self):
+        """How many events there should be: calls that failed or sent signal 0, deliveries, deaths of a known sender."""
+        total = 0
+        for (name, pairs), value in self.samples().items():
+            labels = dict(pairs)
+            total += value * (
+                (name == "killsnoop_signals_total" and (labels["result"] != "success" or labels["signal"] == "0"))
+                or name == "killsnoop_deliveries_total"
+                or (name == "killsnoop_deaths_total" and labels["attributed"] == "true")
+            )
+        return int(total)
+
+    def deliveries(self):
+        """{(signal, origin, outcome): signals}, those that happened."""
+        return {
+            (values["signal"], values["origin"], values["outcome"]): int(value)
+            for (name, labels), value in self.samples().items()
+            if name == "killsnoop_deliveries_total" and value and (values := dict(labels))
+        }
+
+    def deaths(self):
+        """{(signal, attributed): processes}, those that happened."""
+        return {
+            (values["signal"], values["attributed"] == "true"): int(value)
+            for (name, labels), value in self.samples().items()
+            if name == "killsnoop_deaths_total" and value and (values := dict(labels))
+        }
+
     def settled_ledger(self):
         """The ledger once no event is on its way."""
         return wait_for(lambda: (found := self.ledger())["pending"] == 0 and found, "the ring buffer to be empty")

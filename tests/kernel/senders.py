@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import platform
 import signal
@@ -47,6 +48,7 @@ def forked(action, name=None, uid=None):
         return pid
     status = 1
     try:
+        faulthandler.disable()  # pytest's would raise a fatal signal once more, by tgkill
         if name is not None:
             set_name(name)
         if uid is not None:

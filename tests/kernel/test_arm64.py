@@ -8,32 +8,48 @@ import sys
 
 import pytest
 
-# Where the saved registers of a system call's arguments are, in bytes (struct pt_regs of the two architectures).
-ARGUMENTS = {
-    "x86_64": {"exit_kill": [112, 104], "exit_tgkill": [112, 96]},  # di, si, dx
-    "arm64": {"exit_kill": [272, 8], "exit_tgkill": [272, 16]},  # orig_x0, regs[1], regs[2]
-}
+# Where the saved registers are that the macros of registers.h read, in bytes (struct pt_regs of the two architectures).
+REGISTERS = {
+    "x86_64": {  # orig_ax; di, si, dx; bx, cx, dx
+        "CALL_NUMBER": 120, "ARG0": 112, "ARG1": 104, "ARG2": 96, "COMPAT_ARG0": 40, "COMPAT_ARG1": 88, "COMPAT_ARG2": 96,
+    },
+    "arm64": {  # syscallno; orig_x0, x1, x2, for both kinds of programs
+        "CALL_NUMBER": 280, "ARG0": 272, "ARG1": 8, "ARG2": 16, "COMPAT_ARG0": 272, "COMPAT_ARG1": 8, "COMPAT_ARG2": 16,
+    },
+}  # fmt: skip
 SCRIPT = """
-import json
+import json, sys
 from killsnoopd import loader
-from killsnoopd.program import Settings
-module = loader.compiled(loader.import_bcc(), Settings(self_signals=True))
-print(json.dumps({name: module.dump_func(name).hex() for name in ("exit_kill", "exit_tgkill")}))
+from killsnoopd.program import BPF_DIR, Settings
+macros = sys.argv[1].split(",")
+source = '#include "registers.h"\\n' + "".join(
+    f"int read_{macro}(void *ctx) {{ return {macro}((struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf())); }}\\n"
+    for macro in macros
+)
+flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in loader.task_macros().items())]
+with loader.kernel_tree():
+    module = loader.import_bcc()(text=source, cflags=flags)
+print(json.dumps({macro: module.dump_func(f"read_{macro}").hex() for macro in macros}))
+whole = loader.compiled(loader.import_bcc(), Settings())
+assert all(len(whole.dump_func(name)) > 100 for name in ("sys_exit", "signal_generate"))
 """
+LOADS = (0x79, 0x61)  # *(u64 *)(register + offset), *(u32 *)
 
 
-@pytest.mark.parametrize("architecture", ARGUMENTS)
-def test_argument_registers(architecture):
-    """The first two loads after bpf_task_pt_regs are the target and the signal."""
+@pytest.mark.parametrize("architecture", REGISTERS)
+def test_registers(architecture):
+    """Each macro is one load from where that architecture keeps the register, and the whole probe compiles."""
+    registers = REGISTERS[architecture]
     output = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, ",".join(registers)],
         check=True,
         capture_output=True,
         text=True,
         env={**os.environ, "ARCH": architecture},
     ).stdout
-    for name, code in json.loads(output).items():
-        instructions = [struct.unpack("<BBhi", bytes.fromhex(code)[at : at + 8]) for at in range(0, len(code) // 2, 8)]
-        call = next(at for at, (op, _, _, imm) in enumerate(instructions) if op == 0x85 and imm == 175)
-        loads = [offset for op, _, offset, _ in instructions[call:] if op == 0x79]  # *(u64 *)(register + offset)
-        assert loads[:2] == ARGUMENTS[architecture][name]
+    found = {}
+    for macro, code in json.loads(output).items():
+        (found[macro],) = [
+            offset for op, _, offset, _ in struct.iter_unpack("<BBhi", bytes.fromhex(code)) if op in LOADS
+        ]
+    assert found == registers

@@ -77,8 +77,9 @@ def test_an_event_in_the_journal(start, journald):
     daemon = start(target="auto", prefix=journald.prefix)
     with victim() as target:
         pid = run(lambda: send("kill", target, 9), b"ks-\xff\n")
-    (stored,) = wait_for(lambda: journald.journalctl("KILLSNOOP_SIGNAL=SIGKILL", f"KILLSNOOP_PID={pid}"), "the event")
-    assert stored["MESSAGE"] == f"ks-\\xff\\x0a[{pid}] uid 0 sent SIGKILL to pid {target}: success"
+    matches = "KILLSNOOP_SIGNAL=SIGKILL", f"KILLSNOOP_PID={pid}", "KILLSNOOP_EVENT=delivery"
+    (stored,) = wait_for(lambda: journald.journalctl(*matches), "the event")
+    assert stored["MESSAGE"] == f"ks-\\xff\\x0a[{pid}] uid 0 sent SIGKILL to python3[{target}]: delivered"
     assert (stored["PRIORITY"], stored["SYSLOG_IDENTIFIER"], stored["MESSAGE_ID"]) == ("4", "killsnoopd", fields.SENT)
     assert (stored["KILLSNOOP_COMM"], stored["KILLSNOOP_TPID"]) == ("ks-\\xff\\x0a", str(target))
     assert stored["_PID"] == str(daemon.pid)

@@ -57,7 +57,7 @@ CASES = {
     ),
     "a tracepoint missing": (
         "mount -t tmpfs tmpfs /sys/kernel/tracing; mkdir /sys/kernel/tracing/events", "", "",
-        69, "this kernel has no tracepoint sys_exit_kill",
+        69, "this kernel has no tracepoint syscalls/sys_exit_kill",
     ),
 }  # fmt: skip
 

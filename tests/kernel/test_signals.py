@@ -64,14 +64,19 @@ def test_23_signals(daemon):
         for call, arguments, sig, result in calls:
             counted[name, sig, result] = counted.get((name, sig, result), 0) + 1
             first = (arguments[0] + 2**31) % 2**32 - 2**31
-            logged.append((pids[name], name, uid, call, sig, str(first), result))
+            # What reached the target names it, whatever the sender wrote; what did not has what the sender wrote.
+            reached = result == "success" and sig != "0"
+            tpid = (doomed if sig == "SIGKILL" else target) if reached else first
+            logged.append((pids[name], name, uid, call, sig, first, tpid, result, reached))
     assert daemon.signals(*plan) == counted
     assert [
         (
             int(e["KILLSNOOP_PID"]), e["KILLSNOOP_COMM"], int(e["KILLSNOOP_UID"]), e["KILLSNOOP_SYSCALL"],
-            e["KILLSNOOP_SIGNAL"], e["KILLSNOOP_TARGET_ARG"], e["KILLSNOOP_RESULT"],
+            e["KILLSNOOP_SIGNAL"], int(e["KILLSNOOP_TARGET_ARG"]), int(e["KILLSNOOP_TPID"]), e["KILLSNOOP_RESULT"],
+            "KILLSNOOP_OUTCOME" in e,
         )
         for e in daemon.events(*plan)
+        if e["KILLSNOOP_EVENT"] != "death"
     ] == logged  # fmt: skip
 
 
@@ -145,6 +150,9 @@ def test_signals_within_a_process_are_left_out(start):
     quiet, full = start("--probe.syscalls=kill,tkill,tgkill"), start("--probe.self-signals")
     run(act_on_itself, b"ks-gopher")
     assert quiet.signals("ks-gopher") == {("ks-gopher", "0", "success"): 1}
+    assert [event for event in quiet.events("ks-gopher") if event["KILLSNOOP_EVENT"] == "delivery"] == []
+    delivered = [event for event in full.events("ks-gopher") if event["KILLSNOOP_EVENT"] == "delivery"]
+    assert [event["KILLSNOOP_SYSCALL"] for event in delivered] == ["tkill", "tgkill"]
     assert full.signals("ks-gopher") == {
         ("ks-gopher", "0", "success"): 1,
         ("ks-gopher", "SIGUSR1", "success"): 2,
@@ -174,9 +182,8 @@ def test_only_the_chosen_system_calls_are_watched(start):
         run(lambda: (send("kill", target, 10), send("tgkill", target, target, 10)), b"ks-some")
     assert daemon.signals("ks-some") == {("ks-some", "SIGUSR1", "success"): 1}
     assert {dict(labels)["program"] for name, labels in daemon.samples() if name == "killsnoop_probe_attached"} == {
-        "kill",
-        "tkill",
-    }
+        "kill", "tkill", "signal_generate", "mark_victim", "sched_process_exit",
+    }  # fmt: skip
 
 
 def test_filtered_events_are_counted(start):

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * User registers as the kernel saved them at system call entry, a layout that ptrace froze long ago: which call the
+ * current task is in, and its arguments. 32-bit programs use other registers and other numbers.
+ */
+#pragma once
+
+#include "task.h"
+
+enum call { KILL, TKILL, TGKILL, RT_SIGQUEUEINFO, RT_TGSIGQUEUEINFO, PIDFD_SEND_SIGNAL, WRITE, OTHER_CALL };
+
+#if defined(__x86_64__)
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
+};
+#define ARG0(saved) ((saved)->di)
+#define ARG1(saved) ((saved)->si)
+#define ARG2(saved) ((saved)->dx)
+#define COMPAT_ARG0(saved) ((saved)->bx)
+#define COMPAT_ARG1(saved) ((saved)->cx)
+#define COMPAT_ARG2(saved) ((saved)->dx)
+#define CALL_NUMBER(saved) ((u32)(saved)->orig_ax & ~0x40000000u) /* x32 sets that bit */
+#define IS_COMPAT(task, saved) ((task)->thread_status & 2)        /* TS_COMPAT: int 0x80, or a 32-bit program */
+
+static inline __attribute__((always_inline)) enum call native_call(u32 number)
+{
+	switch (number) {
+	case 62: return KILL;
+	case 200: return TKILL;
+	case 234: return TGKILL;
+	case 129: case 524: return RT_SIGQUEUEINFO; /* 5xx: x32's */
+	case 297: case 536: return RT_TGSIGQUEUEINFO;
+	case 424: return PIDFD_SEND_SIGNAL;
+	case 1: return WRITE;
+	default: return OTHER_CALL;
+	}
+}
+
+static inline __attribute__((always_inline)) enum call compat_call(u32 number)
+{
+	switch (number) {
+	case 37: return KILL;
+	case 238: return TKILL;
+	case 270: return TGKILL;
+	case 178: return RT_SIGQUEUEINFO;
+	case 335: return RT_TGSIGQUEUEINFO;
+	case 424: return PIDFD_SEND_SIGNAL;
+	case 4: return WRITE;
+	default: return OTHER_CALL;
+	}
+}
+
+#elif defined(__aarch64__)
+struct pt_regs {
+	unsigned long regs[31], sp, pc, pstate, orig_x0;
+	int syscallno;
+};
+#define ARG0(saved) ((saved)->orig_x0) /* x0 holds the return value by the time of the exit */
+#define ARG1(saved) ((saved)->regs[1])
+#define ARG2(saved) ((saved)->regs[2])
+#define COMPAT_ARG0 ARG0
+#define COMPAT_ARG1 ARG1
+#define COMPAT_ARG2 ARG2
+#define CALL_NUMBER(saved) ((u32)(saved)->syscallno)
+#define IS_COMPAT(task, saved) ((saved)->pstate & 0x10) /* PSR_MODE32_BIT */
+
+static inline __attribute__((always_inline)) enum call native_call(u32 number)
+{
+	switch (number) {
+	case 129: return KILL;
+	case 130: return TKILL;
+	case 131: return TGKILL;
+	case 138: return RT_SIGQUEUEINFO;
+	case 240: return RT_TGSIGQUEUEINFO;
+	case 424: return PIDFD_SEND_SIGNAL;
+	case 64: return WRITE;
+	default: return OTHER_CALL;
+	}
+}
+
+static inline __attribute__((always_inline)) enum call compat_call(u32 number)
+{
+	switch (number) {
+	case 37: return KILL;
+	case 238: return TKILL;
+	case 268: return TGKILL;
+	case 178: return RT_SIGQUEUEINFO;
+	case 363: return RT_TGSIGQUEUEINFO;
+	case 424: return PIDFD_SEND_SIGNAL;
+	case 4: return WRITE;
+	default: return OTHER_CALL;
+	}
+}
+
+#else
+#error "killsnoopd knows the system call registers of x86-64 and arm64 only"
+#endif
+
+/* The call that the current task is in, as far as it matters here, and what it was told. */
+struct running {
+	enum call call;
+	bool compat;
+	s32 target_arg, sig; /* of the six that send signals */
+};
+
+static inline __attribute__((always_inline)) struct running running_call(struct task_struct *task)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+	struct running running = {};
+
+	if (task->flags & PF_KTHREAD) { /* has no registers of a user's */
+		running.call = OTHER_CALL;
+		return running;
+	}
+	u32 number = CALL_NUMBER(regs);
+
+	running.compat = IS_COMPAT(task, regs) != 0;
+	running.call = running.compat ? compat_call(number) : native_call(number);
+	running.target_arg = running.compat ? COMPAT_ARG0(regs) : ARG0(regs);
+	if (running.call == TGKILL || running.call == RT_TGSIGQUEUEINFO)
+		running.sig = running.compat ? COMPAT_ARG2(regs) : ARG2(regs);
+	else
+		running.sig = running.compat ? COMPAT_ARG1(regs) : ARG1(regs);
+	return running;
+}

@@ -1,0 +1,445 @@
+"""The ways in which a signal reaches a process: each done for real, with what a tool should have to say about it."""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import platform
+import re
+import signal
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from running import wait_for
+from senders import NO_SUCH_PID, NOBODY, forked, run, send, set_name, siginfo
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWPID = 0x20000000
+_PR_SET_PDEATHSIG = 1
+KERNEL = ("kernel", 0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is to be told: who (name, host pid), which signal, to whom, by what route, and what became of it."""
+
+    sender: tuple[str, int]
+    signal: str
+    target: tuple[str, int] | None  # None: no process was reached; the target is what the sender wrote
+    route: str  # the system call, or the origin where there is none
+    outcome: str  # of a delivery; of a call that reached nobody, its result
+    more: dict[str, str] = field(default_factory=dict)  # other fields of the event
+
+
+class Processes:
+    """The victims of one case; all gone when it ends."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+
+    def victim(self, name: str, prepare: Callable[[], object] = lambda: None) -> int:
+        """A process that waits; its pid, once prepare() is done in it."""
+        ready, told = os.pipe()
+
+        def act() -> None:
+            prepare()
+            os.write(told, b"!")
+            while True:
+                signal.pause()
+
+        pid = forked(act, name.encode())
+        self.pids.append(pid)
+        os.close(told)
+        assert os.read(ready, 1) == b"!"
+        os.close(ready)
+        return pid
+
+    def close(self) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def host_pid(name: str) -> int:
+    """The pid, seen from here, of the process with this name."""
+
+    def look() -> int:
+        for path in Path("/proc").glob("[1-9]*/comm"):
+            with contextlib.suppress(OSError):
+                if path.read_text().rstrip("\n") == name:
+                    return int(path.parent.name)
+        return 0
+
+    return wait_for(look, f"a process called {name}")
+
+
+def in_namespace(init: Callable[[], object], name: str) -> int:
+    """Run init() as pid 1 of a new pid namespace; the pid of its parent, which ends when it ends."""
+
+    def act() -> None:
+        assert _libc.unshare(_CLONE_NEWPID) == 0, os.strerror(ctypes.get_errno())
+        os.waitpid(forked(init, name.encode()), 0)
+
+    return forked(act)
+
+
+def kill(processes: Processes) -> list[Row]:
+    victim = processes.victim("kv-kill")
+    sender = run(lambda: send("kill", victim, 9), b"ks-kill")
+    return [Row(("ks-kill", sender), "SIGKILL", ("kv-kill", victim), "kill", "delivered")]
+
+
+def kill_own_group(processes: Processes) -> list[Row]:
+    """kill(0): the sender is a target too; here it ignores the signal."""
+    pids = []
+
+    def act() -> None:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        send("kill", 0, signal.SIGUSR2)
+
+    hold, go = os.pipe()
+    sender = forked(lambda: (os.read(hold, 1), act()), b"ks-kill0")
+    os.setpgid(sender, sender)
+    pids = [processes.victim(f"kv-kill0-{n}", lambda: os.setpgid(0, sender)) for n in range(2)]
+    os.write(go, b"!")
+    os.waitpid(sender, 0)
+    os.close(hold)
+    os.close(go)
+    who = ("ks-kill0", sender)
+    return [Row(who, "SIGUSR2", who, "kill", "ignored", {"KILLSNOOP_TARGET_ARG": "0"})] + [
+        Row(who, "SIGUSR2", (f"kv-kill0-{n}", pid), "kill", "delivered", {"KILLSNOOP_TARGET_ARG": "0"})
+        for n, pid in enumerate(pids)
+    ]
+
+
+def kill_group(processes: Processes) -> list[Row]:
+    """kill(-pgid): five members."""
+    leader = processes.victim("kv-group-0", lambda: os.setpgid(0, 0))
+    pids = [leader] + [processes.victim(f"kv-group-{n}", lambda: os.setpgid(0, leader)) for n in range(1, 5)]
+    sender = run(lambda: send("kill", -leader, 15), b"ks-group")
+    more = {"KILLSNOOP_TARGET_ARG": str(-leader)}
+    return [
+        Row(("ks-group", sender), "SIGTERM", (f"kv-group-{n}", pid), "kill", "delivered", more)
+        for n, pid in enumerate(pids)
+    ]
+
+
+def kill_everyone(processes: Processes) -> list[Row]:
+    """kill(-1) in a pid namespace: everyone but pid 1 and the sender."""
+    hold, go = os.pipe()
+
+    def init() -> None:
+        for number in range(2):
+            forked(signal.pause, b"kv-all-%d" % number)
+        sender = forked(lambda: (os.read(hold, 1), send("kill", -1, 15)), b"ks-all")
+        os.waitpid(sender, 0)
+        for _ in range(2):
+            os.wait()
+
+    outside = in_namespace(init, "ks-all-init")
+    pids = [host_pid(f"kv-all-{number}") for number in range(2)]
+    sender = host_pid("ks-all")
+    os.write(go, b"!")
+    os.waitpid(outside, 0)
+    os.close(hold)
+    os.close(go)
+    return [
+        Row(("ks-all", sender), "SIGTERM", (f"kv-all-{number}", pid), "kill", "delivered",
+            {"KILLSNOOP_TARGET_ARG": "-1", "KILLSNOOP_NS_PID": "4", "KILLSNOOP_TARGET_NS_PID": str(number + 2)})
+        for number, pid in enumerate(pids)
+    ]  # fmt: skip
+
+
+def _plain(call: str, sig: int, signal_name: str, arguments: Callable[[int], tuple[object, ...]]) -> Callable:
+    def case(processes: Processes) -> list[Row]:
+        name = call.replace("rt_", "").replace("_send_signal", "")[:12]
+        victim = processes.victim(f"kv-{name}")
+        sender = run(lambda: send(call, *arguments(victim)), f"ks-{name}".encode())
+        return [Row((f"ks-{name}", sender), signal_name, (f"kv-{name}", victim), call, "delivered")]
+
+    return case
+
+
+def cgroup_tree(kind: str) -> Path | None:
+    """Where cgroup2, or cgroup v1's memory controller, is mounted."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        fstype, _, options = fields[fields.index("-") + 1 :]
+        if fstype == kind == "cgroup2" or (fstype == "cgroup" and kind in options.split(",")):
+            return Path(fields[4])
+    return None
+
+
+@contextlib.contextmanager
+def cgroup(parent: Path, name: str):
+    """A cgroup of our own, empty; removed when it is empty again."""
+    folder = parent / name
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+
+        def removed() -> bool:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            return not folder.exists()
+
+        wait_for(removed, f"{folder} to be empty")
+
+
+def cgroup_kill(processes: Processes) -> list[Row]:
+    """A write to cgroup.kill: three processes, no signal system call."""
+    with contextlib.ExitStack() as stack:
+        tree = cgroup_tree("cgroup2")
+        if tree is None:
+            tree = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            assert _libc.mount(b"none", str(tree).encode(), b"cgroup2", 0, None) == 0
+            stack.callback(lambda: _libc.umount2(str(tree).encode(), 2))
+        folder = stack.enter_context(cgroup(tree, "ks-cgroup"))
+        pids = [processes.victim(f"kv-cgroup-{n}") for n in range(3)]
+        for pid in pids:
+            (folder / "cgroup.procs").write_text(str(pid))
+        sender = run(lambda: (folder / "cgroup.kill").write_text("1"), b"ks-cgroup")
+        for pid in pids:
+            os.waitpid(pid, 0)
+    return [
+        Row(("ks-cgroup", sender), "SIGKILL", (f"kv-cgroup-{n}", pid), "cgroup", "delivered")
+        for n, pid in enumerate(pids)
+    ]
+
+
+@contextlib.contextmanager
+def memory_cgroup(name: str, limit: int):
+    """A cgroup that may use so many bytes."""
+    v1, v2 = cgroup_tree("memory"), cgroup_tree("cgroup2")
+    with cgroup(v1 or v2, name) as folder:
+        if v1:
+            (folder / "memory.limit_in_bytes").write_text(str(limit))
+        else:
+            (v2 / "cgroup.subtree_control").write_text("+memory")
+            (folder / "memory.max").write_text(str(limit))
+            if (folder / "memory.swap.max").exists():
+                (folder / "memory.swap.max").write_text("0")
+        yield folder
+
+
+def out_of_memory(processes: Processes) -> list[Row]:
+    """The OOM killer picks one process while another one, a bystander, asks for memory."""
+    with memory_cgroup("ks-oom", 64 << 20) as folder:
+        held = []
+
+        def hold() -> None:
+            Path("/proc/self/oom_score_adj").write_text("1000")
+            (folder / "cgroup.procs").write_text(str(os.getpid()))
+            held.append(b"x" * (40 << 20))
+
+        def ask() -> None:
+            (folder / "cgroup.procs").write_text(str(os.getpid()))
+            held.append(b"x" * (40 << 20))
+
+        victim = processes.victim("kv-oom", hold)
+        run(ask, b"ks-bystander")
+        os.waitpid(victim, 0)
+    return [Row(KERNEL, "SIGKILL", ("kv-oom", victim), "oom", "delivered")]
+
+
+def namespace_end(processes: Processes) -> list[Row]:
+    """The init of a pid namespace ends: the kernel kills all the others in it."""
+    hold, go = os.pipe()
+
+    def init() -> None:
+        for number in range(2):
+            forked(signal.pause, b"kv-ns-%d" % number)
+        os.read(hold, 1)
+
+    outside = in_namespace(init, "ks-ns-init")
+    pids = [host_pid(f"kv-ns-{number}") for number in range(2)]
+    os.write(go, b"!")
+    os.waitpid(outside, 0)
+    os.close(hold)
+    os.close(go)
+    return [Row(KERNEL, "SIGKILL", (f"kv-ns-{n}", pid), "kernel", "delivered") for n, pid in enumerate(pids)]
+
+
+def parent_death(processes: Processes) -> list[Row]:
+    """PR_SET_PDEATHSIG: the child asked for SIGTERM when its parent ends."""
+    ready, told = os.pipe()
+
+    def child() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        os.write(told, struct.pack("=i", os.getpid()))
+        signal.pause()
+
+    def parent() -> None:
+        forked(child, b"kv-pdeath")
+        ready_twice.append(os.read(ready, 4))
+        os.write(told, ready_twice[0])
+
+    ready_twice: list[bytes] = []
+    sender = run(parent, b"ks-pdeath")
+    (victim,) = struct.unpack("=i", os.read(ready, 4))
+    os.close(ready)
+    os.close(told)
+    return [Row(("ks-pdeath", sender), "SIGTERM", ("kv-pdeath", victim), "pdeathsig", "delivered")]
+
+
+def compat_kill(pid: int, sig: int) -> int:
+    """kill(2) through the 32-bit entry, `int 0x80`."""
+    code = bytes.fromhex("53 b825000000 89fb 89f1 cd80 5b c3")  # push rbx; eax=37; ebx=edi; ecx=esi; int 0x80; ...
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(code)
+    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)
+    return function(ctypes.addressof(ctypes.c_char.from_buffer(page)))(pid, sig)
+
+
+def compat(processes: Processes) -> list[Row]:
+    """A 32-bit sender."""
+    victim = processes.victim("kv-compat")
+    sender = run(lambda: compat_kill(victim, 15), b"ks-compat")
+    more = {"KILLSNOOP_COMPAT": "1", "KILLSNOOP_TARGET_ARG": str(victim)}
+    return [Row(("ks-compat", sender), "SIGTERM", ("kv-compat", victim), "kill", "delivered", more)]
+
+
+def signal_zero(processes: Processes) -> list[Row]:
+    victim = processes.victim("kv-zero")
+    sender = run(lambda: send("kill", victim, 0), b"ks-zero")
+    return [Row(("ks-zero", sender), "0", None, "kill", "success", {"KILLSNOOP_TPID": str(victim)})]
+
+
+def not_allowed(processes: Processes) -> list[Row]:
+    victim = processes.victim("kv-eperm")
+    sender = run(lambda: send("kill", victim, 9), b"ks-eperm", NOBODY)
+    return [Row(("ks-eperm", sender), "SIGKILL", None, "kill", "EPERM", {"KILLSNOOP_TPID": str(victim)})]
+
+
+def nobody_there(processes: Processes) -> list[Row]:
+    sender = run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-esrch")
+    return [Row(("ks-esrch", sender), "SIGKILL", None, "kill", "ESRCH", {"KILLSNOOP_TPID": str(NO_SUCH_PID)})]
+
+
+def ignored(processes: Processes) -> list[Row]:
+    victim = processes.victim("kv-ignores", lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    sender = run(lambda: send("kill", victim, 1), b"ks-ignored")
+    return [Row(("ks-ignored", sender), "SIGHUP", ("kv-ignores", victim), "kill", "ignored")]
+
+
+def pending(processes: Processes) -> list[Row]:
+    """The same signal twice to a process that blocks it."""
+    block = [signal.SIGUSR1]
+    victim = processes.victim("kv-blocks", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, block))
+    sender = run(lambda: (send("kill", victim, 10), send("kill", victim, 10)), b"ks-pending")
+    target = ("kv-blocks", victim)
+    return [
+        Row(("ks-pending", sender), "SIGUSR1", target, "kill", outcome) for outcome in ("delivered", "already_pending")
+    ]
+
+
+def stop_and_continue(processes: Processes) -> list[Row]:
+    victim = processes.victim("kv-stopped")
+    sender = run(lambda: (send("kill", victim, signal.SIGSTOP), send("kill", victim, signal.SIGCONT)), b"ks-stop")
+    # SIGCONT does its work when it is sent; a process without a handler for it then ignores it.
+    outcomes = {"SIGSTOP": "delivered", "SIGCONT": "ignored"}
+    return [
+        Row(("ks-stop", sender), name, ("kv-stopped", victim), "kill", outcome) for name, outcome in outcomes.items()
+    ]
+
+
+def realtime(processes: Processes) -> list[Row]:
+    victim = processes.victim("kv-rt")
+    sender = run(lambda: send("kill", victim, 37), b"ks-rt")
+    return [Row(("ks-rt", sender), "SIGRTMIN+3", ("kv-rt", victim), "kill", "delivered")]
+
+
+def sender_in_namespace(processes: Processes) -> list[Row]:
+    """The pids that the sender knows mean nothing on the host."""
+    hold, go = os.pipe()
+
+    def init() -> None:
+        victim = forked(signal.pause, b"kv-inside")
+        sender = forked(lambda: (os.read(hold, 1), send("kill", victim, 15)), b"ks-inside")
+        os.waitpid(victim, 0)
+        os.waitpid(sender, 0)
+
+    outside = in_namespace(init, "ks-in-init")
+    victim, sender = host_pid("kv-inside"), host_pid("ks-inside")
+    os.write(go, b"!")
+    os.waitpid(outside, 0)
+    os.close(hold)
+    os.close(go)
+    more = {"KILLSNOOP_NS_PID": "3", "KILLSNOOP_TARGET_ARG": "2", "KILLSNOOP_TARGET_NS_PID": "2"}
+    return [Row(("ks-inside", sender), "SIGTERM", ("kv-inside", victim), "kill", "delivered", more)]
+
+
+def thread(processes: Processes) -> list[Row]:
+    """A thread with a name of its own sends."""
+    victim = processes.victim("kv-thread")
+
+    def in_thread() -> None:
+        set_name(b"tokio-runtime-w")
+        send("kill", victim, 15)
+
+    def act() -> None:
+        worker = threading.Thread(target=in_thread)
+        worker.start()
+        worker.join()
+
+    sender = run(act, b"ks-agent")
+    more = {"KILLSNOOP_THREAD_COMM": "tokio-runtime-w"}
+    return [Row(("ks-agent", sender), "SIGTERM", ("kv-thread", victim), "kill", "delivered", more)]
+
+
+def zombie(processes: Processes) -> list[Row]:
+    """A process that has ended, and whose parent has not asked yet."""
+    victim = forked(lambda: None, b"kv-zombie")
+    processes.pids.append(victim)
+    stat = Path(f"/proc/{victim}/stat")
+    wait_for(lambda: re.search(r"\) Z ", stat.read_text()), "a zombie")
+    sender = run(lambda: send("kill", victim, 9), b"ks-zombie")
+    return [Row(("ks-zombie", sender), "SIGKILL", ("kv-zombie", victim), "kill", "ignored")]
+
+
+CASES: dict[str, Callable[[Processes], list[Row]]] = {
+    "kill": kill,
+    "kill(0)": kill_own_group,
+    "kill(-pgid), 5 members": kill_group,
+    "kill(-1) in a pid namespace": kill_everyone,
+    "tkill": _plain("tkill", 10, "SIGUSR1", lambda pid: (pid, 10)),
+    "tgkill": _plain("tgkill", 10, "SIGUSR1", lambda pid: (pid, pid, 10)),
+    "sigqueue": _plain("rt_sigqueueinfo", 40, "SIGRTMIN+6", lambda pid: (pid, 40, siginfo(40))),
+    "rt_tgsigqueueinfo": _plain("rt_tgsigqueueinfo", 41, "SIGRTMIN+7", lambda pid: (pid, pid, 41, siginfo(41))),
+    "pidfd_send_signal": _plain("pidfd_send_signal", 2, "SIGINT", lambda pid: (os.pidfd_open(pid), 2, None, 0)),
+    "cgroup.kill, 3 processes": cgroup_kill,
+    "memory cgroup OOM kill": out_of_memory,
+    "end of a pid namespace": namespace_end,
+    "PR_SET_PDEATHSIG": parent_death,
+    "signal 0": signal_zero,
+    "EPERM": not_allowed,
+    "ESRCH": nobody_there,
+    "ignored by the target": ignored,
+    "already pending": pending,
+    "SIGSTOP and SIGCONT": stop_and_continue,
+    "SIGRTMIN+3": realtime,
+    "sender in a pid namespace": sender_in_namespace,
+    "thread with another name": thread,
+    "zombie": zombie,
+}
+if platform.machine() == "x86_64":
+    CASES["32-bit sender (int 0x80)"] = compat
+
+
+def perform(name: str) -> list[Row]:
+    """Do it; what is to be told of it."""
+    processes = Processes()
+    try:
+        rows = CASES[name](processes)
+        time.sleep(0)
+        return rows
+    finally:
+        processes.close()
