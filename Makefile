@@ -61,23 +61,24 @@ install:
 		$(prefix)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/default
 	cp -R killsnoopd $(prefix)/lib/killsnoopd/
 	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
-	sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(PREFIX)/lib/killsnoopd|' -e 's|@MODULE@|daemon|' deploy/launcher.in > $(prefix)/bin/killsnoopd
-	sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(PREFIX)/lib/killsnoopd|' -e 's|@MODULE@|loader|' deploy/launcher.in > $(prefix)/lib/killsnoopd/killsnoopd-loader
-	chmod 755 $(prefix)/bin/killsnoopd $(prefix)/lib/killsnoopd/killsnoopd-loader
+	for launcher in daemon:bin/killsnoopd snoop:bin/killsnoop loader:lib/killsnoopd/killsnoopd-loader; do \
+		sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(PREFIX)/lib/killsnoopd|' -e "s|@MODULE@|$${launcher%%:*}|" \
+			deploy/launcher.in > $(prefix)/$${launcher#*:} && chmod 755 $(prefix)/$${launcher#*:} || exit 1; \
+	done
 	for unit in $(units); do \
 		sed -e 's|/usr/bin/killsnoopd|$(PREFIX)/bin/killsnoopd|' -e 's|/usr/lib/killsnoopd/|$(PREFIX)/lib/killsnoopd/|' \
 			-e 's|/etc/default|$(SYSCONFDIR)/default|' \
 			deploy/$$unit > $(prefix)/lib/systemd/system/$$unit; \
 	done
 	install -m 644 deploy/killsnoopd.catalog $(prefix)/lib/systemd/catalog/
-	install -m 644 docs/killsnoopd.8 $(prefix)/share/man/man8/
+	install -m 644 docs/killsnoopd.8 docs/killsnoop.8 $(prefix)/share/man/man8/
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd || install -m 644 deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd
 
 # /etc/default/killsnoopd stays if it was changed.
 uninstall:
 	rm -rf $(prefix)/lib/killsnoopd
-	rm -f $(prefix)/bin/killsnoopd $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
-		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(prefix)/share/man/man8/killsnoopd.8
+	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
+		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8)
 	if cmp -s deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; then rm $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; fi
 
 clean:

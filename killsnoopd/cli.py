@@ -48,7 +48,8 @@ def listen_address(value: str) -> tuple[str, int]:
     return match[1] or match[2] or "", int(match[3])
 
 
-def _signals(value: str) -> frozenset[int]:
+def signals(value: str) -> frozenset[int]:
+    """Numbers of the signals in a list like `KILL,15`, or `all`."""
     if value == "all":
         return _ALL
     try:
@@ -88,17 +89,18 @@ def _path(value: str) -> str:
     return value
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One line on an error, not the usage as well."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
+        """End with exit code 2."""
         self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags, in the order and spelling of Prometheus' exporters."""
     defaults = Settings()
-    result = _Parser(
+    result = Parser(
         prog="killsnoopd",
         description="Who sent that signal? Counts every signal for Prometheus and logs each to the journal.",
         epilog=_EXAMPLES,
@@ -140,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
         "--events.exclude-signal",
         dest="exclude",
         action="append",
-        type=_signals,
+        type=signals,
         metavar="SIGNAL[,SIGNAL]",
         help="count these, but do not log them; may be given more than once (always: 0, SIGCHLD, SIGURG, SIGWINCH)",
     )
@@ -148,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         "--events.include-signal",
         dest="include",
         action="append",
-        type=_signals,
+        type=signals,
         metavar="SIGNAL[,SIGNAL]",
         help="log these whatever is excluded; may be given more than once",
     )

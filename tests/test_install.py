@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from killsnoopd import cli
+from killsnoopd import cli, snoop
 from killsnoopd.failure import Exit
 
 TOP = Path(__file__).parent.parent
@@ -36,11 +36,13 @@ def test_install_and_uninstall(installed):
     found = files(installed)
     assert {
         "usr/bin/killsnoopd",
+        "usr/bin/killsnoop",
         "usr/lib/killsnoopd/killsnoopd-loader",
         "usr/lib/killsnoopd/killsnoopd/bpf/killsnoop.bpf.c",
         "usr/lib/killsnoopd/killsnoopd/bpf/include/linux/types.h",
         "usr/lib/systemd/catalog/killsnoopd.catalog",
         "usr/share/man/man8/killsnoopd.8",
+        "usr/share/man/man8/killsnoop.8",
         "etc/default/killsnoopd",
         *(f"usr/lib/systemd/system/{unit}" for unit in UNITS),
     } <= found
@@ -58,7 +60,7 @@ def test_uninstall_takes_unchanged_defaults_away(installed):
     assert files(installed) == set()
 
 
-@pytest.mark.parametrize("program", ["bin/killsnoopd", "lib/killsnoopd/killsnoopd-loader"])
+@pytest.mark.parametrize("program", ["bin/killsnoopd", "bin/killsnoop", "lib/killsnoopd/killsnoopd-loader"])
 def test_the_installed_programs_run(installed, program):
     """From anywhere, whatever the environment says of Python's path."""
     flags = ["--version"] if "bin" in program else ["--pin", "/nowhere", "--version"]
@@ -70,7 +72,7 @@ def test_the_installed_programs_run(installed, program):
         env={"PYTHONPATH": "/nowhere"},
         check=True,
     )
-    assert re.fullmatch(r"killsnoopd \d+\.\d+\.\d+\n", result.stdout)
+    assert re.fullmatch(r"killsnoopd? \d+\.\d+\.\d+\n", result.stdout)
 
 
 def analyze(*arguments, **environment):
@@ -104,6 +106,16 @@ def test_every_flag_is_in_the_man_page():
     assert set(re.findall(r"--[a-z]+(?:\.[a-z-]+)?", page)) - {"--pin"} == flags
 
 
+def test_every_flag_of_the_command_is_in_its_man_page():
+    """The same, for killsnoop(8)."""
+    page = (TOP / "docs/killsnoop.8").read_text().replace("\\-", "-")
+    actions = snoop.table_parser()._actions + snoop.who_parser()._actions
+    flags = {option for action in actions for option in action.option_strings} - {"-h"}
+    assert (
+        set(re.findall(r"(?<![\w-])--?[a-zA-Z]+\b", page.partition(".SH EXIT")[0])) - {"--events", "-journal"} == flags
+    )
+
+
 def test_every_exit_code_is_documented():
     """In --help, in the man page, and in the unit where it must not restart."""
     page = (TOP / "docs/killsnoopd.8").read_text()
@@ -118,7 +130,7 @@ def test_every_message_id_is_in_the_catalog():
     from killsnoopd import fields
 
     catalog = (TOP / "deploy/killsnoopd.catalog").read_text()
-    assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED}
+    assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED, fields.DIED}
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ class Processes:
         ready, told = os.pipe()
 
         def act() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would print a traceback
             prepare()
             os.write(told, b"!")
             while True:

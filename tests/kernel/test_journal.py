@@ -4,14 +4,17 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
 
 import pytest
+from cases import Processes
 from running import PRIVATE, UNSHARE, wait_for
-from senders import NO_SUCH_PID, run, send, victim
+from senders import NO_SUCH_PID, NOBODY, run, send, victim
 from test_exactness import kill_loop
 
 from killsnoopd import fields
@@ -29,7 +32,9 @@ mount -t tmpfs tmpfs /run/log
 mount -t tmpfs tmpfs /var/log
 touch /etc/machine-id
 mount --bind "$1" /etc/machine-id
-mkdir -p /run/log/journal
+id=$(cat /etc/machine-id)
+mkdir -p /run/log/journal /var/log/journal/$id /var/log/journal/$id.ks
+mount --bind /var/log/journal/$id.ks /var/log/journal/$id
 ln -s journal.ks /run/systemd/journal
 exec {JOURNALD} ks
 """
@@ -70,6 +75,61 @@ def journald(tmp_path):
     running = RealJournald(tmp_path)
     yield running
     running.stop()
+
+
+def killsnoop(journald, *arguments):
+    """What the command prints, in the mount namespace of that journald."""
+    command = [*journald.prefix, sys.executable, "-m", "killsnoopd.snoop", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_the_command_reads_the_journal(start, journald):
+    """History, one sentence, and events as they come; nobody but killsnoopd can put words into it."""
+    daemon = start(target="auto", prefix=journald.prefix)
+    processes = Processes()
+    victims = [processes.victim(f"kv-read-{number}") for number in range(3)]
+    sender = run(lambda: [send("kill", pid, 9) for pid in (*victims, NO_SUCH_PID)], b"ks-re\x1bd")
+    for pid in victims:
+        os.waitpid(pid, 0)
+    wait_for(lambda: daemon.settled_ledger()["logged"] >= 7, "four signals and three deaths")
+
+    def rows():
+        return [line.split() for line in killsnoop(journald, "--since=today").stdout.splitlines()]
+
+    wait_for(lambda: len(rows()) >= 5, "journald to have written")
+    assert [row[2:7] for row in rows()[1:] if row[3] == "ks-re\\x1bd"] == [
+        [str(sender), "ks-re\\x1bd", "SIGKILL", str(pid), "0"] for pid in victims
+    ] + [[str(sender), "ks-re\\x1bd", "SIGKILL", str(NO_SUCH_PID), "ESRCH"]]
+    answer = killsnoop(journald, "who", "kv-read-1")
+    assert answer.returncode == 0, answer.stderr
+    assert f"kv-read-1[{victims[1]}] died of SIGKILL, which ks-re\\x1bd[{sender}] (uid 0" in answer.stdout
+    assert f"it also killed kv-read-2[{victims[2]}], kv-read-0[{victims[0]}]" in answer.stdout
+    assert killsnoop(journald, "who", "kv-read-9").returncode == 1
+    failed = killsnoop(journald, "--since=today", "-x", "-o", "json", "-p", str(sender)).stdout.splitlines()
+    assert [json.loads(line)["KILLSNOOP_RESULT"] for line in failed] == ["ESRCH"]
+    assert killsnoop(journald, "--since=today", "-u", "no-such.service").stdout.count("\n") == 1
+    nonsense = killsnoop(journald, "--since=nonsense")
+    assert (nonsense.returncode, nonsense.stderr.count("\n")) == (2, 1)
+
+
+def test_nobody_else_can_put_words_into_the_commands_mouth(journald):
+    """journald takes fields from anyone; only what it vouches for itself is believed."""
+    forged = (
+        b"KILLSNOOP_EVENT=death\nKILLSNOOP_TIMESTAMP=2026-01-01T00:00:00.000000Z\nKILLSNOOP_TCOMM=kv-forged\n"
+        b"KILLSNOOP_TPID=1\nKILLSNOOP_COMM=innocent\nSYSLOG_IDENTIFIER=killsnoopd\nMESSAGE=forged\n"
+    )
+
+    def forge(uid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            journal.connect(f"/proc/{journald.process.pid}/root/run/systemd/journal/socket")
+            os.setresuid(uid, uid, uid)
+            journal.send(forged)
+
+    run(lambda: forge(NOBODY), b"ks-forger")
+    wait_for(lambda: journald.journalctl("KILLSNOOP_COMM=innocent", f"_UID={NOBODY}"), "the forged entry")
+    assert killsnoop(journald, "who", "kv-forged").returncode == 1
+    run(lambda: forge(0), b"ks-root")  # it is the uid that made the difference
+    wait_for(lambda: killsnoop(journald, "who", "kv-forged").returncode == 0, "the same entry, by root")
 
 
 def test_an_event_in_the_journal(start, journald):

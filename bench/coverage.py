@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""Who sees what: the cases of tests/kernel/cases.py, done once while killsnoopd and its peers all watch.
+
+Prints the table of docs/coverage.md. Run it as root; peers that are not installed get no column.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests/kernel")]
+
+from cases import CASES, Row, perform  # noqa: E402
+from senders import run, send  # noqa: E402
+
+DEADLINE_S = float(os.environ.get("DEADLINE_S", "30"))
+KNOCK = "ks-knock"
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a tool says of one signal."""
+
+    comm: str
+    pid: int
+    sig: str  # as the tool writes it
+    tpid: int
+    result: str
+
+
+@dataclass
+class Tool:
+    """A tool under test."""
+
+    name: str
+    command: list[str]
+    parse: Callable[[str], Line | None]
+    outcomes: dict[str, str]  # how it writes what became of a signal
+    output: Path = Path()
+
+    def lines(self) -> list[Line]:
+        """What it has said so far."""
+        text = self.output.read_text(errors="replace")
+        whole = text[: text.rfind("\n") + 1]  # the last one may be in the making
+        return [line for line in map(self.parse, whole.splitlines()) if line]
+
+
+def classic(text: str) -> Line | None:
+    """A line of TIME PID COMM SIG TPID RESULT."""
+    match = re.fullmatch(r"[\d:]+\s+(\d+)\s+(\S+)\s+(\S+)\s+(-?\d+)\s+(-?\d+)\s*", text)
+    return Line(match[2], int(match[1]), match[3], int(match[4]), match[5]) if match else None
+
+
+def ours(text: str) -> Line | None:
+    """A line of killsnoopd's JSON; deaths are something that no other tool tells."""
+    event = json.loads(text)
+    if event["KILLSNOOP_EVENT"] == "death":
+        return None
+    return Line(
+        event["KILLSNOOP_COMM"],
+        int(event["KILLSNOOP_PID"]),
+        event["KILLSNOOP_SIGNAL"],
+        int(event["KILLSNOOP_TPID"]),
+        event.get("KILLSNOOP_OUTCOME") or event["KILLSNOOP_RESULT"],
+    )
+
+
+OUTCOMES = ("delivered", "ignored", "already_pending", "success", "EPERM", "ESRCH")
+OF_CALL = {"delivered": "0", "success": "0", "EPERM": "-1", "ESRCH": "-3"}
+OF_GENERATE = {"delivered": "0", "ignored": "1", "already_pending": "2"}
+
+
+def tools() -> list[Tool]:
+    """Those that are there."""
+    flags = [
+        "--web.listen-address=127.0.0.1:0",
+        "--events.target=stdout",
+        "--events.rate=0",
+        "--events.include-signal=all",
+    ]
+    daemon = [sys.executable, "-m", "killsnoopd", *flags]
+    all_of_them = [
+        Tool("killsnoopd", daemon, ours, {outcome: outcome for outcome in OUTCOMES}),
+        Tool("killsnoop.bt", ["killsnoop.bt"], classic, OF_CALL),
+        Tool("bcc killsnoop", ["killsnoop-bpfcc"], classic, OF_CALL),
+        Tool("sigsnoop", ["stdbuf", "-oL", "sigsnoop"], classic, OF_GENERATE),
+        Tool("sigsnoop -k", ["stdbuf", "-oL", "sigsnoop", "-k"], classic, OF_CALL),
+    ]
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    found = []
+    for tool in all_of_them:
+        program = tool.command[2] if tool.command[0] == "stdbuf" else tool.command[0]
+        if shutil.which(program, path=path):
+            found.append(tool)
+        else:
+            print(f"not installed: {program}", file=sys.stderr)
+    return found
+
+
+@contextmanager
+def running(tool: Tool, folder: Path) -> Iterator[None]:
+    """The tool, attached."""
+    tool.output = folder / tool.name.replace(" ", "_")
+    log = tool.output.with_suffix(".log")
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(HERE.parent), "PYTHONUNBUFFERED": "1"}
+    with tool.output.open("wb") as out, log.open("wb") as err:
+        process = subprocess.Popen(tool.command, stdout=out, stderr=err, env=environment)
+    try:
+        end = time.monotonic() + DEADLINE_S
+        while not heard(tool, knock(), 1):
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"{tool.name} did not start: {log.read_text().strip().splitlines()[-1:]}")
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def knock() -> int:
+    """A signal that every tool sees: all that came before has been said when it shows. Returns the sender's pid."""
+    target = os.getpid()
+    return run(lambda: send("kill", target, signal.SIGURG), KNOCK.encode())
+
+
+def heard(tool: Tool, pid: int, patience_s: float) -> bool:
+    """Whether the tool tells of the knock in time."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        if any(line.pid == pid for line in tool.lines()):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def verdict(rows: list[Row], lines: list[Line], outcomes: dict[str, str]) -> str:
+    """What the tool got of a case: the sender, each target by its pid on the host, and what became of each."""
+    expected = {(row.target[1] if row.target else int(row.more["KILLSNOOP_TPID"])): row for row in rows}
+    sender = rows[0].sender
+    about = [line for line in lines if line.tpid in expected or line.pid == sender[1] != 0]
+    about = [line for line in about if line.pid != os.getpid() and line.comm != KNOCK]  # what tidies up, and knocks
+    if not about:
+        return "–"
+    named = {line.comm for line in about if (line.comm, line.pid) != sender}
+    found = {tpid for tpid in expected if any(line.tpid == tpid for line in about)}
+    told = [
+        row
+        for row in rows
+        if any(
+            line.result == outcomes.get(row.outcome)
+            for line in about
+            if line.tpid == (row.target[1] if row.target else int(row.more["KILLSNOOP_TPID"]))
+        )
+    ]
+    faults = []
+    if named:
+        faults.append(f"sender is “{', '.join(sorted(named))}”")
+    if len(found) < len(expected):
+        faults.append(f"{len(found)} of {len(expected)} targets")
+    if found and len(told) < len(rows):
+        faults.append("outcome not told")
+    return "; ".join(faults) or "✓"
+
+
+def main() -> int:
+    """Entry point."""
+    if os.geteuid() != 0:
+        sys.exit("bench/coverage.py attaches probes: run it as root")
+    chosen = tools()
+    table = [["case", *(tool.name for tool in chosen)]]
+    with tempfile.TemporaryDirectory(prefix="killsnoopd-coverage-", dir="/var/tmp") as name, ExitStack() as stack:
+        for tool in chosen:
+            stack.enter_context(running(tool, Path(name)))
+        for case in CASES:
+            before = [len(tool.lines()) for tool in chosen]
+            rows = perform(case)
+            pid = knock()
+            for tool in chosen:
+                if not heard(tool, pid, DEADLINE_S):
+                    sys.exit(f"{tool.name} has stopped telling anything")
+            news = {tool.name: tool.lines()[count:] for tool, count in zip(chosen, before, strict=True)}
+            table.append([case, *(verdict(rows, news[tool.name], tool.outcomes) for tool in chosen)])
+    print(f"Linux {os.uname().release}, {os.uname().machine}: python3 bench/coverage.py\n")
+    for number, line in enumerate(table):
+        print("| " + " | ".join(line) + " |")
+        if number == 0:
+            print("|" + "---|" * len(line))
+    return 0 if all(line[1] == "✓" for line in table[1:]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
