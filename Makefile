@@ -54,7 +54,8 @@ build/lint/installed: scripts/lint-requirements.txt
 
 bench: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
-	$(PYTHON) bench/overhead.py
+	$(PYTHON) bench/overhead.py --call=fail
+	$(PYTHON) bench/overhead.py --call=deliver
 
 install:
 	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \

@@ -1,7 +1,8 @@
 /*
  * The load: a tight loop of one system call, and what a call cost.
  *
- * usage: loop NAME kill|getppid CALLS PASSES
+ * usage: loop NAME fail|deliver|getppid CALLS PASSES
+ * fail: kill() of nobody. deliver: kill(SIGUSR1) to a child that ignores it, so that nothing wakes up.
  * NAME is the process name that observers see. Prints ns per call, a line for each pass of CALLS calls.
  */
 #include <signal.h>
@@ -28,19 +29,30 @@ int main(int argc, char **argv)
 	if (argc != 5)
 		return 2;
 	long calls = atol(argv[3]), passes = atol(argv[4]);
-	int is_kill = !strcmp(argv[2], "kill");
+	int is_kill = strcmp(argv[2], "getppid"), signal_number = SIGTERM;
+	pid_t target = NOBODY;
 
+	if (!strcmp(argv[2], "deliver")) {
+		signal_number = SIGUSR1;
+		signal(SIGUSR1, SIG_IGN);
+		target = fork();
+		if (target == 0)
+			for (;;)
+				pause();
+	}
 	prctl(PR_SET_NAME, argv[1]);
 	for (long pass = 0; pass < passes; pass++) {
 		double start = now_ns();
 
 		if (is_kill)
 			for (long i = 0; i < calls; i++)
-				syscall(SYS_kill, NOBODY, SIGTERM);
+				syscall(SYS_kill, target, signal_number);
 		else
 			for (long i = 0; i < calls; i++)
 				syscall(SYS_getppid);
 		printf("%.1f\n", (now_ns() - start) / calls);
 	}
+	if (target != NOBODY)
+		kill(target, SIGKILL);
 	return 0;
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from killsnoopd import names
 
-_HEAD = struct.Struct("=6Q 6I 2i 2I 4i I 3H 5B x 16s 16s 16s 16s")  # struct event in killsnoop.bpf.c
+_HEAD = struct.Struct("=6Q 6I 2i 2I 4i 2I 3H 5B 5x 16s 16s 16s 16s")  # struct event in killsnoop.bpf.c
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _KINDS = ("call", "delivery", "death")
 _COMPAT, _ESCALATION, _NAMESPACE_END = 1, 2, 4
@@ -93,8 +93,8 @@ def decode(record: bytes) -> Event:
     except struct.error as error:
         raise ValueError(f"a record of {len(record)} bytes: {error}") from None
     time_ns, lapse_ns, start_ns, tstart_ns, cgroup, tcgroup, pid, tid, uid, ppid, loginuid, sessionid = head[:12]
-    ns_pid, tns_pid, tpid, tuid, target_arg, sig, res, code, exe_dev, exe_len, cgroup_len, tcgroup_len = head[12:24]
-    kind, origin, call, outcome, flags, comm, thread_comm, parent_comm, tcomm = head[24:]
+    ns_pid, tns_pid, tpid, tuid, target_arg, sig, res, code, exe_dev, _, exe_len, cgroup_len, tcgroup_len = head[12:25]
+    kind, origin, call, outcome, flags, comm, thread_comm, parent_comm, tcomm = head[25:]
     first = _HEAD.size + exe_len
     second = first + cgroup_len
     if kind >= len(_KINDS) or origin >= len(names.ORIGINS) or outcome >= len(names.OUTCOMES):

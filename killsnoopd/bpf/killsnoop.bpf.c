@@ -79,9 +79,9 @@ struct event {
 	s32 ns_pid, tns_pid;       /* in their own pid namespaces; 0: in the first one; -1: too deep */
 	u32 tpid, tuid;
 	s32 target_arg, sig, res, code;
-	u32 exe_dev;
+	u32 exe_dev, ttid;
 	u16 exe_len, cgroup_len, tcgroup_len; /* parts of the text, in this order */
-	u8 kind, origin, call, outcome, flags, padding;
+	u8 kind, origin, call, outcome, flags, padding[5];
 	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN], tcomm[COMM_LEN];
 };
 
@@ -391,6 +391,7 @@ static __always_inline void describe_target(struct event *event, struct task_str
 	struct kernfs_node *node = cgroup_node(target);
 
 	event->tpid = target->tgid;
+	event->ttid = target->pid;
 	event->tns_pid = namespace_number(leader);
 	event->tuid = target->cred->uid;
 	event->tstart_ns = leader->start_boottime;
@@ -527,11 +528,21 @@ static __always_inline void count_late_delivery(u32 cpu, u32 sig, u32 origin)
 		__sync_fetch_and_add(value, 1);
 }
 
-/* The process may well die of this signal: remember who sent it. */
+/*
+ * The process may well die of this signal: remember who sent it. A handler that has tidied up often sends the signal to its
+ * own process once more, to die of it: then whoever sent the first one is the killer.
+ */
 static __always_inline void remember(struct event *event)
 {
 	struct doom key = { event->tpid, event->sig };
 
+	if (event->pid == event->tpid) {
+		struct event *first = doomed.lookup(&key);
+
+		if (first && first->tstart_ns == event->tstart_ns && first->pid != first->tpid &&
+		    event->time_ns - first->time_ns <= GRACE_NS)
+			return;
+	}
 	doomed.update(&key, event);
 }
 
@@ -657,7 +668,6 @@ int signal_generate(u64 *ctx)
 	struct event *event = &draft->event;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
 			     namespace_number(sender->group_leader) == 1;
-
 	bool suspect = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
 
 	event->origin = suspect ? suspected_origin(sender, target, &running) :
@@ -708,10 +718,8 @@ int signal_generate(u64 *ctx)
 	if (draft->deadly)
 		remember(event);
 	if (draft->suspect) {
-		u32 tid = target->pid;
-
 		draft->claims = 0;
-		if (suspects.update(&tid, draft) == 0)
+		if (suspects.update(&event->ttid, draft) == 0)
 			return 0;
 		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
 		draft->emit = let_through(cpu, DELIVERY, SIGKILL, event->tuid, memo, &draft->now);
@@ -760,24 +768,20 @@ int mark_victim(struct mark_victim *ctx)
 int sched_process_exit(u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[0];
-	u32 sig = task->exit_code & 0x7f, tid = task->pid;
+	u32 sig = task->exit_code & 0x7f;
 
-	if (!sig || sig >= INVALID)
-		return 0;
-	if (sig == SIGKILL)
-		resolve(tid, false);
 	if (task->signal->live > 0)
 		return 0; /* other threads still run */
+	struct doom key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
 	struct process process = { task->group_leader->start_boottime, task->tgid };
 	u32 zero = 0, cpu = bpf_get_smp_processor_id();
-
-	if (dead.insert(&process, &zero))
-		return 0;
-	struct doom key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
 	struct event *sent = doomed.lookup(&key);
 	bool attributed = sent && sent->tstart_ns == process.start_ns;
 	u64 now = 0;
 
+	resolve(attributed ? sent->ttid : key.tgid, false);
+	if (!sig || sig >= INVALID || dead.insert(&process, &zero))
+		return 0;
 	add_one(cpu, DEATHS + sig * 2 + attributed);
 	if (attributed && let_through(cpu, DEATH, sig, sent->pid ? sent->uid : sent->tuid, NULL, &now)) {
 		struct event event = *sent;

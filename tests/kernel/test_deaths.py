@@ -54,6 +54,21 @@ def test_a_signal_that_is_handled_is_no_death(daemon, processes):
     assert told(daemon, "death", "kv-lives") == []
 
 
+def test_a_handler_that_sends_the_signal_once_more(daemon, processes):
+    """It tidies up, and then dies of the signal by its own hand; whoever sent the first one killed it."""
+
+    def tidy_up(number, _frame):
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+        os.kill(os.getpid(), number)
+
+    victim = processes.victim("kv-again", lambda: signal.signal(signal.SIGTERM, tidy_up))
+    sender = run(lambda: send("kill", victim, 15), b"ks-first")
+    os.waitpid(victim, 0)
+    (death,) = told(daemon, "death", "kv-again")
+    assert (death["KILLSNOOP_COMM"], int(death["KILLSNOOP_PID"])) == ("ks-first", sender)
+
+
 def crash():
     ctypes.string_at(0)
 
