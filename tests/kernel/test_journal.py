@@ -112,6 +112,27 @@ def test_the_command_reads_the_journal(start, journald):
     assert (nonsense.returncode, nonsense.stderr.count("\n")) == (2, 1)
 
 
+def test_the_command_follows(start, journald, tmp_path):
+    """-f: events as they come, and it ends with its journalctl when it is told to."""
+    start(target="auto", prefix=journald.prefix)
+    command = [*journald.prefix, sys.executable, "-m", "killsnoopd.snoop", "-f", "-s", "KILL"]
+    with (tmp_path / "followed").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out)
+    try:
+
+        def followed():
+            run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-follow")
+            return b"ks-follow" in (tmp_path / "followed").read_bytes()
+
+        wait_for(followed, "a line")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    finally:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert children
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
 def test_nobody_else_can_put_words_into_the_commands_mouth(journald):
     """journald takes fields from anyone; only what it vouches for itself is believed."""
     forged = (
@@ -136,10 +157,11 @@ def test_an_event_in_the_journal(start, journald):
     """`auto` finds journald; every field arrives, and can be matched on."""
     daemon = start(target="auto", prefix=journald.prefix)
     with victim() as target:
+        name = Path(f"/proc/{target}/comm").read_text().strip()
         pid = run(lambda: send("kill", target, 9), b"ks-\xff\n")
     matches = "KILLSNOOP_SIGNAL=SIGKILL", f"KILLSNOOP_PID={pid}", "KILLSNOOP_EVENT=delivery"
     (stored,) = wait_for(lambda: journald.journalctl(*matches), "the event")
-    assert stored["MESSAGE"] == f"ks-\\xff\\x0a[{pid}] uid 0 sent SIGKILL to python3[{target}]: delivered"
+    assert stored["MESSAGE"] == f"ks-\\xff\\x0a[{pid}] uid 0 sent SIGKILL to {name}[{target}]: delivered"
     assert (stored["PRIORITY"], stored["SYSLOG_IDENTIFIER"], stored["MESSAGE_ID"]) == ("4", "killsnoopd", fields.SENT)
     assert (stored["KILLSNOOP_COMM"], stored["KILLSNOOP_TPID"]) == ("ks-\\xff\\x0a", str(target))
     assert stored["_PID"] == str(daemon.pid)
