@@ -5,7 +5,6 @@ Run as root: sudo /usr/bin/python3 bench/overhead.py. Exit status: 0 if the targ
 
 import argparse
 import contextlib
-import math
 import os
 import platform
 import re
@@ -265,7 +264,7 @@ def table(rows: dict[str, Observer]) -> str:
             f"{getppid - min(free.getppid_ns):.0f}" if row is not free else "-",
             f"{row.calls}",
             f"{row.calls - row.counters['counted']}" if "counted" in row.counters else "-",
-            "-" if row.lines is None else f"{1 - row.lines / row.calls:.1%}",
+            "-" if row.lines is None else f"{max(0, row.calls - row.lines) / row.calls:.1%}",  # others send a few, too
         ])  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -281,17 +280,18 @@ def ledger(row: Observer) -> str:
 
 
 def verdicts(rows: dict[str, Observer], call: str) -> Iterator[tuple[str, bool]]:
-    """What was to be reached, and whether it was. For a delivered signal no cost was set as a target."""
+    """What was to be reached, and whether it was. For a delivered signal no target was set."""
     free, ours, other = rows["nothing"], rows["killsnoopd"], rows["killsnoop.bt"]
-    most, least = (MOST_OF_EMPTY, LEAST_OF_KILLSNOOP) if call == "fail" else (math.inf, 0)
+    failing = call == "fail"
     ratio = added_ns(ours, free) / added_ns(rows["empty"], free)
-    yield f"added cost vs empty probe: {ratio:.2f} (to reach: <= {most})", 0 < ratio <= most
-    target = f"(to reach: >= {least})"
+    target = f" (to reach: <= {MOST_OF_EMPTY})" if failing else ""
+    yield f"added cost vs empty probe: {ratio:.2f}{target}", ratio > 0 and (ratio <= MOST_OF_EMPTY or not failing)
+    target = f" (to reach: >= {LEAST_OF_KILLSNOOP})" if failing else ""
     if other.missing:
-        yield f"killsnoop.bt added cost vs killsnoopd: not measured {target}", False
+        yield f"killsnoop.bt added cost vs killsnoopd: not measured{target}", False
     else:
         ratio = added_ns(other, free) / added_ns(ours, free)
-        yield f"killsnoop.bt added cost vs killsnoopd: {ratio:.1f} {target}", ratio >= least
+        yield f"killsnoop.bt added cost vs killsnoopd: {ratio:.1f}{target}", ratio >= LEAST_OF_KILLSNOOP or not failing
     counters = ("counted", "delivered") if call == "deliver" else ("counted",)
     lost = sum(row.calls - row.counters[name] for row in (ours, rows["unlimited"]) for name in counters)
     yield f"counts lost: {lost} (to reach: 0)", lost == 0
@@ -328,7 +328,7 @@ def main() -> int:
     print()
     reached = True
     for line, good in verdicts(rows, args.call):
-        print(f"{line}: {'reached' if good else 'not reached'}")
+        print(f"{line}: {'reached' if good else 'not reached'}" if "(to reach" in line else line)
         reached = reached and good
     return 0 if reached else 1
 
