@@ -22,6 +22,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_obj_get": (c_int, [c_char_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_freeze": (c_int, [c_int]),
+    "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
     "bpf_link_create": (c_int, [c_int, c_int, c_int, c_void_p]),
     "bpf_prog_load": (c_int, [c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p]),
     "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
@@ -76,6 +77,12 @@ def map_freeze(fd: int) -> None:
     _checked(_lib().bpf_map_freeze(fd), "bpf_map_freeze")
 
 
+def prog_array_set(map_fd: int, prog_fd: int) -> None:
+    """Put a program into the first place of a table that programs jump by; the next jump goes there."""
+    key, value = c_uint32(0), c_uint32(prog_fd)
+    _checked(_lib().bpf_map_update_elem(map_fd, ctypes.byref(key), ctypes.byref(value), 0), "bpf_map_update_elem")
+
+
 def link_perf_event(prog_fd: int, perf_fd: int) -> int:
     """Attach a program to a perf event; an fd of the link, on whose life the attachment hangs. Linux 5.15."""
     return _checked(_lib().bpf_link_create(prog_fd, perf_fd, _BPF_PERF_EVENT, None), "bpf_link_create")
@@ -112,23 +119,25 @@ class Refused(OSError):
     log = ""
 
 
-def load_btf_tracepoint(tracepoint: str, instructions: bytes, license_name: str) -> int:
-    """Load a program for a tracepoint whose arguments are typed pointers (`tp_btf`); its fd. Raises Refused."""
+def load_program(name: str, btf_tracepoint: str | None, instructions: bytes, license_name: str) -> int:
+    """Load a program for a tracepoint, or for the one named, with typed pointers as arguments (`tp_btf`); its fd.
+
+    Raises Refused if the verifier does not accept it.
+    """
     log = ctypes.create_string_buffer(1 << 20)
-    options = _ProgLoadOpts(
-        sz=ctypes.sizeof(_ProgLoadOpts),
-        expected_attach_type=_BPF_TRACE_RAW_TP,
-        attach_btf_id=_checked(_lib().libbpf_find_vmlinux_btf_id(tracepoint.encode(), _BPF_TRACE_RAW_TP), tracepoint),
-        log_level=0,
-        log_size=len(log),
-        log_buf=ctypes.addressof(log),
-    )
-    name, count = tracepoint[:15].encode(), len(instructions) // 8
+    options = _ProgLoadOpts(sz=ctypes.sizeof(_ProgLoadOpts), log_size=len(log), log_buf=ctypes.addressof(log))
+    program_type = _BPF_PROG_TYPE_TRACEPOINT
+    if btf_tracepoint:
+        program_type = _BPF_PROG_TYPE_TRACING
+        options.expected_attach_type = _BPF_TRACE_RAW_TP
+        found = _lib().libbpf_find_vmlinux_btf_id(btf_tracepoint.encode(), _BPF_TRACE_RAW_TP)
+        options.attach_btf_id = _checked(found, btf_tracepoint)
+    count = len(instructions) // 8
     result = _lib().bpf_prog_load(
-        _BPF_PROG_TYPE_TRACING, name, license_name.encode(), instructions, count, ctypes.byref(options)
+        program_type, name[:15].encode(), license_name.encode(), instructions, count, ctypes.byref(options)
     )
     if result < 0:
-        refused = Refused(-result, os.strerror(-result), tracepoint)
+        refused = Refused(-result, os.strerror(-result), name)
         refused.log = log.value.decode(errors="replace")
         raise refused
     return int(result)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,9 +20,11 @@ from typing import Any
 
 from killsnoopd import cli, libbpf, names, pins, tracepoints
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.program import BPF_DIR, MAPS, PROGRAMS, SOURCE, Settings, possible_cpus
+from killsnoopd.probe import Probe
+from killsnoopd.program import BPF_DIR, JUMPS, KEPT, MAPS, PROGRAMS, SOURCE, Layout, Settings, possible_cpus
 
 _LICENSE = "Dual MIT/GPL"  # as the source says
+_LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # of an instruction that loads a map: opcode, source register
 READ_ONLY = ("counts", "series", "slots_taken")
 _INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
@@ -95,7 +98,7 @@ def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbp
     """Where the fields that the probe reads are in this kernel's structures, as task.h names them."""
     fields = _FIELDS + _FIELDS_OF_SOME
     try:
-        found = struct_offsets("file", "path", "qstr", *dict.fromkeys(struct for _, struct, *_ in fields))
+        found = struct_offsets("file", "path", "qstr", *dict.fromkeys(owner for _, owner, *_ in fields))
     except OSError as error:
         raise Failure(
             Exit.UNAVAILABLE,
@@ -103,14 +106,14 @@ def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbp
             "and /sys/kernel/btf/vmlinux must be readable",
         ) from None
     macros = {}
-    for macro, struct, *names_of_field in fields:
-        offsets = [found[struct][name] for name in names_of_field if name in found[struct]]
+    for macro, owner, *names_of_field in fields:
+        offsets = [found[owner][name] for name in names_of_field if name in found[owner]]
         if offsets:
             macros[macro] = offsets[0]
-        elif (macro, struct, *names_of_field) in _FIELDS:
+        elif (macro, owner, *names_of_field) in _FIELDS:
             raise Failure(
                 Exit.UNAVAILABLE,
-                f"kernel {os.uname().release} has no {struct}.{names_of_field[0]}, which the probe reads: "
+                f"kernel {os.uname().release} has no {owner}.{names_of_field[0]}, which the probe reads: "
                 "please report it",
             )
     dentry = found["dentry"]
@@ -183,30 +186,48 @@ def compiled(bpf_class: Any, settings: Settings) -> Any:
         return bpf_class(src_file=str(SOURCE), cflags=flags)
 
 
-def _load_program(module: Any, bpf_class: Any, name: str) -> int:
-    """An fd of the program; bcc keeps those that it has loaded itself open as long as the module lives."""
-    if name not in tracepoints.BTF:
-        return int(module.load_func(name, bpf_class.TRACEPOINT).fd)
-    # bcc has no way to say what such a program is to be attached to.
-    return libbpf.load_btf_tracepoint(name, module.dump_func(name), _LICENSE)
+def redirected(instructions: bytes, maps: dict[int, int]) -> bytes:
+    """A program that uses other maps: `maps` says by which fd each fd in it is replaced."""
+    changed = bytearray(instructions)
+    for at in range(0, len(changed), 8):
+        if changed[at] == _LOAD_64 and changed[at + 1] >> 4 == _PSEUDO_MAP_FD:
+            (fd,) = struct.unpack_from("=i", changed, at + 4)
+            struct.pack_into("=i", changed, at + 4, maps.get(fd, fd))
+    return bytes(changed)
 
 
-def _load(settings: Settings) -> tuple[dict[str, int], str, object]:
-    """Compile and load: fds of maps and programs, bcc's version, and the module that owns them."""
+def _load(settings: Settings, kept: dict[str, int]) -> tuple[dict[str, int], str, object]:
+    """Compile and load: fds of maps and programs, bcc's version, and the module that owns the maps.
+
+    With the fds of a pinned probe, `kept`, the new programs go on with its maps, and take over at once.
+    """
     task_macros()  # tells a missing libbpf and missing BTF at once; importing bcc takes longer
     bpf_class = import_bcc()
     with _captured_stderr() as said:
         try:
             module = compiled(bpf_class, settings)
-            fds = {f"prog_{name}": _load_program(module, bpf_class, name) for name in PROGRAMS}
+            fds = {f"map_{name}": module[name].map_fd for name in (*MAPS, *KEPT)}
+            # bcc loads a program for its own maps alone, and cannot say what a BTF tracepoint's is to be attached to.
+            maps = {fd: kept.get(name, fd) for name, fd in fds.items()}
+            fds |= kept
+
+            def load_program(function: str, name: str) -> int:
+                tracepoint = name if name in tracepoints.BTF else None
+                return libbpf.load_program(function, tracepoint, redirected(module.dump_func(function), maps), _LICENSE)
+
+            workers = {name: load_program(f"on_{name}", name) for name in PROGRAMS}
+            if not kept:
+                fds |= {f"prog_{name}": load_program(name, name) for name in PROGRAMS}
         except libbpf.Refused as error:
             raise refusal(str(error), error.log, os.uname().release) from None
         except Exception as error:  # bcc raises nothing more particular
             raise refusal(str(error), said(), os.uname().release) from None
-    for name in MAPS:
-        fds[f"map_{name}"] = module[name].map_fd
-    for name in READ_ONLY:
-        libbpf.map_freeze(fds[f"map_{name}"])
+    for name, fd in workers.items():
+        libbpf.prog_array_set(fds[f"map_to_{name}"], fd)
+        os.close(fd)  # the table holds it
+    if not kept:
+        for name in READ_ONLY:
+            libbpf.map_freeze(fds[f"map_{name}"])
     return fds, sys.modules["bcc"].__version__, module
 
 
@@ -218,25 +239,32 @@ def may_load(status: str) -> bool:
     return capabilities & both == both or bool(capabilities & 1 << 21)
 
 
-def load(settings: Settings) -> tuple[Loaded, object]:
-    """Compile, load, attach. The second value owns the first one's fds: keep it until they are handed over."""
+def load(settings: Settings, kept: dict[str, int] | None = None) -> tuple[Loaded, object]:
+    """Compile, load, attach what `kept`, the fds of a pinned probe, does not hold attached.
+
+    The second value owns some of the first one's fds: keep it until they are handed over.
+    """
     # What can be told at once, before the long part.
     if not may_load(Path("/proc/self/status").read_text()):
         raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
     for name in settings.tracepoints:
         if name not in tracepoints.BTF:
             tracepoints.tracepoint_id(name)
-    fds, version, module = _load(settings)
+    fds, version, module = _load(settings, kept or {})
     for name in settings.tracepoints:
         program = "sys_exit" if name in names.SYSCALLS else name
-        fds[f"link_{name}"] = tracepoints.attach(name, fds[f"prog_{program}"])
+        if f"link_{name}" not in fds:
+            fds[f"link_{name}"] = tracepoints.attach(name, fds[f"prog_{program}"])
     return Loaded(fds, version), module
 
 
 def send(loaded: Loaded, peer: socket.socket) -> None:
-    """Hand the fds over to the process at the other end."""
-    header = json.dumps({"names": list(loaded.fds), "bcc": loaded.bcc_version})
-    socket.send_fds(peer, [header.encode()], list(loaded.fds.values()))
+    """Hand over what the daemon reads, and what the probe would end without."""
+    for name in JUMPS:  # no other version takes over from this one
+        libbpf.map_freeze(loaded.fds[f"map_{name}"])
+    fds = {name: fd for name, fd in loaded.fds.items() if name.removeprefix("map_") not in set(KEPT) - set(JUMPS)}
+    header = json.dumps({"names": list(fds), "bcc": loaded.bcc_version})
+    socket.send_fds(peer, [header.encode()], list(fds.values()))
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, cli.Config]:
@@ -281,14 +309,41 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _load_and_pin(settings: Settings, directory: Path) -> None:
+    """Leave a probe of these settings pinned, whole and counting, whatever is found there."""
     pins.prepare(directory)
     name = settings.hash()
-    if pins.whole(directory / name, settings):
-        print(f"killsnoopd-loader: the probe is pinned at {directory / name} already", file=sys.stderr)
+    found = pins.names(directory)
+    kept: dict[str, int] = {}
+    for pinned in sorted(found, key=lambda other: other != name):  # our own first
+        kept = kept or pins.opened(directory, pinned, settings)
+    attached = all(f"link_{tracepoint}" in kept for tracepoint in settings.tracepoints)
+    if name in found and attached and not _silent(kept, settings):
+        _say(f"the probe is pinned at {directory / name} already")
         return
-    loaded, _module = load(settings)
-    pins.pin(loaded.fds, loaded.bcc_version, directory, name)
-    print(f"killsnoopd-loader: probe attached, pinned at {directory / name}", file=sys.stderr)
+    loaded, _module = load(settings, kept)
+    if kept and _silent(loaded.fds, settings):
+        kept = {}
+        loaded, _module = load(settings)
+    pins.pin(loaded.fds, loaded.bcc_version, directory, settings)
+    how = "new"
+    if kept:
+        how = "in the place of the one that was pinned, whose counts go on"
+    elif found:
+        how = "new: what was pinned had another layout, was not whole or did not count"
+    _say(f"probe attached, pinned at {directory / name}, {how}")
+
+
+def _silent(fds: dict[str, int], settings: Settings) -> bool:
+    """Whether the probe misses a signal sent to ourselves."""
+    probe = Probe({name: os.dup(fd) for name, fd in fds.items()}, Layout(possible_cpus(), settings.max_series), "")
+    try:
+        return bool(probe.missed(settings.syscalls))
+    finally:
+        probe.close()
+
+
+def _say(line: str) -> None:
+    print(f"killsnoopd-loader: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

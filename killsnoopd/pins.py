@@ -1,4 +1,8 @@
-"""The pinned probe on bpffs: maps, programs and links under `DIR/<hash>/`, whole or not at all."""
+"""The pinned probe on bpffs, whole or not at all.
+
+`DIR/<hash>/` is what the daemon opens: maps, links, and the programs that are attached. `DIR/kept/<hash>/` is what only
+the probe and the next loader need; killsnoopd.service hides it from the daemon.
+"""
 
 import os
 import shutil
@@ -6,46 +10,75 @@ from pathlib import Path
 
 from killsnoopd import libbpf
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.program import MAPS, PROGRAMS, Settings
+from killsnoopd.program import KEPT, MAPS, PROGRAMS, Settings
+
+_KEPT = "kept"
+_MEMORY = "memory"  # a symbolic link: bpffs holds no other text
 
 
-def pin(fds: dict[str, int], bcc_version: str, directory: Path, name: str) -> None:
-    """Pin everything under `directory/name`, all or nothing, and let go of any other probe pinned there."""
-    fresh = directory / f"new_{name}"  # bpffs allows no dot in a name
-    unpin(fresh)
-    fresh.mkdir(mode=0o700)
-    for key, fd in fds.items():
-        libbpf.obj_pin(fd, str(fresh / key))
-    (fresh / "bcc").symlink_to(bcc_version)  # bpffs holds no text but this
-    unpin(directory / name)
-    fresh.rename(directory / name)
-    for other in directory.iterdir():
-        if other.name != name:
-            unpin(other)
+def pin(fds: dict[str, int], bcc_version: str, directory: Path, settings: Settings) -> None:
+    """Pin everything, all or nothing, and let go of every other probe pinned in `directory`."""
+    name = settings.hash()
+    fresh = f"new_{name}"  # bpffs allows no dot in a name
+    for folder in (directory / _KEPT, directory):
+        _unpin(folder / fresh)
+        (folder / fresh).mkdir(mode=0o700, parents=True)
+        for key, fd in fds.items():
+            if (key.removeprefix("map_") in KEPT) == (folder.name == _KEPT):
+                libbpf.obj_pin(fd, str(folder / fresh / key))
+    (directory / fresh / "bcc").symlink_to(bcc_version)
+    (directory / fresh / _MEMORY).symlink_to(settings.memory_hash())
+    for folder in (directory / _KEPT, directory):
+        _unpin(folder / name)
+        (folder / fresh).rename(folder / name)
+        for other in folder.iterdir():
+            if other.name not in (name, _KEPT):
+                _unpin(other)
 
 
-def unpin(directory: Path) -> None:
-    """Remove a directory of pins; the kernel drops what nobody else holds."""
-    if directory.is_dir():
-        shutil.rmtree(directory)
+def _unpin(path: Path) -> None:
+    """Remove pins; the kernel drops what nobody else holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def whole(directory: Path, settings: Settings) -> bool:
-    """Whether a whole probe of these settings is pinned there and attached."""
-    expected = [f"map_{name}" for name in MAPS]
-    expected += [f"prog_{name}" for name in PROGRAMS]
-    expected += [f"link_{name}" for name in settings.tracepoints]
+def opened(directory: Path, name: str, settings: Settings) -> dict[str, int]:
+    """Fds of the probe pinned as `name`, the links among them only if attached; empty if it is not whole besides.
+
+    Its memory is that of `settings`, so that a probe of these may take it over.
+    """
+    fds: dict[str, int] = {}
     try:
-        for name in expected:
-            fd = libbpf.obj_get(str(directory / name))
-            try:
-                if name.startswith("link_") and not libbpf.link_attached(fd):
-                    return False
-            finally:
-                os.close(fd)
+        if str((directory / name / _MEMORY).readlink()) != settings.memory_hash():
+            return {}
+        for key in (*(f"map_{map_name}" for map_name in MAPS), *(f"prog_{program}" for program in PROGRAMS)):
+            fds[key] = libbpf.obj_get(str(directory / name / key))
+        for map_name in KEPT:
+            fds[f"map_{map_name}"] = libbpf.obj_get(str(directory / _KEPT / name / f"map_{map_name}"))
     except OSError:
-        return False
-    return True
+        close(fds)
+        return {}
+    for tracepoint in settings.tracepoints:
+        try:
+            fds[f"link_{tracepoint}"] = libbpf.obj_get(str(directory / name / f"link_{tracepoint}"))
+        except OSError:
+            continue
+        if not libbpf.link_attached(fds[f"link_{tracepoint}"]):
+            os.close(fds.pop(f"link_{tracepoint}"))
+    return fds
+
+
+def close(fds: dict[str, int]) -> None:
+    """Close what `opened` returned."""
+    for fd in fds.values():
+        os.close(fd)
+
+
+def names(directory: Path) -> list[str]:
+    """What is pinned there, whole or not."""
+    return [path.name for path in directory.iterdir() if path.name != _KEPT]
 
 
 def prepare(directory: Path) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -124,6 +125,19 @@ class Probe:
     def _deaths(self) -> list[tuple[int, bool, int]]:
         cells = self._sum(self.layout.deaths, self.layout.escalations - self.layout.deaths)
         return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
+
+    def missed(self, syscalls: tuple[str, ...]) -> list[str]:
+        """Send ourselves signal 0 and SIGURG, which is ignored: which of them do not count. Both stay in the counts."""
+        before = self.counts()
+        for number in (0, signal.SIGURG):
+            os.kill(os.getpid(), number)
+        after = self.counts()
+        missing = []
+        if "kill" in syscalls and after.calls(0, 0) == before.calls(0, 0):
+            missing.append("signal 0")
+        if after.delivered(signal.SIGURG) == before.delivered(signal.SIGURG):
+            missing.append("SIGURG")
+        return missing
 
     def count_outcome(self, outcome: str) -> None:
         """The daemon's own entry in the ledger, one of OUTCOMES; it is kept in the kernel and outlives a restart."""

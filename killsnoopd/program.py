@@ -9,15 +9,18 @@ from killsnoopd import names
 
 BPF_DIR = Path(__file__).parent / "bpf"
 SOURCE = BPF_DIR / "killsnoop.bpf.c"
+MEMORY = BPF_DIR / "memory.h"
 PAGE_BYTES = 4096
 
-# The rest must match killsnoop.bpf.c.
+# The rest must match memory.h and killsnoop.bpf.c.
 RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
 LEDGER = ("filtered", "rate_limited", "ring_full", "emitted")  # enum fate
 KINDS = 3  # of events, enum kind: each has a ledger of its own in the kernel
 SERIES_BYTES = 24
-PROGRAMS = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")
-MAPS = ("counts", "series", "slots_taken", "events", "ledger")  # those that are handed over
+PROGRAMS = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")  # on_NAME each does the work
+MAPS = ("counts", "series", "slots_taken", "events", "ledger")  # the daemon's to read
+JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
+KEPT = ("slots", "budgets", "drafts", "doomed", "suspects", "dead", "memos", *JUMPS)  # the probe's own
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,18 @@ class Settings:
 
     def hash(self) -> str:
         """Names the probe that these settings make of the source; pins are kept under this name."""
-        digest = hashlib.sha256(json.dumps([sorted(self.syscalls), self.macros(1, PAGE_BYTES)]).encode())
-        for path in sorted(BPF_DIR.rglob("*.[ch]")):
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+        return _digest([sorted(self.syscalls), self.macros(1, PAGE_BYTES)], *sorted(BPF_DIR.rglob("*.[ch]")))
+
+    def memory_hash(self) -> str:
+        """Names what the probe keeps: one of the same memory can take over from another, counts and all."""
+        return _digest([self.max_series, self.ring_bytes], MEMORY)
+
+
+def _digest(settings: list[object], *files: Path) -> str:
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,16 @@ def test_every_setting_is_in_the_hash(change):
     assert dataclasses.replace(Settings(), **change).hash() != Settings().hash()
 
 
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [({"max_series": 1}, False), ({"ring_bytes": 4096}, False), ({"rate": 1}, True), ({"syscalls": ("kill",)}, True)],
+    ids=str,
+)
+def test_what_a_new_version_can_take_over(change, same):
+    """Settings that shape the maps start anew; the others do not."""
+    assert (dataclasses.replace(Settings(), **change).memory_hash() == Settings().memory_hash()) == same
+
+
 def test_the_source_is_in_the_hash(tmp_path, monkeypatch):
     """A new version of the probe has a new name."""
     before = Settings().hash()
@@ -71,7 +81,7 @@ def test_the_source_is_in_the_hash(tmp_path, monkeypatch):
 
 def test_layout_is_that_of_the_source():
     """Constants that C and Python both spell are equal, and cells do not overlap."""
-    source = program.SOURCE.read_text()
+    source = program.MEMORY.read_text() + program.SOURCE.read_text()
     assert int(re.search(r"#define SIGNALS (\d+)", source)[1]) == len(names.SIGNALS)
     assert int(re.search(r"#define INVALID (\d+)", source)[1]) == names.INVALID
     assert int(re.search(r"#define RESULTS (\d+)", source)[1]) == len(program.RESULTS)
@@ -93,7 +103,11 @@ def test_layout_is_that_of_the_source():
     layout = Layout(cpus=2, series_max=10)
     assert (layout.overflow, layout.deliveries, layout.deaths) == (10, 10 + 66 * 8, 10 + 66 * 8 + 66 * 5 * 5)
     assert (layout.escalations, layout.ledger, layout.row) == (2320, 2321, 2336)
-    assert set(program.PROGRAMS) == set(re.findall(r"^int (\w+)\(", source, re.M))
+    entries_and_workers = {name for program_name in program.PROGRAMS for name in (program_name, f"on_{program_name}")}
+    assert entries_and_workers == set(re.findall(r"^int (\w+)\(", source, re.M))
+    maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)
+    named = [re.split(", *", of_map)[3 if of_map.startswith('"') else 0] for of_map in maps]
+    assert sorted(named) == sorted((*program.MAPS, *program.KEPT))
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0\n", 1), ("0-1\n", 2), ("0-127\n", 128), ("0,2-5\n", 6)])

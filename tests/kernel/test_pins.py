@@ -1,18 +1,22 @@
 """The pinned hand-over: the loader leaves the probe on bpffs and is gone; daemons come and go, the counts stay."""
 
+import ctypes
+import errno
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from running import wait_for
-from senders import NO_SUCH_PID, run, send
+from senders import NO_SUCH_PID, forked, run, send, siginfo
 from test_exactness import kill_loop
 from test_powerless import our_programs
 
-from killsnoopd import cli
+from killsnoopd import cli, libbpf
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def test_counts_and_events_outlive_the_daemon(start, pins):
     """Signals sent while no daemon runs are counted, and logged by the next one; its ledger goes on, too."""
     said = load(pins, "--events.rate=0")
     name = cli.parse(["--events.rate=0"]).probe.hash()
-    assert said == f"killsnoopd-loader: probe attached, pinned at {pins}/{name}\n"
+    assert said == f"killsnoopd-loader: probe attached, pinned at {pins}/{name}, new\n"
     flags = ("--events.rate=0", f"--probe.pin={pins}")
     first = start(*flags)
     run(lambda: kill_loop(100), b"ks-one")
@@ -86,44 +90,97 @@ def test_the_same_probe_is_not_loaded_twice(pins):
     assert our_programs() == before
 
 
-def test_other_settings_make_another_probe_and_let_go_of_the_first(pins):
-    """The hash changes with the flags; the old pins, and with them the old programs, go."""
-    load(pins, "--events.rate=1")
-    (old,) = pins.iterdir()
+def test_another_version_takes_over_between_two_signals(start, pins):
+    """Other settings are another program. It goes on where the first was: no signal is counted twice or not at all,
+    each event is told once, and only the last program stays."""
+    others = our_programs()
+    load(pins, "--events.rate=0")
+    daemon = start("--events.rate=0", f"--probe.pin={pins}")
+    targets = [str(NO_SUCH_PID - number) for number in range(30_000)]
+
+    def numbered():
+        for target in targets:
+            assert send("kill", int(target), 9) == -errno.ESRCH
+            time.sleep(100e-6)
+
+    sender = forked(numbered, b"ks-upgrade")
+    takeovers = 0
+    while os.waitpid(sender, os.WNOHANG) == (0, 0):
+        takeovers += 1
+        said = load(pins, "--events.rate=0", f"--events.grace-period={takeovers}")
+        assert "in the place of the one that was pinned, whose counts go on" in said
+    assert takeovers >= 5
+    wait_for(lambda: len(our_programs() - others) == 8, "the programs in between to go")
+    assert daemon.signals("ks-upgrade") == {("ks-upgrade", "SIGKILL", "ESRCH"): len(targets)}
+    assert [event["KILLSNOOP_TPID"] for event in daemon.events("ks-upgrade")] == targets
+
+
+def test_another_layout_starts_anew(pins):
+    """What cannot be carried over goes; the journal says so."""
+    load(pins, "--metrics.max-series=10")
     programs = our_programs()
-    load(pins, "--events.rate=2")
-    (new,) = pins.iterdir()
-    assert new != old
+    assert "new: what was pinned had another layout" in load(pins, "--metrics.max-series=11")
+    assert len(pins_in(pins)) == 1
     wait_for(lambda: not (our_programs() & programs), "the old programs to go")
 
 
-@pytest.mark.parametrize("broken", ["link_kill", "link_signal_generate", "map_counts", "prog_sys_exit"])
+def pins_in(pins):
+    return [path for path in pins.iterdir() if path.name != "kept"]
+
+
+@pytest.mark.parametrize("broken", ["link_kill", "link_signal_generate", "map_counts", "prog_sys_exit", "memory"])
 def test_partial_pins_are_replaced(start, pins, broken):
-    """Something removed a pin: the loader puts a whole probe in their place."""
+    """Something removed a pin: the loader puts a whole probe in their place. Counts go on if only a link is gone."""
     load(pins)
-    (whole,) = pins.iterdir()
+    run(lambda: send("rt_sigqueueinfo", NO_SUCH_PID, 9, siginfo(9)), b"ks-before")
+    (whole,) = pins_in(pins)
     (whole / broken).unlink()
-    assert "probe attached" in load(pins)
+    link = broken.startswith("link")
+    assert ("whose counts go on" if link else "was not whole") in load(pins)
     daemon = start(f"--probe.pin={pins}")
     run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-healed")
-    assert daemon.signals("ks-healed") == {("ks-healed", "SIGKILL", "ESRCH"): 1}
+    before = {("ks-before", "SIGKILL", "ESRCH"): 1} if link else {}
+    assert daemon.signals("ks-healed", "ks-before") == {("ks-healed", "SIGKILL", "ESRCH"): 1} | before
 
 
-def test_a_loader_that_died_half_way_is_cleaned_up_after(pins):
-    """Left-overs of an unfinished run do not stand in the way."""
+def test_silent_pins_are_replaced(start, pins):
+    """Attached, but someone has emptied the table by which the entry jumps: the probe is loaded anew, the counts go on."""
+    load(pins)
+    run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-before")
+    (whole,) = pins_in(pins)
+    table = libbpf.obj_get(str(pins / "kept" / whole.name / "map_to_sys_exit"))
+    key = (ctypes.c_uint32 * 1)(0)
+    assert ctypes.CDLL("libbpf.so.1").bpf_map_delete_elem(table, key) == 0
+    os.close(table)
+    run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-silence")
+    refused = subprocess.run(
+        [sys.executable, "-m", "killsnoopd", f"--probe.pin={pins}", "--web.listen-address=127.0.0.1:0"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert refused.returncode == 70
+    assert "does not count: signal 0 to ourselves was not seen" in refused.stderr
+    assert "whose counts go on" in load(pins)
+    daemon = start(f"--probe.pin={pins}")
+    assert daemon.signals("ks-before", "ks-silence") == {("ks-before", "SIGKILL", "ESRCH"): 1}
+
+
+def test_foreign_things_among_the_pins_go(pins):
+    """What does not belong there does not stand in the way."""
     name = cli.parse([]).probe.hash()
     (pins / f"new_{name}").mkdir()
     (pins / "0123456789abcdef").mkdir()
+    (pins / "link").symlink_to("nowhere")
     assert "probe attached" in load(pins)
-    assert list(pins.iterdir()) == [pins / name]
+    assert sorted(path.name for path in pins.iterdir()) == sorted([name, "kept"])
 
 
 def test_removing_the_pins_lets_go_of_everything(pins):
-    """What `systemctl stop killsnoopd-probe` does: no program of ours is left."""
+    """What `systemctl stop killsnoopd` comes to: no program of ours is left."""
     before = our_programs()
     load(pins)
-    assert len(our_programs() - before) == 4
-    shutil.rmtree(next(pins.iterdir()))
+    assert len(our_programs() - before) == 8
+    for path in pins.iterdir():
+        shutil.rmtree(path)
     wait_for(lambda: our_programs() <= before, "the programs to go")
 
 

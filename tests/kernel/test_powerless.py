@@ -112,7 +112,7 @@ def test_stopping_detaches(start):
     """After the daemon has ended no program of its is left in the kernel."""
     before = our_programs()
     daemon = start()
-    assert len(our_programs() - before) == 4
+    assert len(our_programs() - before) == 8
     assert daemon.stop() == 0
     wait_for(lambda: our_programs() <= before, "the programs to go")
 
@@ -120,13 +120,14 @@ def test_stopping_detaches(start):
 def our_programs():
     """Ids of the programs in the kernel that are called what ours are; source: BPF_PROG_GET_NEXT_ID."""
     lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    names = {name[:15] for program in PROGRAMS for name in (program, f"on_{program}")}
     found, number = set(), ctypes.c_uint32(0)
     while lib.bpf_prog_get_next_id(number, ctypes.byref(number)) == 0:
         fd = lib.bpf_prog_get_fd_by_id(number)
         if fd >= 0:
             info, size = ctypes.create_string_buffer(256), ctypes.c_uint32(256)
             lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size))
-            if info.raw[64:80].rstrip(b"\0").decode() in {name[:15] for name in PROGRAMS}:  # struct bpf_prog_info: name
+            if info.raw[64:80].rstrip(b"\0").decode() in names:  # struct bpf_prog_info: name
                 found.add(number.value)
             os.close(fd)
     return found

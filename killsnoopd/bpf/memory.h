@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What outlives a version of the probe: its maps, and the entries that stay attached to the tracepoints. An upgrade whose memory.h is the same
+ * goes on with what is pinned; one whose memory.h is not starts at zero.
+ */
+#pragma once
+
+#define SIGNALS 66 /* 0..64, and 65 for every number that is no signal */
+#define RESULTS 8  /* the results that the overflow table tells apart, see overflow_result() */
+#define ROUND_UP_8(n) (((n) + 7) / 8 * 8)
+
+enum kind { CALL, DELIVERY, DEATH, KINDS };
+enum fate { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, FATES };
+enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, KERNEL, ORIGINS };
+enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OUTCOMES }; /* trace/events/signal.h */
+
+/*
+ * Everything that is counted lives in one memory-mapped array, a row per CPU, so that a scrape is a plain read of memory.
+ * The kernel switches off every tracepoint program of a CPU while that CPU is inside a bpf(2) lookup in a hash
+ * (bpf_disable_instrumentation, kernel/bpf/syscall.c), and a preempted scraper would leave it off: signals sent
+ * meanwhile would be missed. No system call, no gap. A row is written by its own CPU alone, with preemption off; as a
+ * signal_generate in an interrupt may run in the midst of another program, each kind of event has cells of its own.
+ */
+enum cell {
+	SERIES = 0, /* SERIES_MAX cells; a cell's meaning is in the slot of the same number of `series` */
+	OVERFLOW = SERIES + SERIES_MAX, /* SIGNALS * RESULTS cells: calls that found no free slot */
+	DELIVERIES = OVERFLOW + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
+	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, seen */
+	ESCALATIONS = DEATHS + SIGNALS * 2,
+	LEDGER, /* KINDS * FATES cells: what became of each event here */
+	CELLS = LEDGER + KINDS * FATES,
+};
+#define ROW ROUND_UP_8(CELLS)
+
+struct series {
+	char comm[COMM_LEN]; /* process name, NUL-padded */
+	u32 sig;             /* 0..64 or INVALID */
+	s32 res;             /* 0, or -errno */
+};
+
+/* One event; killsnoopd/event.py decodes it. The sender is the kernel if pid is 0. The target is unknown if tpid is 0. */
+struct event {
+	u64 time_ns;               /* CLOCK_MONOTONIC */
+	u64 lapse_ns;              /* of a death: since the delivery; of an escalation: since the SIGTERM */
+	u64 start_ns, tstart_ns;   /* when the processes started, CLOCK_BOOTTIME: tells users of one pid apart */
+	u64 cgroup, tcgroup;       /* ids in the cgroup v2 tree */
+	u32 pid, tid, uid, ppid;
+	u32 loginuid, sessionid;   /* (u32)-1: not set */
+	s32 ns_pid, tns_pid;       /* in their own pid namespaces; 0: in the first one; -1: too deep */
+	u32 tpid, tuid;
+	s32 target_arg, sig, res, code;
+	u32 exe_dev, ttid;
+	u16 exe_len, cgroup_len, tcgroup_len; /* parts of the text, in this order */
+	u8 kind, origin, call, outcome, flags, padding[5];
+	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN], tcomm[COMM_LEN];
+};
+
+enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4 };
+
+/* An event in the making, with the names that are on the paths to the root: leaf first, a NUL after each. */
+#define TEXT_MAX 2048 /* a power of two, and room for one more name, so that the verifier sees every index in bounds */
+#define NAME_MAX 256
+struct draft {
+	struct event event;
+	char text[TEXT_MAX + NAME_MAX];
+	u32 text_len;
+	bool emit, suspect, deadly; /* of a delivery: make an event; wait for the OOM killer; the target may die of it */
+	u64 now;
+	u64 claims; /* of a suspect: how many have found out who sent it; the first one tells it */
+};
+
+BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct series, series, SERIES_MAX, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, slots_taken, 1, BPF_F_MMAPABLE);
+BPF_TABLE("hash", struct series, u32, slots, SERIES_MAX);
+BPF_TABLE("lru_hash", u32, u64, budgets, 4096); /* by uid: the time up to which its events are spoken for */
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+/* Written by the daemon alone: what became of the events it took. Kept here, it outlives a restart. */
+BPF_F_TABLE("array", u32, u64, ledger, 8, BPF_F_MMAPABLE);
+BPF_TABLE("array", u32, struct draft, drafts, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
+
+/* The last signal of a number that may end a process: its sender is the killer, if the process dies of that number. */
+struct doom {
+	u32 tgid, sig;
+};
+BPF_TABLE("lru_hash", struct doom, struct event, doomed, 8192);
+
+/* SIGKILLs of the kernel's own, by the thread they were sent to, until it is known whether the OOM killer sent them. */
+BPF_TABLE("hash", u32, struct draft, suspects, 64);
+
+/* Processes whose death is counted: two threads that end at once may both take themselves for the last one. */
+struct process {
+	u64 start_ns, tgid;
+};
+BPF_TABLE("lru_hash", struct process, u32, dead, 1024);
+
+/*
+ * What a CPU found out last, so that a storm costs less: who called, where that is counted, and who is over budget.
+ * Only this CPU touches it, with preemption off. A slot never changes its meaning, so `slot` is right for good.
+ */
+struct memo {
+	struct series key;
+	u32 slot_plus_one; /* 0: nothing yet */
+	u32 uid;           /* is over budget throughout `jiffy` */
+	u64 jiffy;
+	u64 padding[3];    /* to a cache line */
+};
+
+BPF_TABLE("array", u32, struct memo, memos, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
+
+/*
+ * What is attached are entries (at the end of killsnoop.bpf.c) that jump to the program that does the work, each by a
+ * table of one, so that a new version takes over between one signal and the next: none is seen twice, none by nobody.
+ */
+BPF_PROG_ARRAY(to_sys_exit, 1);
+BPF_PROG_ARRAY(to_signal_generate, 1);
+BPF_PROG_ARRAY(to_mark_victim, 1);
+BPF_PROG_ARRAY(to_sched_process_exit, 1);
