@@ -50,10 +50,11 @@ def run(config: cli.Config, argv: list[str]) -> int:
         stack.callback(opened_probe.close)
         privileges.drop()
         _self_test(opened_probe, config.probe.syscalls)
-        writer, stop_fd = _start_writer(opened_probe, config.events_target)
-        stack.callback(os.close, stop_fd)
+        patience = sinks.Patience(DRAIN_S)
+        stack.callback(patience.close)
+        writer = _start_writer(config, opened_probe, patience)
         asyncio.run(_serve(config, sockets, opened_probe, writer))
-        _stop(opened_probe, writer, stop_fd)
+        _stop(opened_probe, writer)
     return Exit.OK
 
 
@@ -77,15 +78,14 @@ def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
         )
 
 
-def _start_writer(opened: Probe, target: str) -> tuple[Writer | None, int]:
-    stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    sink = sinks.choose(target, sinks.Patience(stop_fd, DRAIN_S))
+def _start_writer(config: cli.Config, opened: Probe, patience: sinks.Patience) -> Writer | None:
+    sink = sinks.choose(config.events_target, patience, opened.in_hand.send)
     if sink is None:
-        return None, stop_fd
-    writer = Writer(opened, sink, Processes(), stop_fd)
+        return None
+    writer = Writer(opened, sink, Processes(), patience, pinned=config.pin is not None)
     writer.start()
     log.info("events go to %s", "journald" if isinstance(sink, sinks.Journal) else "stdout")
-    return writer, stop_fd
+    return writer
 
 
 async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, writer: Writer | None) -> None:
@@ -138,16 +138,17 @@ def _status(opened: Probe) -> str:
     return f"{calls} signals counted, {ledger.outcomes['logged']} events logged, {lost} not logged"
 
 
-def _stop(opened: Probe, writer: Writer | None, stop_fd: int) -> None:
+def _stop(opened: Probe, writer: Writer | None) -> None:
     """Detach, log what waits in the ring buffer, say goodbye."""
     opened.detach()
-    os.eventfd_write(stop_fd, 1)
-    if writer:
-        writer.join(DRAIN_S + 0.5)
+    ended = writer is None or writer.stop(DRAIN_S + 0.5)
     log.info("stopped: %s", _status(opened))
-    if writer and writer.is_alive():
-        # Only a stream that blocks in write(2) does this; the thread would use the probe after it is closed.
+    waiting = opened.ledger().pending
+    if writer and not ended and writer.done.is_set():
+        log.warning("journald does not take events: %d wait in the pinned ring buffer for the next start", waiting)
+    elif not ended:  # only a stream that blocks in write(2) does this
         log.error("the last events could not be written: the reader of stdout is stuck")
+    if not ended:  # the thread would use the probe after it is closed
         logging.shutdown()
         os._exit(Exit.OK)
 

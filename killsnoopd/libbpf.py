@@ -4,6 +4,8 @@ Source: libbpf's bpf.h, btf.h and libbpf.h. Each of them is a thin cover of a bp
 """
 
 import ctypes
+import errno
+import mmap
 import os
 from collections.abc import Callable
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
@@ -239,22 +241,32 @@ class RingBuffer:
     """The reader's end of a BPF ring buffer; one reader at a time."""
 
     def __init__(self, map_fd: int) -> None:
-        self._on_record: Callable[[bytes], None]
+        self._on_record: Callable[[bytes], bool]
 
         def callback(_context: object, data: int, size: int) -> int:
-            self._on_record(ctypes.string_at(data, size))
-            return 0
+            return 0 if self._on_record(ctypes.string_at(data, size)) else -errno.ECANCELED
 
         self._callback = _SampleCallback(callback)  # kept: libbpf holds just the address
+        self._consumed = memoryview(mmap.mmap(map_fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
         self._ring = _lib().ring_buffer__new(map_fd, ctypes.cast(self._callback, c_void_p), None, None)
         if not self._ring:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "ring_buffer__new")
         self.epoll_fd: int = _lib().ring_buffer__epoll_fd(self._ring)
 
-    def consume(self, on_record: Callable[[bytes], None]) -> int:
-        """Hand over every record that is there; how many. `on_record` must not raise: ctypes would swallow it."""
+    @property
+    def position(self) -> int:
+        """Bytes consumed since the buffer was made: where the record is that `on_record` is called with."""
+        return self._consumed[0]
+
+    def consume(self, on_record: Callable[[bytes], bool]) -> None:
+        """Hand over the records that are there, until `on_record` says False: then no more after this one.
+
+        It must not raise, for ctypes would swallow it.
+        """
         self._on_record = on_record
-        return _checked(_lib().ring_buffer__consume(self._ring), "ring_buffer__consume")
+        result = _lib().ring_buffer__consume(self._ring)
+        if result != -errno.ECANCELED:
+            _checked(result, "ring_buffer__consume")
 
     def close(self) -> None:
         """Unmap the buffer. What was not consumed stays in the map."""

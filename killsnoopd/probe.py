@@ -15,6 +15,7 @@ from pathlib import Path
 
 from killsnoopd import libbpf, names
 from killsnoopd.failure import Exit, Failure
+from killsnoopd.in_hand import WORDS, InHand
 from killsnoopd.program import KINDS, LEDGER, RESULTS, SERIES_BYTES, Layout
 
 _PACKAGE = Path(__file__).parent
@@ -28,7 +29,6 @@ spec.loader.exec_module(package)
 sys.argv = ["killsnoopd-loader"] + sys.argv[2:]
 runpy.run_module("killsnoopd.loader", run_name="__main__", alter_sys=True)
 """
-OUTCOMES = ("logged", "journal_error", "decode_error")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What became of every event: the kernel's reasons (program.LEDGER) and the daemon's (OUTCOMES); what waits."""
+    """What became of every event: by the kernel (program.LEDGER) and the daemon (in_hand.OUTCOMES); and what waits."""
 
     outcomes: dict[str, int]
     pending: int
@@ -76,7 +76,7 @@ class Probe:
             self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
             self._series = self._map("series", layout.series_max * SERIES_BYTES)
             self._taken = self._map("slots_taken", 8).cast("Q")
-            self._ledger = self._map("ledger", 8 * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")
+            self.in_hand = InHand(self._map("ledger", WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q"))
             self._ring = libbpf.RingBuffer(fds["map_events"])
         except OSError:
             self.close()
@@ -139,13 +139,9 @@ class Probe:
             missing.append("SIGURG")
         return missing
 
-    def count_outcome(self, outcome: str) -> None:
-        """The daemon's own entry in the ledger, one of OUTCOMES; it is kept in the kernel and outlives a restart."""
-        self._ledger[OUTCOMES.index(outcome)] += 1
-
     def ledger(self) -> Ledger:
         """What became of the events so far."""
-        own = dict(zip(OUTCOMES, self._ledger, strict=False))  # before `emitted`, so that pending is not negative
+        own = self.in_hand.outcomes()  # before `emitted`, so that pending is not negative
         cells = self._sum(self.layout.ledger, KINDS * len(LEDGER))
         kernel = {fate: sum(cells[index :: len(LEDGER)]) for index, fate in enumerate(LEDGER)}
         pending = kernel.pop("emitted") - sum(own.values())
@@ -159,9 +155,18 @@ class Probe:
         """What the kernel says of a program, one of program.PROGRAMS."""
         return libbpf.prog_info(self._fds[f"prog_{program}"])
 
-    def consume(self, on_record: Callable[[bytes], None]) -> int:
-        """Hand over the records that wait in the ring buffer; how many. `on_record` must not raise."""
-        return self._ring.consume(on_record)
+    def consume(self, log: Callable[[bytes], str], over: Callable[[], bool]) -> None:
+        """Hand over the records that wait in the ring buffer until there is none, or it is over.
+
+        `log` returns what became of the record, one of in_hand.OUTCOMES; neither function may raise.
+        """
+
+        def on_record(record: bytes) -> bool:
+            if self.in_hand.take(self._ring.position):
+                self.in_hand.settle(log(record))
+            return not over()
+
+        self._ring.consume(on_record)
 
     def detach(self) -> None:
         """Let go of the tracepoints. A pinned probe stays attached: its pins hold it."""

@@ -32,12 +32,22 @@ class Stopped(Exception):
 
 
 class Patience:
-    """How long a sink may wait: for ever, until `stop_fd` is readable; then `grace_s` seconds more, in all."""
+    """How long a sink may wait: for ever until `stop`, then `grace_s` seconds more, in all."""
 
-    def __init__(self, stop_fd: int, grace_s: float) -> None:
-        self._stop_fd = stop_fd
+    def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._deadline: float | None = None
+        self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        """Readable once `stop` was called."""
+
+    def stop(self) -> None:
+        """From now on, hurry. Any thread may call it."""
+        self._deadline = time.monotonic() + self._grace_s
+        os.eventfd_write(self.stop_fd, 1)
+
+    def over(self) -> bool:
+        """Whether the grace is over."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def wait(self, fd: int | None, timeout_s: float | None = None) -> None:
         """Return when `fd` is writable or the time is up. Raises Stopped when patience is at its end."""
@@ -45,15 +55,19 @@ class Patience:
         if fd is not None:
             poll.register(fd, select.POLLOUT)
         if self._deadline is None:
-            poll.register(self._stop_fd, select.POLLIN)
+            poll.register(self.stop_fd, select.POLLIN)
+        elif self.over():
+            raise Stopped
         else:
-            left_s = self._deadline - time.monotonic()
-            if left_s <= 0:
-                raise Stopped
+            left_s = max(0.0, self._deadline - time.monotonic())
             timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
         ready = poll.poll(None if timeout_s is None else timeout_s * 1000)
-        if self._deadline is None and any(ready_fd == self._stop_fd for ready_fd, _ in ready):
-            self._deadline = time.monotonic() + self._grace_s
+        if fd is not None and [ready_fd for ready_fd, _ in ready] == [self.stop_fd]:
+            self.wait(fd, timeout_s)  # the grace has begun
+
+    def close(self) -> None:
+        """Close the file descriptor."""
+        os.close(self.stop_fd)
 
 
 def encode(fields: dict[str, str]) -> bytes:
@@ -71,8 +85,10 @@ def encode(fields: dict[str, str]) -> bytes:
 class Journal:
     """journald's socket. systemd.journal.send would do, but it holds the GIL while journald makes it wait."""
 
-    def __init__(self, patience: Patience, path: Path = JOURNAL_SOCKET) -> None:
+    def __init__(self, patience: Patience, transmit: Callable[[int, bytes], None], path: Path = JOURNAL_SOCKET) -> None:
+        """`transmit(fd, datagram)` sends over a connected socket, or raises OSError: InHand.send."""
         self._patience = patience
+        self._transmit = transmit
         self._path = path
         self._socket: socket.socket | None = None
 
@@ -85,7 +101,7 @@ class Journal:
                     self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                     self._socket.setblocking(False)
                     self._socket.connect(str(self._path))
-                self._socket.send(data)
+                self._transmit(self._socket.fileno(), data)
                 return
             except BlockingIOError:
                 self._patience.wait(self._socket.fileno() if self._socket else None, 1.0)
@@ -124,10 +140,12 @@ class JsonLines:
         """Nothing to do: the stream is not ours."""
 
 
-def choose(target: str, patience: Patience, journal_socket: Path = JOURNAL_SOCKET) -> Sink | None:
+def choose(
+    target: str, patience: Patience, transmit: Callable[[int, bytes], None], journal_socket: Path = JOURNAL_SOCKET
+) -> Sink | None:
     """The sink for `--events.target`; `auto` is the journal where there is one."""
     if target == "none":
         return None
     if target == "journal" or (target == "auto" and journal_socket.exists()):
-        return Journal(patience, journal_socket)
+        return Journal(patience, transmit, journal_socket)
     return JsonLines(patience)

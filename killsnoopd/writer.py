@@ -8,7 +8,7 @@ import time
 from killsnoopd import event, fields
 from killsnoopd.probe import Probe
 from killsnoopd.processes import Processes
-from killsnoopd.sinks import Sink, Stopped
+from killsnoopd.sinks import Patience, Sink, Stopped
 
 log = logging.getLogger("killsnoopd")
 
@@ -16,15 +16,18 @@ log = logging.getLogger("killsnoopd")
 class Writer(threading.Thread):
     """Sleeps until there are events or it is told to stop; every event that it takes ends up in the ledger."""
 
-    def __init__(self, probe: Probe, sink: Sink, processes: Processes, stop_fd: int) -> None:
-        """`stop_fd` becomes readable when the thread shall log what is there, and end."""
+    def __init__(self, probe: Probe, sink: Sink, processes: Processes, patience: Patience, pinned: bool) -> None:
+        """When patience is over, events that could not be logged stay in a pinned ring buffer, or else are lost."""
         super().__init__(name="killsnoopd-ev", daemon=True)
         self._probe = probe
         self._sink = sink
         self._processes = processes
-        self._stop_fd = stop_fd
+        self._patience = patience
+        self._pinned = pinned
         self._stopped = False
         self._failures: set[str] = set()
+        self.done = threading.Event()
+        """Set when the thread has done what it can; it may be stuck with an event that it may not let go of."""
         self.last_event_ns: int | None = None
         """When the newest event logged happened, on the realtime clock."""
         self.cgroup_sources: dict[str, int] = processes.sources
@@ -33,33 +36,42 @@ class Writer(threading.Thread):
         """The thread's whole life."""
         poll = select.poll()
         poll.register(self._probe.events_fd, select.POLLIN)
-        poll.register(self._stop_fd, select.POLLIN)
+        poll.register(self._patience.stop_fd, select.POLLIN)
         stopping = False
         while not stopping:
-            stopping = any(fd == self._stop_fd for fd, _ in poll.poll())
-            self._probe.consume(self._log)
+            stopping = any(fd == self._patience.stop_fd for fd, _ in poll.poll())
+            self._probe.consume(self._log, over=lambda: self._pinned and self._patience.over())
         self._sink.close()
+        self.done.set()
 
-    def _log(self, record: bytes) -> None:
-        """Log one record. Never raises: this is called from C."""
-        outcome = "logged"
+    def stop(self, timeout_s: float) -> bool:
+        """Log what waits in the ring buffer, as long as patience lasts; whether the thread has come to its end."""
+        self._patience.stop()
+        self.done.wait(timeout_s)
+        self.join(0.1)
+        return not self.is_alive()
+
+    def _log(self, record: bytes) -> str:
+        """Log one record; its outcome. Never raises: this is called from C."""
         try:
             decoded = event.decode(record)
             boot_ns = time.time_ns() - time.monotonic_ns()
             if self._stopped:
-                raise Stopped
+                return "journal_error"
             self._sink.send(fields.fields(decoded, self._processes.identify(decoded), boot_ns))
             self.last_event_ns = decoded.time_ns + boot_ns
+            return "logged"
         except ValueError as error:
-            outcome = "decode_error"
             self._complain(f"an event could not be decoded: {error}")
+            return "decode_error"
         except Stopped:
             self._stopped = True
-            outcome = "journal_error"
+            if self._pinned:
+                self.done.set()
+                threading.Event().wait()  # for the process to end: to return would take the event from the next daemon
         except Exception as error:
-            outcome = "journal_error"
             self._complain(f"events cannot be logged: {error or type(error).__name__}")
-        self._probe.count_outcome(outcome)
+        return "journal_error"
 
     def _complain(self, line: str) -> None:
         """Say it once; the ledger counts the rest."""

@@ -29,11 +29,8 @@ class FakeProbe:
     def program(self, program):
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)
 
-    def count_outcome(self, outcome):
-        self.outcomes.append(outcome)
-
-    def consume(self, on_record):
-        records, self.records = self.records, []
-        for record in records:
-            on_record(record)
-        return len(records)
+    def consume(self, log, over):
+        while self.records:
+            self.outcomes.append(log(self.records.pop(0)))
+            if over():
+                break

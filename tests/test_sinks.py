@@ -10,13 +10,18 @@ import time
 import pytest
 
 from killsnoopd import sinks
+from killsnoopd.in_hand import WORDS, InHand
 
 
 @pytest.fixture
-def stop_fd():
-    fd = os.eventfd(0)
-    yield fd
-    os.close(fd)
+def patience():
+    patience = sinks.Patience(0.5)
+    yield patience
+    patience.close()
+
+
+def journal(patience, path):
+    return sinks.Journal(patience, InHand(memoryview(bytearray(8 * WORDS)).cast("Q")).send, path)
 
 
 @pytest.fixture
@@ -42,10 +47,10 @@ def test_encode(fields, datagram):
     assert sinks.encode(fields) == datagram
 
 
-def test_journal(journald, stop_fd):
+def test_journal(journald, patience):
     """A message is one datagram."""
     server, path = journald
-    sink = sinks.Journal(sinks.Patience(stop_fd, 1), path)
+    sink = journal(patience, path)
     sink.send({"MESSAGE": "hello"})
     assert server.recv(4096) == b"MESSAGE=hello\n"
     sink.close()
@@ -67,10 +72,10 @@ def in_thread(action):
     return thread, outcome
 
 
-def test_a_full_socket_is_waited_for(journald, stop_fd):
+def test_a_full_socket_is_waited_for(journald, patience):
     """Nothing is lost while journald does not read, and other threads run meanwhile."""
     server, path = journald
-    sink = sinks.Journal(sinks.Patience(stop_fd, 1), path)
+    sink = journal(patience, path)
     sent = 1000
     thread, outcome = in_thread(lambda: [sink.send({"N": str(number)}) for number in range(sent)])
     thread.join(0.2)
@@ -81,10 +86,10 @@ def test_a_full_socket_is_waited_for(journald, stop_fd):
     sink.close()
 
 
-def test_a_journald_that_is_away_is_waited_for(tmp_path, stop_fd):
+def test_a_journald_that_is_away_is_waited_for(tmp_path, patience):
     """No socket, then a socket that nobody serves, then journald: the message arrives."""
     path = tmp_path / "socket"
-    sink = sinks.Journal(sinks.Patience(stop_fd, 1), path)
+    sink = journal(patience, path)
     thread, outcome = in_thread(lambda: sink.send({"N": "1"}))
     thread.join(0.3)
     dead = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -102,10 +107,10 @@ def test_a_journald_that_is_away_is_waited_for(tmp_path, stop_fd):
     sink.close()
 
 
-def test_journald_restarted_under_a_connection(tmp_path, stop_fd):
+def test_journald_restarted_under_a_connection(tmp_path, patience):
     """A socket that was replaced is found again."""
     path = tmp_path / "socket"
-    sink = sinks.Journal(sinks.Patience(stop_fd, 1), path)
+    sink = journal(patience, path)
     for number in range(3):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
             server.bind(str(path))
@@ -116,10 +121,10 @@ def test_journald_restarted_under_a_connection(tmp_path, stop_fd):
     sink.close()
 
 
-def test_a_message_that_is_too_long_is_an_error(journald, stop_fd):
+def test_a_message_that_is_too_long_is_an_error(journald, patience):
     """EMSGSIZE is the caller's to count; the next message goes through."""
     server, path = journald
-    sink = sinks.Journal(sinks.Patience(stop_fd, 1), path)
+    sink = journal(patience, path)
     with pytest.raises(OSError, match="Message too long"):
         sink.send({"A": "x" * 10_000_000})
     sink.send({"A": "1"})
@@ -127,25 +132,25 @@ def test_a_message_that_is_too_long_is_an_error(journald, stop_fd):
     sink.close()
 
 
-def test_patience_ends_after_the_grace_period(journald, stop_fd):
+def test_patience_ends_after_the_grace_period(journald, patience):
     """Told to stop, a sink that waits gives up when the grace is over, and not before."""
     _server, path = journald
-    sink = sinks.Journal(sinks.Patience(stop_fd, grace_s=0.5), path)
+    sink = journal(patience, path)
     thread, outcome = in_thread(lambda: [sink.send({"N": "1"}) for _ in range(10_000)])
     thread.join(0.2)
     assert thread.is_alive()
     before = time.monotonic()
-    os.eventfd_write(stop_fd, 1)
+    patience.stop()
     thread.join(10)
     assert isinstance(outcome[0], sinks.Stopped)
     assert time.monotonic() - before >= 0.5
     sink.close()
 
 
-def test_json_lines(stop_fd):
+def test_json_lines(patience):
     """One object a line, readable as UTF-8, whole even when it is longer than a pipe takes at once."""
     reader, writer = os.pipe()
-    sink = sinks.JsonLines(sinks.Patience(stop_fd, 1), writer)
+    sink = sinks.JsonLines(patience, writer)
     rows = [{"MESSAGE": "naïve"}, {"MESSAGE": "x" * 200_000}]
     thread, outcome = in_thread(lambda: [sink.send(row) for row in rows])
     with os.fdopen(reader, encoding="utf-8") as file:
@@ -156,10 +161,10 @@ def test_json_lines(stop_fd):
     sink.close()
 
 
-def test_json_lines_to_a_reader_that_is_gone(stop_fd):
+def test_json_lines_to_a_reader_that_is_gone(patience):
     """EPIPE is the caller's to count."""
     reader, writer = os.pipe()
-    sink = sinks.JsonLines(sinks.Patience(stop_fd, 1), writer)
+    sink = sinks.JsonLines(patience, writer)
     os.close(reader)
     with pytest.raises(BrokenPipeError):
         sink.send({"MESSAGE": "hello"})
@@ -176,9 +181,9 @@ def test_json_lines_to_a_reader_that_is_gone(stop_fd):
         ("none", True, type(None)),
     ],
 )
-def test_choose(target, there, kind, tmp_path, stop_fd):
+def test_choose(target, there, kind, tmp_path, patience):
     """`auto` looks for journald's socket; the others do as they are told."""
     path = tmp_path / "socket"
     if there:
         path.touch()
-    assert isinstance(sinks.choose(target, sinks.Patience(stop_fd, 1), path), kind)
+    assert isinstance(sinks.choose(target, patience, lambda fd, datagram: None, path), kind)

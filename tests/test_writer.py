@@ -1,7 +1,5 @@
 """The event thread: every record that it takes has an outcome."""
 
-import os
-
 import pytest
 from fakes import FakeProbe
 from test_event import record
@@ -31,13 +29,13 @@ class Sink:
 def written(sink, records):
     """Run the thread until it has taken these records; the outcomes it counted."""
     probe = FakeProbe(records=records)
-    probe.events_fd = stop_fd = os.eventfd(1)
-    writer = Writer(probe, sink, Processes(), stop_fd)
+    patience = sinks.Patience(1)
+    probe.events_fd = patience.stop_fd
+    writer = Writer(probe, sink, Processes(), patience, pinned=False)
     writer.start()
-    writer.join(10)
-    assert not writer.is_alive()
+    assert writer.stop(10)
     assert sink.closed
-    os.close(stop_fd)
+    patience.close()
     return probe.outcomes, writer.last_event_ns
 
 
@@ -67,3 +65,40 @@ def test_a_record_that_makes_no_sense(caplog):
     assert counted == ["decode_error", "decode_error", "logged"]
     assert sink.sent == ["7"]
     assert len(caplog.records) == 1
+
+
+def pinned(sink, records, grace_s):
+    """The same, with a ring buffer that outlives the daemon."""
+    probe = FakeProbe(records=records)
+    patience = sinks.Patience(grace_s)
+    probe.events_fd = patience.stop_fd
+    writer = Writer(probe, sink, Processes(), patience, pinned=True)
+    writer.start()
+    return probe, writer
+
+
+def test_what_cannot_be_logged_stays_in_a_pinned_ring_buffer():
+    """Neither the event in hand nor those behind it are taken: the next daemon finds them."""
+    probe, writer = pinned(Sink(None, sinks.Stopped()), [record(pid=pid) for pid in (1, 2, 3)], grace_s=1)
+    assert not writer.stop(10)
+    assert writer.done.is_set()
+    assert probe.outcomes == ["logged"]
+    assert len(probe.records) == 1  # and the second is in hand
+
+
+def test_a_pinned_flood_does_not_keep_the_daemon():
+    """Events that come as fast as they are logged: the thread ends with its patience."""
+
+    class Endless(list):
+        def pop(self, _index):
+            return record(pid=1)
+
+        def __bool__(self):
+            return True
+
+    sink = Sink()
+    probe, writer = pinned(sink, [], grace_s=0.1)
+    probe.records = Endless()
+    assert writer.stop(10)
+    assert sink.closed
+    assert set(probe.outcomes) == {"logged"}

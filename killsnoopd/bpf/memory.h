@@ -75,8 +75,8 @@ BPF_F_TABLE("array", u32, u64, slots_taken, 1, BPF_F_MMAPABLE);
 BPF_TABLE("hash", struct series, u32, slots, SERIES_MAX);
 BPF_TABLE("lru_hash", u32, u64, budgets, 4096); /* by uid: the time up to which its events are spoken for */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
-/* Written by the daemon alone: what became of the events it took. Kept here, it outlives a restart. */
-BPF_F_TABLE("array", u32, u64, ledger, 8, BPF_F_MMAPABLE);
+/* Written by the daemon alone (in_hand.py): what became of the events it took. Kept here, it outlives a restart. */
+BPF_F_TABLE("array", u32, u64, ledger, 16, BPF_F_MMAPABLE);
 BPF_TABLE("array", u32, struct draft, drafts, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
 
 /* The last signal of a number that may end a process: its sender is the killer, if the process dies of that number. */

@@ -1,7 +1,9 @@
 """Tests on the real kernel: as root, with tracefs and bpffs mounted."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,11 @@ def promtool():
         assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
     return check
+
+
+@pytest.fixture
+def pins():
+    """A folder on bpffs of our own."""
+    directory = Path(tempfile.mkdtemp(prefix="ks_", dir="/sys/fs/bpf"))
+    yield directory
+    shutil.rmtree(directory)

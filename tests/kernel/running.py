@@ -150,3 +150,13 @@ class Daemon:
             self.process.kill()
             self.notifications()
             self._notify.close()
+
+
+def load(pins, *flags):
+    """Run the loader; what it says."""
+    result = subprocess.run(
+        [sys.executable, "-m", "killsnoopd.loader", "--pin", str(pins), *flags],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert result.stdout == ""
+    return result.stderr

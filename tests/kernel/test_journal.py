@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from cases import Processes
-from running import PRIVATE, UNSHARE, wait_for
-from senders import NO_SUCH_PID, NOBODY, run, send, victim
+from running import PRIVATE, UNSHARE, load, wait_for
+from senders import NO_SUCH_PID, NOBODY, forked, run, send, victim
 from test_exactness import kill_loop
 
 from killsnoopd import fields
@@ -247,3 +248,53 @@ def test_stopping_while_journald_is_stopped(start, journald):
     assert time.monotonic() - before < 2.5
     lost = int(re.search(r"(\d+) not logged$", daemon.stderr.read_text())[1])
     assert lost > 0
+
+
+def numbered(journald, comm):
+    """The target pids in the journal of a sender that gave each signal another one."""
+    return [int(event["KILLSNOOP_TPID"]) for event in journald.journalctl(f"KILLSNOOP_COMM={comm}")]
+
+
+def test_a_backlog_waits_for_the_next_daemon(start, journald, pins):
+    """journald hangs, the daemon is stopped: what it could not write stays in the pinned ring buffer."""
+    load(pins, "--events.rate=0")
+    flags = ("--events.rate=0", f"--probe.pin={pins}")
+    first = start(*flags, target="journal", prefix=journald.prefix)
+    os.kill(journald.process.pid, signal.SIGSTOP)
+    targets = [NO_SUCH_PID - number for number in range(3000)]
+    run(lambda: [send("kill", target, 9) for target in targets], b"ks-backlog")
+    assert first.stop() == 0
+    waiting = int(re.search(r"(\d+) wait in the pinned ring buffer for the next start", first.stderr.read_text())[1])
+    assert waiting > 0
+    os.kill(journald.process.pid, signal.SIGCONT)
+    second = start(*flags, target="journal", prefix=journald.prefix)
+    assert second.settled_ledger()["journal_error"] == 0
+    wait_for(lambda: len(numbered(journald, "ks-backlog")) >= len(targets), "journald to have written")
+    assert numbered(journald, "ks-backlog") == targets
+
+
+def test_a_daemon_killed_again_and_again_logs_each_event_once(start, journald, pins):
+    """SIGKILL at any instant, twenty times under load: every signal is in the counts, and in the journal once."""
+    flags = ("--events.rate=0", "--probe.ring-size=16M")
+    load(pins, *flags)
+    targets = [NO_SUCH_PID - number for number in range(20_000)]
+
+    def act():
+        for target in targets:
+            send("kill", target, 9)
+            time.sleep(300e-6)
+
+    sender, kills = forked(act, b"ks-again"), 0
+    while os.waitpid(sender, os.WNOHANG) == (0, 0):
+        daemon = start(*flags, f"--probe.pin={pins}", target="journal", prefix=journald.prefix)
+        time.sleep(random.uniform(0.01, 0.2))  # the instant is what is tested
+        daemon.process.kill()
+        daemon.process.wait()
+        kills += 1
+    daemon = start(*flags, f"--probe.pin={pins}", target="journal", prefix=journald.prefix)
+    assert kills >= 10
+    assert daemon.signals("ks-again") == {("ks-again", "SIGKILL", "ESRCH"): len(targets)}
+    ledger = daemon.settled_ledger()
+    assert sum(ledger.values()) == ledger["logged"] + ledger["filtered"]
+    wait_for(lambda: len(numbered(journald, "ks-again")) >= len(targets), "journald to have written")
+    assert numbered(journald, "ks-again") == targets

@@ -6,34 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from running import wait_for
+from running import load, wait_for
 from senders import NO_SUCH_PID, forked, run, send, siginfo
 from test_exactness import kill_loop
 from test_powerless import our_programs
 
 from killsnoopd import cli, libbpf
-
-
-@pytest.fixture
-def pins():
-    """A folder on bpffs of our own."""
-    directory = Path(tempfile.mkdtemp(prefix="ks_", dir="/sys/fs/bpf"))
-    yield directory
-    shutil.rmtree(directory)
-
-
-def load(pins, *flags):
-    result = subprocess.run(
-        [sys.executable, "-m", "killsnoopd.loader", "--pin", str(pins), *flags],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    assert result.stdout == ""
-    return result.stderr
 
 
 def test_counts_and_events_outlive_the_daemon(start, pins):
