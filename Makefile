@@ -12,7 +12,7 @@ SYSCONFDIR ?= /etc
 ARGS ?=
 
 prefix = $(DESTDIR)$(PREFIX)
-units = killsnoopd.service killsnoopd-probe.service killsnoopd.socket
+units = killsnoopd.service killsnoopd-probe.service killsnoopd-probe-check.service killsnoopd.socket
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
 .PHONY: run test test-setup lint bench mounts install uninstall clean
@@ -59,7 +59,7 @@ bench: mounts
 
 install:
 	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \
-		$(prefix)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/default
+		$(prefix)/lib/sysusers.d $(prefix)/share/doc/killsnoopd/dynamic-user $(prefix)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/default
 	cp -R killsnoopd $(prefix)/lib/killsnoopd/
 	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
 	for launcher in daemon:bin/killsnoopd snoop:bin/killsnoop loader:lib/killsnoopd/killsnoopd-loader; do \
@@ -72,13 +72,16 @@ install:
 			deploy/$$unit > $(prefix)/lib/systemd/system/$$unit; \
 	done
 	install -m 644 deploy/killsnoopd.catalog $(prefix)/lib/systemd/catalog/
+	install -m 644 deploy/killsnoopd.sysusers $(prefix)/lib/sysusers.d/killsnoopd.conf
+	install -m 644 deploy/dynamic-user/*.conf $(prefix)/share/doc/killsnoopd/dynamic-user/
 	install -m 644 docs/killsnoopd.8 docs/killsnoop.8 $(prefix)/share/man/man8/
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd || install -m 644 deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd
 
 # /etc/default/killsnoopd stays if it was changed.
 uninstall:
-	rm -rf $(prefix)/lib/killsnoopd
-	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
+	rm -rf $(prefix)/lib/killsnoopd $(prefix)/share/doc/killsnoopd/dynamic-user
+	-rmdir $(prefix)/share/doc/killsnoopd 2>/dev/null
+	rm -f $(prefix)/lib/sysusers.d/killsnoopd.conf $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
 		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8)
 	if cmp -s deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; then rm $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; fi
 

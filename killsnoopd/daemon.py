@@ -52,8 +52,9 @@ def run(config: cli.Config, argv: list[str]) -> int:
         _self_test(opened_probe, config.probe.syscalls)
         patience = sinks.Patience(DRAIN_S)
         stack.callback(patience.close)
-        writer = _start_writer(config, opened_probe, patience)
-        asyncio.run(_serve(config, sockets, opened_probe, writer))
+        processes = Processes()
+        writer = _start_writer(config, opened_probe, processes, patience)
+        asyncio.run(_serve(config, sockets, opened_probe, writer, processes))
         _stop(opened_probe, writer)
     return Exit.OK
 
@@ -78,21 +79,25 @@ def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
         )
 
 
-def _start_writer(config: cli.Config, opened: Probe, patience: sinks.Patience) -> Writer | None:
+def _start_writer(config: cli.Config, opened: Probe, processes: Processes, patience: sinks.Patience) -> Writer | None:
     sink = sinks.choose(config.events_target, patience, opened.in_hand.send)
     if sink is None:
         return None
-    writer = Writer(opened, sink, Processes(), patience, pinned=config.pin is not None)
+    writer = Writer(opened, sink, processes, patience, pinned=config.pin is not None)
     writer.start()
     log.info("events go to %s", "journald" if isinstance(sink, sinks.Journal) else "stdout")
     return writer
 
 
-async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, writer: Writer | None) -> None:
+async def _serve(
+    config: cli.Config, sockets: list[socket], opened: Probe, writer: Writer | None, processes: Processes
+) -> None:
     """Answer HTTP until SIGTERM or SIGINT."""
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, processes)
     registry = metrics.registry(opened, writer)
     runner = aiohttp_web.AppRunner(web.application(registry, config.telemetry_path), access_log=None)
     await runner.setup()
@@ -111,6 +116,14 @@ async def _serve(config: cli.Config, sockets: list[socket], opened: Probe, write
     systemd.notify(STOPPING=1)
     pulse.cancel()
     await runner.cleanup()
+
+
+def _reload(processes: Processes) -> None:
+    """What can change under a running daemon. (The probe's settings do, too, but that is the loader's work.)"""
+    systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+    processes.stale = True
+    log.info("reloaded: mounts and cgroups are read anew")
+    systemd.notify(READY=1)
 
 
 async def _pulse(opened: Probe, writer: Writer | None) -> None:

@@ -19,13 +19,16 @@ _MEMORY = "memory"  # a symbolic link: bpffs holds no other text
 def pin(fds: dict[str, int], bcc_version: str, directory: Path, settings: Settings) -> None:
     """Pin everything, all or nothing, and let go of every other probe pinned in `directory`."""
     name = settings.hash()
+    umask = os.umask(0o077)
+    os.umask(umask)
     fresh = f"new_{name}"  # bpffs allows no dot in a name
     for folder in (directory / _KEPT, directory):
         _unpin(folder / fresh)
-        (folder / fresh).mkdir(mode=0o700, parents=True)
+        (folder / fresh).mkdir(mode=0o770 & ~umask, parents=True)
         for key, fd in fds.items():
             if (key.removeprefix("map_") in KEPT) == (folder.name == _KEPT):
                 libbpf.obj_pin(fd, str(folder / fresh / key))
+                (folder / fresh / key).chmod(0o660 & ~umask)  # the kernel made it 0600
     (directory / fresh / "bcc").symlink_to(bcc_version)
     (directory / fresh / _MEMORY).symlink_to(settings.memory_hash())
     for folder in (directory / _KEPT, directory):

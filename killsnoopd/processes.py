@@ -95,16 +95,24 @@ class Processes:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._mounts = mounts((proc / "self/mountinfo").read_text())
-        self._tree = next((Path(mount.at) for mount in self._mounts if mount.fstype == "cgroup2"), None)
-        self._cgroups: dict[int, str | None] = {}
         self._exes: dict[tuple[int, int], str] = {}
         self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
         """How the targets' cgroups were found."""
+        self.stale = False
+        """Any thread may set it: what is mounted, and the cgroups, are read anew before the next event."""
+        self._read()
+
+    def _read(self) -> None:
+        self._mounts = mounts((self._proc / "self/mountinfo").read_text())
+        self._tree = next((Path(mount.at) for mount in self._mounts if mount.fstype == "cgroup2"), None)
+        self._cgroups: dict[int, str | None] = {}
         self._walk()
 
     def identify(self, event: Event) -> Identity:
         """Everything that is known of sender and target."""
+        if self.stale:
+            self.stale = False
+            self._read()
         exe = sender_cgroup = target_cgroup = None
         if event.sender:
             sender = event.sender

@@ -12,7 +12,7 @@ from killsnoopd import cli, snoop
 from killsnoopd.failure import Exit
 
 TOP = Path(__file__).parent.parent
-UNITS = ("killsnoopd.service", "killsnoopd-probe.service", "killsnoopd.socket")
+UNITS = ("killsnoopd.service", "killsnoopd-probe.service", "killsnoopd-probe-check.service", "killsnoopd.socket")
 
 
 def make(target, root):
@@ -43,6 +43,9 @@ def test_install_and_uninstall(installed):
         "usr/lib/systemd/catalog/killsnoopd.catalog",
         "usr/share/man/man8/killsnoopd.8",
         "usr/share/man/man8/killsnoop.8",
+        "usr/lib/sysusers.d/killsnoopd.conf",
+        "usr/share/doc/killsnoopd/dynamic-user/killsnoopd.service.conf",
+        "usr/share/doc/killsnoopd/dynamic-user/killsnoopd-probe.service.conf",
         "etc/default/killsnoopd",
         *(f"usr/lib/systemd/system/{unit}" for unit in UNITS),
     } <= found
@@ -91,10 +94,23 @@ def test_the_units_verify(installed):
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("unit", "limit"), [("killsnoopd.service", 1.0), ("killsnoopd-probe.service", 2.5)])
-def test_exposure(unit, limit):
-    """`systemd-analyze security`: the daemon's unit is as closed as it gets for uid 0."""
-    result = analyze("security", "--offline=true", "--no-pager", str(TOP / "deploy" / unit))
+@pytest.mark.parametrize(
+    ("unit", "drop_in", "limit"),
+    [
+        ("killsnoopd.service", False, 0.8),
+        ("killsnoopd.service", True, 0.5),
+        ("killsnoopd-probe.service", False, 1.5),
+        ("killsnoopd-probe-check.service", False, 1.0),
+    ],
+)
+def test_exposure(unit, drop_in, limit, tmp_path):
+    """`systemd-analyze security`: each unit is as closed as it gets for what it must do."""
+    copy = tmp_path / unit
+    text = (TOP / "deploy" / unit).read_text()
+    if drop_in:
+        text += (TOP / "deploy/dynamic-user" / f"{unit}.conf").read_text()
+    copy.write_text(text)
+    result = analyze("security", "--offline=true", "--no-pager", str(copy))
     level = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", result.stdout)[1])
     assert level <= limit
 
