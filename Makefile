@@ -9,10 +9,17 @@ PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
+# Debian's own packages have them in share/zsh/vendor-completions.
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 ARGS ?=
 
 prefix = $(DESTDIR)$(PREFIX)
 units = killsnoopd.service killsnoopd-probe.service killsnoopd.socket
+bashdir = $(prefix)/share/bash-completion/completions
+zshdir = $(DESTDIR)$(ZSHDIR)
+fishdir = $(prefix)/share/fish/vendor_completions.d
+completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir)/,_killsnoop _killsnoopd) \
+	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
 .PHONY: run test test-setup lint bench mounts install uninstall clean
@@ -59,7 +66,7 @@ bench: mounts
 
 install:
 	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \
-		$(prefix)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/default
+		$(prefix)/share/man/man8 $(bashdir) $(zshdir) $(fishdir) $(DESTDIR)$(SYSCONFDIR)/default
 	cp -R killsnoopd $(prefix)/lib/killsnoopd/
 	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
 	for launcher in daemon:bin/killsnoopd snoop:bin/killsnoop loader:lib/killsnoopd/killsnoopd-loader; do \
@@ -73,13 +80,16 @@ install:
 	done
 	install -m 644 deploy/killsnoopd.catalog $(prefix)/lib/systemd/catalog/
 	install -m 644 docs/killsnoopd.8 docs/killsnoop.8 $(prefix)/share/man/man8/
+	install -m 644 deploy/completions/bash/* $(bashdir)/
+	install -m 644 deploy/completions/zsh/* $(zshdir)/
+	install -m 644 deploy/completions/fish/* $(fishdir)/
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd || install -m 644 deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd
 
 # /etc/default/killsnoopd stays if it was changed.
 uninstall:
 	rm -rf $(prefix)/lib/killsnoopd
 	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
-		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8)
+		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8) $(completions)
 	if cmp -s deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; then rm $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; fi
 
 clean:

@@ -43,6 +43,12 @@ def test_install_and_uninstall(installed):
         "usr/lib/systemd/catalog/killsnoopd.catalog",
         "usr/share/man/man8/killsnoopd.8",
         "usr/share/man/man8/killsnoop.8",
+        "usr/share/bash-completion/completions/killsnoop",
+        "usr/share/bash-completion/completions/killsnoopd",
+        "usr/share/zsh/site-functions/_killsnoop",
+        "usr/share/zsh/site-functions/_killsnoopd",
+        "usr/share/fish/vendor_completions.d/killsnoop.fish",
+        "usr/share/fish/vendor_completions.d/killsnoopd.fish",
         "etc/default/killsnoopd",
         *(f"usr/lib/systemd/system/{unit}" for unit in UNITS),
     } <= found
