@@ -2,6 +2,7 @@
 # sudo make test     install what is missing, run all tests on the package as it will be installed
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
+# sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
 # make lint          ruff and mypy, in a virtual environment of their own
 # sudo make bench    what the probe costs, beside its peers
 
@@ -22,7 +23,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-setup lint bench mounts install uninstall clean
+.PHONY: run test test-setup lint bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -91,6 +92,11 @@ uninstall:
 	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
 		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8) $(completions)
 	if cmp -s deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; then rm $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; fi
+
+# sudo only for the packages that it takes to build one.
+deb:
+	@scripts/install-packages deb
+	@scripts/deb
 
 clean:
 	rm -rf build
