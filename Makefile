@@ -2,6 +2,7 @@
 # sudo make test     install what is missing, run all tests on the package as it will be installed
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
+# sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
 # make lint          ruff and mypy, in a virtual environment of their own
 # sudo make bench    what the probe costs, beside its peers
 
@@ -9,13 +10,20 @@ PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
+# Debian's own packages have them in share/zsh/vendor-completions.
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 ARGS ?=
 
 prefix = $(DESTDIR)$(PREFIX)
 units = killsnoopd.service killsnoopd-probe.service killsnoopd-probe-check.service killsnoopd.socket
+bashdir = $(prefix)/share/bash-completion/completions
+zshdir = $(DESTDIR)$(ZSHDIR)
+fishdir = $(prefix)/share/fish/vendor_completions.d
+completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir)/,_killsnoop _killsnoopd) \
+	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-setup lint bench mounts install uninstall clean
+.PHONY: run test test-setup lint bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -59,7 +67,8 @@ bench: mounts
 
 install:
 	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \
-		$(prefix)/lib/sysusers.d $(prefix)/share/doc/killsnoopd/dynamic-user $(prefix)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/default
+		$(prefix)/lib/sysusers.d $(prefix)/share/doc/killsnoopd/dynamic-user \
+		$(prefix)/share/man/man8 $(bashdir) $(zshdir) $(fishdir) $(DESTDIR)$(SYSCONFDIR)/default
 	cp -R killsnoopd $(prefix)/lib/killsnoopd/
 	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
 	for launcher in daemon:bin/killsnoopd snoop:bin/killsnoop loader:lib/killsnoopd/killsnoopd-loader; do \
@@ -75,15 +84,24 @@ install:
 	install -m 644 deploy/killsnoopd.sysusers $(prefix)/lib/sysusers.d/killsnoopd.conf
 	install -m 644 deploy/dynamic-user/*.conf $(prefix)/share/doc/killsnoopd/dynamic-user/
 	install -m 644 docs/killsnoopd.8 docs/killsnoop.8 $(prefix)/share/man/man8/
+	install -m 644 deploy/completions/bash/* $(bashdir)/
+	install -m 644 deploy/completions/zsh/* $(zshdir)/
+	install -m 644 deploy/completions/fish/* $(fishdir)/
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd || install -m 644 deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd
 
 # /etc/default/killsnoopd stays if it was changed.
 uninstall:
 	rm -rf $(prefix)/lib/killsnoopd $(prefix)/share/doc/killsnoopd/dynamic-user
 	-rmdir $(prefix)/share/doc/killsnoopd 2>/dev/null
-	rm -f $(prefix)/lib/sysusers.d/killsnoopd.conf $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
-		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8)
+	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
+		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(prefix)/lib/sysusers.d/killsnoopd.conf \
+		$(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8) $(completions)
 	if cmp -s deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; then rm $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; fi
+
+# sudo only for the packages that it takes to build one.
+deb:
+	@scripts/install-packages deb
+	@scripts/deb
 
 clean:
 	rm -rf build

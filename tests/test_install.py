@@ -46,6 +46,12 @@ def test_install_and_uninstall(installed):
         "usr/lib/sysusers.d/killsnoopd.conf",
         "usr/share/doc/killsnoopd/dynamic-user/killsnoopd.service.conf",
         "usr/share/doc/killsnoopd/dynamic-user/killsnoopd-probe.service.conf",
+        "usr/share/bash-completion/completions/killsnoop",
+        "usr/share/bash-completion/completions/killsnoopd",
+        "usr/share/zsh/site-functions/_killsnoop",
+        "usr/share/zsh/site-functions/_killsnoopd",
+        "usr/share/fish/vendor_completions.d/killsnoop.fish",
+        "usr/share/fish/vendor_completions.d/killsnoopd.fish",
         "etc/default/killsnoopd",
         *(f"usr/lib/systemd/system/{unit}" for unit in UNITS),
     } <= found
@@ -178,6 +184,22 @@ def test_install_packages(tmp_path, tools, code, says):
         assert "dnf -q install -y python3-bcc libbpf" in calls
     if "apt-get" in tools and code == 0:
         assert "apt-get -q install -y --no-install-recommends python3-bpfcc libbpf1" in calls
+
+
+def test_install_packages_for_the_debian_package(tmp_path):
+    """What it takes to build it, and on another distribution one line."""
+    script = ["/bin/sh", TOP / "scripts/install-packages", "deb"]
+    for name in ("id", "apt-get"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\necho 0\n')
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(script, capture_output=True, check=True, env={"PATH": str(tmp_path)})
+    calls = (tmp_path / "calls").read_text()
+    assert "apt-get -q install -y --no-install-recommends build-essential debhelper" in calls
+    assert "bpfcc" not in calls
+    (tmp_path / "apt-get").rename(tmp_path / "dnf")
+    result = subprocess.run(script, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
+    assert (result.returncode, result.stderr.count("\n")) == (78, 2)
+    assert "is built on Debian or Ubuntu" in result.stderr
 
 
 def test_install_packages_does_nothing_when_all_is_there():

@@ -31,7 +31,7 @@ with loader.kernel_tree():
     module = loader.import_bcc()(text=source, cflags=flags)
 print(json.dumps({macro: module.dump_func(f"read_{macro}").hex() for macro in macros}))
 whole = loader.compiled(loader.import_bcc(), Settings())
-assert all(len(whole.dump_func(name)) > 100 for name in ("sys_exit", "signal_generate"))
+assert all(len(whole.dump_func(name)) > 100 for name in ("on_sys_exit", "on_signal_generate"))
 """
 LOADS = (0x79, 0x61)  # *(u64 *)(register + offset), *(u32 *)
 

@@ -1,0 +1,23 @@
+# fish completion for killsnoopd(8)
+
+set -l signals 'all invalid 0 (kill -l | string split " " | string replace POLL IO)'
+
+complete -c killsnoopd -f
+complete -c killsnoopd -l web.listen-address -x -d 'Where to serve metrics'
+complete -c killsnoopd -l web.systemd-socket -d 'Serve on the sockets that systemd hands over'
+complete -c killsnoopd -l web.telemetry-path -x -d 'Where the metrics are'
+complete -c killsnoopd -l events.target -x -a 'auto journal stdout none' -d 'Where events go'
+complete -c killsnoopd -l events.exclude-signal -x -a $signals -d 'Count these, but do not log them'
+complete -c killsnoopd -l events.include-signal -x -a $signals -d 'Log these whatever is excluded'
+complete -c killsnoopd -l events.rate -x -d 'Events logged a second for each uid'
+complete -c killsnoopd -l events.burst -x -d 'Events that a uid may log at once'
+complete -c killsnoopd -l events.grace-period -x -d 'SIGKILL this long after SIGTERM is an escalation'
+complete -c killsnoopd -l metrics.max-series -x -d 'Sets of comm, signal and result counted apart'
+complete -c killsnoopd -l probe.syscalls -x -d 'System calls whose failures are seen' \
+    -a 'kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal'
+complete -c killsnoopd -l probe.self-signals -d 'Count tkill and tgkill within one process too'
+complete -c killsnoopd -l probe.ring-size -x -d 'Memory for events that wait to be logged'
+complete -c killsnoopd -l probe.pin -x -a '(__fish_complete_directories)' -d 'Use the probe pinned there'
+complete -c killsnoopd -l log.level -x -a 'debug info warning error' -d 'What to say of itself on stderr'
+complete -c killsnoopd -l version -d 'Say which version this is'
+complete -c killsnoopd -s h -l help -d 'List the flags'

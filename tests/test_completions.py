@@ -1,0 +1,118 @@
+"""What the shells offer after `killsnoopd` and `killsnoop`: every flag that there is, and no other."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from killsnoopd import cli, names, snoop
+
+FILES = Path(__file__).parent.parent / "deploy/completions"
+PARSERS = {
+    "killsnoopd": (cli.parser(),),
+    "killsnoop": (snoop.table_parser(), snoop.who_parser()),
+}
+# Calls the function as bash does, which breaks words at "=" (COMP_WORDBREAKS).
+BASH = """
+source "$1"
+compopt() { echo "compopt $*" >&2; }
+set -u
+COMP_LINE=$2 COMP_POINT=${#2} COMP_WORDBREAKS=$3
+shift 3
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_"$1"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def flags(*parsers):
+    return {option for parser in parsers for action in parser._actions for option in action.option_strings}
+
+
+def bash(line, breaks=" \t\n\"'><=;|&(:"):
+    words = re.findall(r"=|[^\s=]+" if "=" in breaks else r"\S+", line) + [""] * line.endswith((" ", "="))
+    result = subprocess.run(
+        ["bash", "--norc", "-c", BASH, "bash", FILES / "bash" / words[0], line, breaks, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=FILES,
+    )
+    assert result.stderr in ("", "compopt -o nospace\n")
+    return [word for word in result.stdout.split("\n") if word]
+
+
+def zsh_flags(text):
+    return set(re.findall(r"['*{,)](--?[A-Za-z][\w.-]*)=?(?=[\[,}])", text))
+
+
+def fish_flags(text):
+    found = re.findall(r"(?<!set) -([sl]) ([\w.-]+)", text)
+    return {("-" if kind == "s" else "--") + name for kind, name in found}
+
+
+@pytest.mark.parametrize("program", PARSERS)
+def test_every_flag_is_completed(program):
+    """Of both programs, in all three shells."""
+    known = flags(*PARSERS[program])
+    assert {word.rstrip("=") for word in bash(f"{program} -")} == known
+    assert zsh_flags((FILES / f"zsh/_{program}").read_text()) == known
+    assert fish_flags((FILES / f"fish/{program}.fish").read_text()) == known
+
+
+def test_a_flag_is_followed_by_its_sign():
+    """In bash `--flag=` where the flag takes a value, `--flag` where it takes none."""
+    takes = {option for action in cli.parser()._actions if action.nargs != 0 for option in action.option_strings}
+    assert {word.rstrip("=") for word in bash("killsnoopd --") if word.endswith("=")} == takes
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("killsnoopd --events.t", ["--events.target="]),
+        ("killsnoopd --events.target=", ["auto", "journal", "stdout", "none"]),
+        ("killsnoopd --events.target j", ["journal"]),
+        ("killsnoopd --log.level=warn", ["warning"]),
+        ("killsnoopd --events.exclude-signal=SIGKILL,SIGTE", ["SIGKILL,SIGTERM"]),
+        ("killsnoopd --probe.syscalls=kill,tg", ["kill,tgkill"]),
+        ("killsnoopd --probe.pin=/us", ["/usr"]),
+        ("killsnoopd --events.rate=", []),
+        ("killsnoop w", ["who"]),
+        ("killsnoop /et", ["/etc"]),
+        ("killsnoop -x -s SIGSE", ["SIGSEGV"]),
+        ("killsnoop --signal=SIGKILL,SIGSE", ["SIGKILL,SIGSEGV"]),
+        ("killsnoop --output=j", ["json"]),
+        ("killsnoop --since=y", ["yesterday"]),
+    ],
+)
+def test_bash_completes(line, offered):
+    """Flags, their values and lists of them, with a space or `=` before the value."""
+    assert bash(line) == offered
+
+
+def test_bash_that_does_not_break_at_the_sign():
+    """Then the whole word is to be offered."""
+    assert bash("killsnoopd --events.target=j", " \t\n") == ["--events.target=journal"]
+    assert bash("killsnoop --signal=SIGKILL,SIGSE", " \t\n") == ["--signal=SIGKILL,SIGSEGV"]
+
+
+def test_who_has_flags_of_its_own():
+    """Those of the table are not offered after `killsnoop who`."""
+    assert set(bash("killsnoop who -")) == flags(snoop.who_parser())
+
+
+@pytest.mark.parametrize("line", ["killsnoopd --events.exclude-signal=", "killsnoop -s "])
+def test_every_signal_offered_is_known(line):
+    """bash names signals that it makes up (EXIT, SIGJUNK); they are not offered."""
+    offered = bash(line)
+    assert {"SIGKILL", "SIGRTMIN", "0", "all", "invalid"} <= set(offered)
+    assert all(cli.signals(word) for word in offered)
+
+
+def test_every_choice_is_offered():
+    """The values that a flag is limited to are those that bash offers."""
+    for program, parsers in PARSERS.items():
+        for action in (action for parser in parsers for action in parser._actions if action.choices):
+            assert bash(f"{program} {action.option_strings[-1]}=") == list(action.choices)
+    assert bash("killsnoopd --probe.syscalls=") == list(names.SYSCALLS)
