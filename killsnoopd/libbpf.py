@@ -7,7 +7,8 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from killsnoopd.failure import Exit, Failure
 _BPF_TRACE_RAW_TP, _BPF_PERF_EVENT = 23, 41  # enum bpf_attach_type
 _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 5, 26  # enum bpf_prog_type
 _BPF_FUNC_PROBE_READ_KERNEL_STR = 115  # enum bpf_func_id
-_BTF_STRUCT, _BTF_UNION = 4, 5  # BTF_KIND_*
+_BTF_STRUCT, _BTF_UNION, _BTF_FUNCTION = 4, 5, 12  # BTF_KIND_*
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_obj_pin": (c_int, [c_int, c_char_p]),
@@ -204,9 +205,6 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
     Fields of unnamed structs and unions in one count as its own, as in C.
     """
     lib = _lib()
-    btf = lib.btf__load_vmlinux_btf()
-    if not btf:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "/sys/kernel/btf/vmlinux")
 
     def collect(type_id: int, base: int, offsets: dict[str, int]) -> int:
         address = lib.btf__type_by_id(btf, type_id)
@@ -224,14 +222,32 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
         return size
 
     found: dict[str, dict[str, int]] = {}
-    try:
+    with _vmlinux_btf() as btf:
         for struct in structs:
             type_id = _checked(lib.btf__find_by_name_kind(btf, struct.encode(), _BTF_STRUCT), f"struct {struct}")
             found[struct] = {}
             found[struct][""] = collect(type_id, 0, found[struct])
-    finally:
-        lib.btf__free(btf)
     return found
+
+
+@contextmanager
+def _vmlinux_btf() -> Iterator[int]:
+    """What the running kernel says of its types."""
+    btf = _lib().btf__load_vmlinux_btf()
+    if not btf:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "/sys/kernel/btf/vmlinux")
+    try:
+        yield btf
+    finally:
+        _lib().btf__free(btf)
+
+
+def rdonly_cast_ids() -> tuple[int, int] | None:
+    """BTF ids of the kernel's bpf_rdonly_cast and of the struct that is to be read; None before Linux 6.2."""
+    with _vmlinux_btf() as btf:
+        function = _lib().btf__find_by_name_kind(btf, b"bpf_rdonly_cast", _BTF_FUNCTION)
+        struct = _lib().btf__find_by_name_kind(btf, b"kernel_siginfo", _BTF_STRUCT)
+    return (function, struct) if function > 0 and struct > 0 else None
 
 
 _SampleCallback = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from killsnoopd.program import BPF_DIR, JUMPS, KEPT, MAPS, PROGRAMS, SOURCE, Lay
 
 _LICENSE = "Dual MIT/GPL"  # as the source says
 _LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # of an instruction that loads a map: opcode, source register
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # of one that calls a function: opcode, source register if it is a kernel's
+_RDONLY_CAST = 0x6B73  # stands for a function of the kernel; no helper has such a number
 READ_ONLY = ("counts", "series", "slots_taken")
 _INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
@@ -181,18 +184,27 @@ def compiled(bpf_class: Any, settings: Settings) -> Any:
     """bcc's module of the probe, compiled for this kernel and not loaded yet."""
     macros = task_macros() | settings.macros(possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
     macros["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
+    cast = libbpf.rdonly_cast_ids()
+    macros |= {"RDONLY_CAST": _RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": cast[1] if cast else 0}
     flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
     with kernel_tree():
         return bpf_class(src_file=str(SOURCE), cflags=flags)
 
 
-def redirected(instructions: bytes, maps: dict[int, int]) -> bytes:
-    """A program that uses other maps: `maps` says by which fd each fd in it is replaced."""
+def relocated(instructions: bytes, maps: dict[int, int], rdonly_cast: int) -> bytes:
+    """A program for this kernel and these maps: `maps` says by which fd each fd in it is replaced.
+
+    `rdonly_cast` is the BTF id of the kernel's function.
+    """
     changed = bytearray(instructions)
     for at in range(0, len(changed), 8):
-        if changed[at] == _LOAD_64 and changed[at + 1] >> 4 == _PSEUDO_MAP_FD:
-            (fd,) = struct.unpack_from("=i", changed, at + 4)
-            struct.pack_into("=i", changed, at + 4, maps.get(fd, fd))
+        opcode, registers = changed[at : at + 2]
+        (number,) = struct.unpack_from("=i", changed, at + 4)
+        if opcode == _LOAD_64 and registers >> 4 == _PSEUDO_MAP_FD:
+            struct.pack_into("=i", changed, at + 4, maps.get(number, number))
+        elif opcode == _CALL and number == _RDONLY_CAST:
+            changed[at + 1] = _PSEUDO_KFUNC_CALL << 4
+            struct.pack_into("=i", changed, at + 4, rdonly_cast)
     return bytes(changed)
 
 
@@ -211,9 +223,12 @@ def _load(settings: Settings, kept: dict[str, int]) -> tuple[dict[str, int], str
             maps = {fd: kept.get(name, fd) for name, fd in fds.items()}
             fds |= kept
 
+            rdonly_cast, _ = libbpf.rdonly_cast_ids() or (0, 0)
+
             def load_program(function: str, name: str) -> int:
                 tracepoint = name if name in tracepoints.BTF else None
-                return libbpf.load_program(function, tracepoint, redirected(module.dump_func(function), maps), _LICENSE)
+                instructions = relocated(module.dump_func(function), maps, rdonly_cast)
+                return libbpf.load_program(function, tracepoint, instructions, _LICENSE)
 
             workers = {name: load_program(f"on_{name}", name) for name in PROGRAMS}
             if not kept:
@@ -318,6 +333,7 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
         kept = kept or pins.opened(directory, pinned, settings)
     attached = all(f"link_{tracepoint}" in kept for tracepoint in settings.tracepoints)
     if name in found and attached and not _silent(kept, settings):
+        pins.keep_only(directory, name)
         _say(f"the probe is pinned at {directory / name} already")
         return
     loaded, _module = load(settings, kept)
@@ -325,12 +341,13 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
         kept = {}
         loaded, _module = load(settings)
     pins.pin(loaded.fds, loaded.bcc_version, directory, settings)
-    how = "new"
     if kept:
         how = "in the place of the one that was pinned, whose counts go on"
-    elif found:
-        how = "new: what was pinned had another layout, was not whole or did not count"
-    _say(f"probe attached, pinned at {directory / name}, {how}")
+    else:
+        how = f"signals are seen from {time.clock_gettime(time.CLOCK_BOOTTIME):.1f} s after boot on"
+        if found:
+            how += "; what was pinned had another layout, was not whole or did not count"
+    _say(f"probe attached, pinned at {directory / name}: {how}")
 
 
 def _silent(fds: dict[str, int], settings: Settings) -> bool:

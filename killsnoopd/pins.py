@@ -34,6 +34,12 @@ def pin(fds: dict[str, int], bcc_version: str, directory: Path, settings: Settin
     for folder in (directory / _KEPT, directory):
         _unpin(folder / name)
         (folder / fresh).rename(folder / name)
+    keep_only(directory, name)
+
+
+def keep_only(directory: Path, name: str) -> None:
+    """Remove whatever else is in the directory."""
+    for folder in (directory / _KEPT, directory):
         for other in folder.iterdir():
             if other.name not in (name, _KEPT):
                 _unpin(other)

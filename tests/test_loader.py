@@ -1,5 +1,7 @@
 """The loader's words for what no machine at hand can show; tests/kernel/test_refusals.py shows the rest."""
 
+import struct
+
 import pytest
 
 from killsnoopd import loader
@@ -63,10 +65,10 @@ def test_no_btf():
 def offsets(without=(), renamed=()):
     """A kernel whose fields are at 8, 16, 24, ... in the order of the loader's table."""
     found = {"file": {"f_path": 8}, "path": {"dentry": 8}, "qstr": {"len": 4, "name": 8}}
-    for number, (_, struct, *fields) in enumerate(loader._FIELDS + loader._FIELDS_OF_SOME, 1):
-        name = fields[-1] if struct in renamed else fields[0]
+    for number, (_, owner, *fields) in enumerate(loader._FIELDS + loader._FIELDS_OF_SOME, 1):
+        name = fields[-1] if owner in renamed else fields[0]
         if name not in without:
-            found.setdefault(struct, {})[name] = 8 * number
+            found.setdefault(owner, {})[name] = 8 * number
     found["dentry"] |= {"d_name": 32, "d_op": found["dentry"].get("d_shortname", found["dentry"].get("d_iname")) + 40}
     return lambda *structs: {struct: found.get(struct, {}) for struct in structs}
 
@@ -94,3 +96,22 @@ def test_a_kernel_without_a_field():
     with pytest.raises(Failure, match=r"has no task_struct\.pdeath_signal") as refused:
         loader.task_macros(offsets(without=("pdeath_signal",)))
     assert refused.value.exit_code == Exit.UNAVAILABLE
+
+
+def test_relocated():
+    """Maps are exchanged by fd, the placeholder becomes a call of the kernel's function; all else stays."""
+
+    def instruction(opcode, registers, number):
+        return struct.pack("=BBhi", opcode, registers, 0, number)
+
+    load, rest, call, cast = (
+        instruction(0x18, 0x12, 7),  # r2 = map 7
+        instruction(0, 0, 0),
+        instruction(0x85, 0, 12),  # a helper
+        instruction(0x85, 0, 0x6B73),
+    )
+    plain = instruction(0x18, 0x02, 7)  # r2 = 7
+    program = load + rest + call + cast + plain + rest
+    assert loader.relocated(program, {7: 70}, 1234) == (
+        instruction(0x18, 0x12, 70) + rest + call + instruction(0x85, 0x20, 1234) + plain + rest
+    )

@@ -15,6 +15,8 @@
  *   GRACE_NS           a SIGKILL that follows a SIGTERM within this time is an escalation
  *   SELF_SIGNALS       1: count tkill/tgkill to the sender's own process too
  *   PROBE_READ         1: the kernel lets programs read any of its memory (no lockdown=confidentiality)
+ *   RDONLY_CAST        the number that stands for bpf_rdonly_cast; 0: the kernel has none
+ *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
  *   TASK_*, PID_*, ... byte offsets of fields, from the kernel's BTF (task.h)
  */
 #define BPF_LICENSE Dual MIT/GPL
@@ -473,18 +475,40 @@ static __always_inline void mark_escalation(u32 cpu, struct event *event)
  */
 enum info { NOINFO, PRIV, ADDRESS };
 
+#if RDONLY_CAST
+/* A function of the kernel (6.2), which the loader calls in the place of this number; it costs nothing. */
+static void *(*bpf_rdonly_cast)(u64 address, u32 btf_id) = (void *)RDONLY_CAST;
+#endif
+
+/* A siginfo's code. Newer kernels, 6.12.117 for one, do not take the argument for a pointer, as it may be a number. */
+static __always_inline s32 code_of(struct kernel_siginfo *siginfo, u64 address)
+{
+	s32 code = SI_USER;
+
+#if RDONLY_CAST
+	siginfo = bpf_rdonly_cast(address, KERNEL_SIGINFO);
+	code = siginfo->si_code;
+#elif PROBE_READ
+	siginfo = (void *)address;
+	bpf_probe_read_kernel(&code, sizeof(code), &siginfo->si_code);
+#else
+	if (siginfo) /* some kernels ask for this test */
+		code = siginfo->si_code;
+#endif
+	return code;
+}
+
 /*
- * The verifier takes the argument for a valid pointer and drops every comparison with 0, and a load from such a
- * "pointer" might not be guarded: so tell by its size what it is, and keep clang from making that a comparison with 0.
+ * The verifier may take the argument for a valid pointer and drop every comparison with 0: so tell by its size what it
+ * is, and keep clang from making that a comparison with 0.
  */
 static __always_inline enum info info_of(u64 *ctx, s32 *code)
 {
-	struct kernel_siginfo *siginfo = (void *)ctx[1];
 	u64 address = ctx[1];
 
 	asm volatile("" : "+r"(address));
 	if (address > 1) {
-		*code = siginfo ? siginfo->si_code : SI_USER; /* some kernels ask for this test */
+		*code = code_of((void *)ctx[1], address);
 		return ADDRESS;
 	}
 	asm volatile("" : "+r"(address));

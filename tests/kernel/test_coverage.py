@@ -1,9 +1,16 @@
 """Every way in which a signal reaches a process, or fails to: one event for each target, with both ends named."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from cases import CASES, KERNEL, perform
+from running import MAY_READ_KERNEL_MEMORY
+from senders import run, send, siginfo, victim
+
+import killsnoopd
+from killsnoopd import libbpf
 
 
 def told(event):
@@ -37,3 +44,31 @@ def test_case(daemon, name):
     for row in rows:
         (event, *_) = [event for event in events if told(event)[2] == row.target]
         assert {key: event.get(key) for key in row.more} == row.more
+
+
+WAYS = {
+    "bpf_rdonly_cast, where there is one": "",
+    "bpf_probe_read_kernel": "def rdonly_cast_ids():\n    return None\n",
+    "a typed pointer": "def rdonly_cast_ids():\n    return None\n\n\ndef may_read_kernel_memory():\n    return False\n",
+}
+if not MAY_READ_KERNEL_MEMORY:
+    del WAYS["bpf_probe_read_kernel"]
+if libbpf.rdonly_cast_ids():
+    del WAYS["a typed pointer"]  # a kernel that has the cast may refuse it
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_read_what_the_kernel_says(start, tmp_path, way):
+    """Which one a kernel allows depends on its age and its lockdown; each tells who sent with what code."""
+    copy = tmp_path / "other/killsnoopd"
+    shutil.copytree(Path(killsnoopd.__file__).parent, copy)
+    with (copy / "libbpf.py").open("a") as file:
+        file.write(f"\n\n{WAYS[way]}")
+    daemon = start("--events.rate=0", env={"PYTHONPATH": str(copy.parent)})
+    with victim() as target:
+        run(lambda: (send("kill", target, 10), send("rt_sigqueueinfo", target, 12, siginfo(12))), b"ks-way")
+        events = daemon.events("ks-way")
+    assert [(event["KILLSNOOP_SIGNAL"], event["KILLSNOOP_CODE"]) for event in events] == [
+        ("SIGUSR1", "0"),
+        ("SIGUSR2", "-1"),
+    ]
