@@ -1,5 +1,6 @@
 # sudo make run      install what is missing, run in the foreground; ARGS="--web.listen-address=:9999" for flags
 # sudo make test     install what is missing, run all tests on the package as it will be installed
+# sudo make test-vm  boot Debian 12 and 13, install the package there, test what systemd and journald make of it
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
@@ -23,7 +24,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-setup lint bench mounts install uninstall deb clean
+.PHONY: run test test-vm test-setup lint bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -37,6 +38,12 @@ mounts:
 # The tests import what the wheel holds, not this folder: that they do proves that the wheel is whole.
 test: mounts test-setup
 	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
+
+# Debian 12 and 13, booted in QEMU with the package installed. VM="--suite=trixie --accel=kvm"; build/vm/ has their logs.
+test-vm:
+	scripts/install-packages vm
+	$(MAKE) --no-print-directory deb
+	$(PYTHON) tests/vm/run.py $(VM) build/killsnoopd_*_all.deb
 
 test-setup: mounts
 	PYTHON=$(PYTHON) scripts/install-packages test

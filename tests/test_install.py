@@ -199,7 +199,7 @@ def test_install_packages_for_the_debian_package(tmp_path):
     (tmp_path / "apt-get").rename(tmp_path / "dnf")
     result = subprocess.run(script, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
     assert (result.returncode, result.stderr.count("\n")) == (78, 2)
-    assert "is built on Debian or Ubuntu" in result.stderr
+    assert "are made on Debian or Ubuntu" in result.stderr
 
 
 def test_install_packages_does_nothing_when_all_is_there():

@@ -1,0 +1,129 @@
+"""Tests on a booted Debian: as root, systemd is PID 1, and killsnoopd comes from its package."""
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+PINS = Path("/sys/fs/bpf/killsnoopd")
+DEFAULTS = Path("/etc/default/killsnoopd")
+DROP_IN = Path("/run/systemd/system/killsnoopd.service.d")
+DEADLINE_S = 240  # an emulated machine takes ten times as long as a real one
+
+
+def run(*command, check=True):
+    """What a command prints; its standard error, too."""
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert not check or result.returncode == 0, f"{' '.join(command)}: {result.stdout}"
+    return result.stdout
+
+
+def wait_for(condition, what, deadline_s=DEADLINE_S):
+    """The first true value of condition(); fails after the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
+        time.sleep(0.1)
+    return value
+
+
+def show(unit, *properties):
+    """Properties of a unit; one alone as it is."""
+    values = dict(
+        line.split("=", 1) for line in run("systemctl", "show", unit, *(f"-p{p}" for p in properties)).splitlines()
+    )
+    return values[properties[0]] if len(properties) == 1 else values
+
+
+def active(unit="killsnoopd.service"):
+    return show(unit, "ActiveState") == "active"
+
+
+def main_pid():
+    return int(show("killsnoopd.service", "MainPID"))
+
+
+def journal(*matches):
+    """Entries of the journal, oldest first, by fields; `journalctl` arguments."""
+    output = run("journalctl", "--quiet", "--no-pager", "--output=json", *matches)
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def scrape():
+    """The page, as {line up to the value: value}."""
+    with urllib.request.urlopen("http://127.0.0.1:10035/metrics", timeout=DEADLINE_S) as response:
+        lines = [line for line in response.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def calls(comm):
+    """How many calls of a process name are counted."""
+    return sum(value for name, value in scrape().items() if name.startswith(f'killsnoop_signals_total{{comm="{comm}"'))
+
+
+def ledger():
+    """{outcome: events}, once no event is on its way."""
+
+    def settled():
+        page = scrape()
+        return page["killsnoop_events_pending"] == 0 and page
+
+    page = wait_for(settled, "the ring buffer to be empty")
+    start = 'killsnoop_events_total{outcome="'
+    return {name.removeprefix(start)[:-2]: int(value) for name, value in page.items() if name.startswith(start)}
+
+
+def our_programs(key="name"):
+    """Names, or ids, of our programs in the kernel."""
+    names = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")
+    ours = {name[:15] for plain in names for name in (plain, f"on_{plain}")}
+    return [program[key] for program in json.loads(run("bpftool", "-j", "prog")) if program.get("name") in ours]
+
+
+@contextlib.contextmanager
+def flags(arguments):
+    """Run killsnoopd, and its probe, with these flags."""
+    before = DEFAULTS.read_text()
+    DEFAULTS.write_text(f'ARGS="{arguments}"\n')
+    try:
+        run("systemctl", "restart", "killsnoopd")
+        yield
+    finally:
+        DEFAULTS.write_text(before)
+        run("systemctl", "restart", "killsnoopd")
+
+
+@contextlib.contextmanager
+def drop_in(text, unit="killsnoopd.service"):
+    """A unit with more directives, until the next daemon-reload."""
+    folder = Path("/run/systemd/system") / f"{unit}.d"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.conf").write_text(text)
+    run("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        (folder / "test.conf").unlink()
+        run("systemctl", "daemon-reload")
+
+
+@pytest.fixture
+def victim():
+    """A service that sleeps: (its unit, its pid)."""
+    unit = f"ks-victim-{time.monotonic_ns()}.service"
+    run("systemd-run", f"--unit={unit}", "sleep", "infinity")
+    yield unit, int(show(unit, "MainPID"))
+    run("systemctl", "stop", unit, check=False)
+    run("systemctl", "reset-failed", unit, check=False)
+
+
+def kill_as(comm, action):
+    """Run action() in a process of this name; its pid."""
+    from senders import run as run_sender
+
+    return run_sender(action, os.fsencode(comm))

@@ -1,0 +1,55 @@
+"""apt installs the package on a machine that has never seen it."""
+
+import time
+
+from conftest import PINS, active, journal, kill_as, our_programs, run, scrape, show, wait_for
+from senders import NO_SUCH_PID, send
+
+
+def test_apt_installs_and_starts_it(record_property):
+    """The port is open, the probe attached, the daemon READY; and all of it at the next boot."""
+    assert our_programs() == []
+    before = time.monotonic()
+    run("apt-get", "install", "-y", "/input/packages/killsnoopd.deb")
+    wait_for(active, "killsnoopd to be READY")
+    record_property("s_of_installation", round(time.monotonic() - before, 1))
+    for unit in ("killsnoopd.service", "killsnoopd.socket", "killsnoopd-probe.service"):
+        assert active(unit), unit
+    for unit in ("killsnoopd.service", "killsnoopd.socket"):
+        assert run("systemctl", "is-enabled", unit) == "enabled\n"
+    assert len(our_programs()) == 8
+    assert len(list(PINS.iterdir())) == 2
+
+
+def test_it_counts():
+    """A signal to nobody, from a process of a name of its own."""
+    kill_as("ks-first", lambda: send("kill", NO_SUCH_PID, 9))
+    assert scrape()['killsnoop_signals_total{comm="ks-first",result="ESRCH",signal="SIGKILL"}'] == 1
+    wait_for(lambda: journal("KILLSNOOP_COMM=ks-first"), "the event in the journal")
+
+
+def test_from_start_to_ready(record_property):
+    """Cold, with the probe to compile, and with the probe pinned: side by side."""
+
+    def took(verb):
+        before = time.monotonic()
+        run("systemctl", verb, "killsnoopd")
+        return time.monotonic() - before
+
+    run("systemctl", "stop", "killsnoopd")
+    wait_for(lambda: not PINS.exists(), "the probe to go")
+    assert our_programs() == []
+    cold = [took("start")]
+    pinned = [took("restart") for _ in range(3)]
+    run("systemctl", "stop", "killsnoopd")
+    wait_for(lambda: not PINS.exists(), "the probe to go")
+    cold.append(took("start"))
+    record_property("s_to_ready_cold", round(min(cold), 1))
+    record_property("s_to_ready_pinned", round(min(pinned), 1))
+    assert min(pinned) < min(cold)
+
+
+def test_units_are_well_formed():
+    """`systemd-analyze verify` has nothing to say."""
+    units = ("killsnoopd.service", "killsnoopd-probe.service", "killsnoopd-probe-check.service", "killsnoopd.socket")
+    assert run("systemd-analyze", "verify", *(show(unit, "FragmentPath") for unit in units)) == ""

@@ -1,0 +1,128 @@
+"""A sender that numbers its signals, while everything that systemd and apt can do to a daemon is done to it."""
+
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+from conftest import DEADLINE_S, active, calls, drop_in, flags, journal, ledger, main_pid, run, scrape, show, wait_for
+from senders import NO_SUCH_PID, forked, send
+
+AT_LEAST = 20_000
+STOP = Path("/run/ks-stop")
+PACKAGES = Path("/input/packages")
+
+
+def numbered(told):
+    """A signal a millisecond, each to another pid that does not exist, until STOP is there."""
+    number = 0
+    while number < AT_LEAST or (number % 100 or not STOP.exists()):
+        send("kill", NO_SUCH_PID - number, 9)
+        number += 1
+        time.sleep(0.001)
+    told.write_text(str(number))
+
+
+@contextmanager
+def scraper():
+    """Scrapes all the time; counts what became of it."""
+    results, stop = Counter(), threading.Event()
+
+    def scrape_on():
+        while not stop.wait(0.2):
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:10035/metrics", timeout=DEADLINE_S) as response:
+                    response.read()
+                results["answered"] += 1
+            except OSError as error:
+                reason = getattr(error, "reason", error)
+                results["refused" if isinstance(reason, ConnectionRefusedError) else type(reason).__name__] += 1
+
+    thread = threading.Thread(target=scrape_on)
+    thread.start()
+    try:
+        yield results
+    finally:
+        stop.set()
+        thread.join()
+
+
+def next_daemon(pid, action):
+    """Do it, and wait for the daemon that comes after the one with this pid."""
+    action()
+    wait_for(lambda: active() and main_pid() not in (0, pid), "the next daemon")
+
+
+def signalled(number):
+    return lambda: os.kill(main_pid(), number)
+
+
+def install(version):
+    (package,) = PACKAGES.glob(f"killsnoopd_*+{version}_all.deb")
+    return lambda: run("apt-get", "install", "-y", str(package))
+
+
+def twenty_restarts():
+    """Within five seconds."""
+    for _ in range(20):
+        run("systemctl", "--no-block", "restart", "killsnoopd")
+        time.sleep(0.25)
+
+
+DISTURBANCES = {
+    "systemctl restart": lambda: run("systemctl", "restart", "killsnoopd"),
+    "SIGKILL": signalled(signal.SIGKILL),
+    "SIGSEGV": signalled(signal.SIGSEGV),
+    "watchdog": signalled(signal.SIGSTOP),
+    "twenty restarts": twenty_restarts,
+    "upgrade, same probe": install("same"),
+    "upgrade, another probe": install("tother"),
+}
+
+
+def test_every_number_is_counted_and_logged_once(tmp_path, record_property):
+    """Restarts, crashes, a hang, upgrades, systemd itself: no signal is missed, none is told twice, no scrape is refused."""
+    told, done = tmp_path / "told", []
+    roomy = "--events.rate=0 --probe.ring-size=32M"
+    with flags(roomy), drop_in("[Service]\nWatchdogSec=8\n"), scraper() as scrapes:
+        run("systemctl", "restart", "killsnoopd")  # for the watchdog
+        sender = forked(lambda: numbered(told), b"ks-numbered")
+        try:
+            for name, action in DISTURBANCES.items():
+                next_daemon(main_pid(), action)
+                done.append(name)
+                if name == "watchdog":
+                    run("systemctl", "daemon-reexec")
+                    assert active()
+                    done.append("daemon-reexec")
+        finally:
+            STOP.touch()
+            os.waitpid(sender, 0)
+        sent = int(told.read_text())
+        assert calls("ks-numbered") == sent
+        became = ledger()
+        assert became["ring_full"] == became["journal_error"] == became["decode_error"] == became["rate_limited"] == 0
+    assert sent >= AT_LEAST
+    entries = wait_for(
+        lambda: len(found := journal("KILLSNOOP_COMM=ks-numbered", "--output-fields=KILLSNOOP_TPID")) >= sent and found,
+        "journald to have written",
+    )
+    times_told = Counter(NO_SUCH_PID - int(entry["KILLSNOOP_TPID"]) for entry in entries)
+    assert [number for number in range(sent) if times_told[number] != 1] == []
+    assert len(times_told) == sent
+    assert scrapes["refused"] == 0
+    record_property("signals", sent)
+    record_property("disturbances", ", ".join(done))
+    record_property("scrapes", dict(scrapes))
+
+
+def test_no_start_limit():
+    """However often it is restarted, systemd does not give up on it."""
+    assert show("killsnoopd.service", "StartLimitIntervalUSec") == "0"
+    assert active()
+    assert scrape()

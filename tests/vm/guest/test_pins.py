@@ -1,0 +1,65 @@
+"""Pins that are stale, partial, foreign or silent heal themselves at the next start, and the journal says so."""
+
+import shutil
+import time
+
+import pytest
+from conftest import PINS, active, calls, journal, kill_as, main_pid, our_programs, run, wait_for
+from senders import NO_SUCH_PID, send
+
+
+def probe_folder():
+    (found,) = [path for path in PINS.iterdir() if path.name != "kept"]
+    return found
+
+
+def said_since(realtime_s):
+    """What the loader has said since, once that is something."""
+    matches = f"--since=@{realtime_s:.0f}", "-u", "killsnoopd-probe.service", "--grep=killsnoopd-loader"
+    return [line["MESSAGE"] for line in wait_for(lambda: journal(*matches), "the loader's line")]
+
+
+def empty_a_jump():
+    jump = PINS / "kept" / probe_folder().name / "map_to_sys_exit"
+    run("bpftool", "map", "delete", "pinned", str(jump), "key", "0", "0", "0", "0")
+
+
+DAMAGE = {  # what is done to the pins, and whether the counts go on
+    "partial: a link": (lambda: (probe_folder() / "link_kill").unlink(), True),
+    "partial: a map": (lambda: (probe_folder() / "map_counts").unlink(), False),
+    "partial: what only the probe needs": (lambda: shutil.rmtree(PINS / "kept"), False),
+    "silent": (empty_a_jump, True),
+    "stale": (lambda: probe_folder().rename(PINS / "0123456789abcdef"), False),
+    "all gone": (lambda: [shutil.rmtree(path) for path in PINS.iterdir()], False),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "restart"), [*((kind, "restart") for kind in DAMAGE), ("silent", "crash"), ("partial: a map", "crash")]
+)
+def test_damage(kind, restart):
+    """The daemon is restarted, by hand or because it crashed; a signal counts again, and the old counts where they can."""
+    damage, counts_go_on = DAMAGE[kind]
+    comm = f"ks-{restart}-{list(DAMAGE).index(kind)}"
+    kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
+    assert calls(comm) == 1
+    began_s, pid = time.time(), main_pid()
+    damage()
+    run("systemctl", *(["restart"] if restart == "restart" else ["kill", "-s", "KILL"]), "killsnoopd")
+    wait_for(lambda: active() and main_pid() not in (0, pid), "the next daemon")
+    assert any("probe attached" in line for line in said_since(began_s))
+    kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
+    assert calls(comm) == (2 if counts_go_on else 1)
+    wait_for(lambda: len(our_programs()) == 8, "the old programs to go")
+    assert {path.name for path in PINS.iterdir()} == {"kept", probe_folder().name}
+
+
+def test_a_whole_probe_stays_and_what_is_foreign_goes():
+    """What does not belong among the pins is removed; the programs are the same ones."""
+    (PINS / "0123456789abcdef").mkdir()
+    (PINS / "nowhere").symlink_to("else")
+    programs, began_s = our_programs("id"), time.time()
+    run("systemctl", "restart", "killsnoopd")
+    assert any("already" in line for line in said_since(began_s))
+    assert our_programs("id") == programs
+    assert {path.name for path in PINS.iterdir()} == {"kept", probe_folder().name}

@@ -1,0 +1,127 @@
+"""What the running daemon may do: nothing."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import DEFAULTS, PINS, active, calls, flags, journal, kill_as, main_pid, run, scrape, show, wait_for
+from senders import NO_SUCH_PID, send
+
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+DYNAMIC_USER = Path("/usr/share/doc/killsnoopd/dynamic-user")
+
+
+def exposure(unit):
+    return float(
+        re.search(r"Overall exposure level for \S+: ([\d.]+)", run("systemd-analyze", "security", "--no-pager", unit))[
+            1
+        ]
+    )
+
+
+def test_exposure(record_property):
+    """`systemd-analyze security` of the running units."""
+    for unit, limit in (("killsnoopd", 0.8), ("killsnoopd-probe", 1.5), ("killsnoopd-probe-check", 1.0)):
+        level = exposure(f"{unit}.service")
+        record_property(f"exposure_of_{unit}", level)
+        assert level <= limit
+
+
+def test_no_capability_and_no_network():
+    """In any set; and of the network not even loopback but the socket that it was handed."""
+    status = Path(f"/proc/{main_pid()}/status").read_text()
+    assert set(re.findall(r"^Cap\w+:\s*(\w+)", status, re.M)) == {"0" * 16}
+    assert re.search(r"^NoNewPrivs:\s*1$", status, re.M)
+    assert re.search(r"^Seccomp:\s*2$", status, re.M)
+    assert Path(f"/proc/{main_pid()}/ns/net").readlink() != Path("/proc/1/ns/net").readlink()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/shadow", "/var/log/journal", "/root", "/home", "/run/systemd/private", "/run/dbus/system_bus_socket",
+        str(PINS / "kept"), "/run/udev",
+    ],
+)  # fmt: skip
+def test_what_it_cannot_see(path):
+    """Root's files and the sockets on which root is obeyed; asked in its own mount namespace, with its own rights."""
+    seen = Path(f"/proc/{main_pid()}/root{path}")
+    if seen.exists():
+        assert seen.is_dir()
+        assert (seen.stat().st_mode & 0o777 == 0) or list(seen.iterdir()) == []
+
+
+@pytest.mark.parametrize("paranoid", [2, 3, 4])
+def test_perf_event_paranoid(paranoid):
+    """Stock Debian has 3; hardened kernels more. The unit's capabilities are enough for each."""
+    before = PARANOID.read_text()
+    run("systemctl", "stop", "killsnoopd")
+    wait_for(lambda: not PINS.exists(), "the probe to go")
+    PARANOID.write_text(str(paranoid))
+    try:
+        run("systemctl", "start", "killsnoopd")
+        kill_as(f"ks-paranoid-{paranoid}", lambda: send("kill", NO_SUCH_PID, 9))
+        assert calls(f"ks-paranoid-{paranoid}") == 1
+    finally:
+        PARANOID.write_text(before)
+
+
+def test_dynamic_user(record_property):
+    """The drop-ins that are shipped: a user of its own, and everything works but the line in the victim's log."""
+    folders = {name: Path(f"/etc/systemd/system/{name}.service.d") for name in ("killsnoopd", "killsnoopd-probe")}
+    try:
+        for name, folder in folders.items():
+            folder.mkdir()
+            shutil.copy(DYNAMIC_USER / f"{name}.service.conf", folder / "dynamic-user.conf")
+        run("systemd-sysusers")
+        run("systemctl", "daemon-reload")
+        run("systemctl", "stop", "killsnoopd")
+        run("systemctl", "start", "killsnoopd")
+        level = exposure("killsnoopd.service")
+        record_property("exposure_with_dynamic_user", level)
+        assert level <= 0.5
+        assert re.search(r"^Uid:\s*(\d+)", Path(f"/proc/{main_pid()}/status").read_text(), re.M)[1] != "0"
+        kill_as("ks-dynamic", lambda: send("kill", NO_SUCH_PID, 9))
+        assert calls("ks-dynamic") == 1
+        wait_for(lambda: journal("KILLSNOOP_COMM=ks-dynamic"), "the event")
+    finally:
+        for folder in folders.values():
+            shutil.rmtree(folder)
+        run("systemctl", "daemon-reload")
+        run("systemctl", "stop", "killsnoopd")
+        run("systemctl", "start", "killsnoopd")
+    assert active()
+
+
+def test_flags_are_read_at_reload():
+    """`systemctl reload`: new flags of the probe hold at once, without a restart, and the counts go on."""
+    kill_as("ks-reload", lambda: send("kill", NO_SUCH_PID, 9))
+    pid, before = main_pid(), DEFAULTS.read_text()
+    DEFAULTS.write_text('ARGS="--events.exclude-signal=SIGUSR1"\n')
+    try:
+        run("systemctl", "reload", "killsnoopd")
+        kill_as("ks-reload", lambda: (send("kill", NO_SUCH_PID, 10), send("kill", NO_SUCH_PID, 12)))
+        wait_for(lambda: journal("KILLSNOOP_COMM=ks-reload", "KILLSNOOP_SIGNAL=SIGUSR2"), "the event that is wanted")
+        assert journal("KILLSNOOP_COMM=ks-reload", "KILLSNOOP_SIGNAL=SIGUSR1") == []
+        assert calls("ks-reload") == 3
+        assert main_pid() == pid
+    finally:
+        DEFAULTS.write_text(before)
+        run("systemctl", "restart", "killsnoopd")
+    assert calls("ks-reload") == 3
+
+
+def test_a_flag_that_is_wrong():
+    """One line, the exit code that is documented, no restart; the port answers again once it is mended."""
+    before = DEFAULTS.read_text()
+    DEFAULTS.write_text('ARGS="--no-such-flag"\n')
+    run("systemctl", "restart", "killsnoopd", check=False)
+    wait_for(lambda: show("killsnoopd.service", "ActiveState") in ("failed", "inactive"), "it to give up")
+    assert "--no-such-flag" in run("journalctl", "-u", "killsnoopd", "-u", "killsnoopd-probe", "-n", "20", "--no-pager")
+    DEFAULTS.write_text(before)
+    run("systemctl", "reset-failed", "killsnoopd", check=False)
+    run("systemctl", "start", "killsnoopd")
+    assert scrape()
+    with flags("--events.rate=499"):
+        assert active()

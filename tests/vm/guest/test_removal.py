@@ -1,0 +1,32 @@
+"""Nothing of it is left."""
+
+from conftest import PINS, active, our_programs, run, wait_for
+
+
+def test_stop_lets_go_of_everything():
+    """No pin, no program; the port goes with its own unit."""
+    run("systemctl", "stop", "killsnoopd")
+    wait_for(lambda: not PINS.exists(), "the pins to go")
+    assert our_programs() == []
+    assert active("killsnoopd.socket")
+    run("systemctl", "start", "killsnoopd")
+
+
+def test_removed():
+    """apt stops it all; the flags stay."""
+    run("apt-get", "remove", "-y", "killsnoopd")
+    for unit in ("killsnoopd.service", "killsnoopd.socket", "killsnoopd-probe.service"):
+        assert not active(unit)
+    wait_for(lambda: not PINS.exists(), "the pins to go")
+    assert our_programs() == []
+    assert "killsnoop" not in run("ss", "-ltnp")
+    assert ":10035" not in run("ss", "-ltn")
+
+
+def test_purged():
+    """Not a file by its name."""
+    run("apt-get", "purge", "-y", "killsnoopd")
+    found = run(
+        "find", "/etc", "/usr", "/lib", "/var/lib", "/run", "/opt", "-xdev", "-name", "*killsnoop*"
+    ).splitlines()
+    assert [path for path in found if not path.startswith("/var/lib/vm-test")] == []
