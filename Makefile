@@ -43,7 +43,7 @@ test: mounts test-setup
 test-vm:
 	scripts/install-packages vm
 	$(MAKE) --no-print-directory deb
-	$(PYTHON) tests/vm/run.py $(VM) build/killsnoopd_*_all.deb
+	$(PYTHON) tests/vm/run.py --package build/killsnoopd_*_all.deb $(VM)
 
 test-setup: mounts
 	PYTHON=$(PYTHON) scripts/install-packages test

@@ -42,6 +42,10 @@ TimeoutStartSec=infinity
 [Install]
 WantedBy=multi-user.target
 """
+# In this order: the last one removes the package.
+AFTER_REBOOT = [
+    f"test_{name}.py" for name in ("boot", "journal", "privileges", "pins", "no_loss", "journald", "removal")
+]
 IMAGE_SIZE, RESULTS_SIZE = 4 << 30, 256 << 20
 
 
@@ -93,10 +97,13 @@ def edited_package(package: Path, version: str, folder: Path, probe: str = "") -
         subprocess.run(["dpkg-deb", "--root-owner-group", "-b", str(tree), str(name)], check=True, capture_output=True)
 
 
-def write_input(package: Path, path: Path) -> None:
+def write_input(package: Path, tests: list[str], path: Path) -> None:
     """The disk with what the machine needs."""
     with tempfile.TemporaryDirectory() as scratch:
-        packages = Path(scratch)
+        packages = Path(scratch) / "packages"
+        packages.mkdir()
+        selected = Path(scratch) / "tests"
+        selected.write_text(" ".join(tests) + "\n")
         version = package.name.split("_")[1]
         shutil.copy(package, packages / "killsnoopd.deb")
         edited_package(package, f"{version}+same", packages)
@@ -105,6 +112,7 @@ def write_input(package: Path, path: Path) -> None:
             archive.add(HERE / "guest", "guest", filter=lambda info: None if "__pycache__" in info.name else info)
             archive.add(TOP / "tests/kernel/senders.py", "guest/senders.py")
             archive.add(packages, "packages")
+            archive.add(selected, "tests")
 
 
 @dataclass
@@ -114,6 +122,7 @@ class Machine:
     suite: str
     deadline_s: float
     accel: str
+    tests: list[str]  # after the reboot
     folder: Path = field(init=False)
     verdict: str = "not run"
     code: int = 2
@@ -126,7 +135,7 @@ class Machine:
         overlay = self.folder / "overlay"
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base / "image"), "-F", "raw", str(overlay)]
         subprocess.run(command, check=True)
-        write_input(package, self.folder / "input.tar")
+        write_input(package, self.tests, self.folder / "input.tar")
         with (self.folder / "results.tar").open("wb") as file:
             file.truncate(RESULTS_SIZE)
         began = time.monotonic()
@@ -206,14 +215,16 @@ class Machine:
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, help="the .deb (make deb)")
+    parser.add_argument("--package", type=Path, required=True, help="the .deb (make deb)")
     parser.add_argument("--suite", action="append", choices=SUITES, help="default: both, side by side")
     parser.add_argument("--cache", type=Path, default=os.environ.get("VM_CACHE", "/var/cache/killsnoopd-vm"))
     parser.add_argument("--deadline", type=float, default=1500, metavar="S", help="for each machine (%(default)s)")
     parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg", help="nested KVM can hang (%(default)s)")
+    parser.add_argument("--tests", nargs="+", metavar="FILE", help="of tests/vm/guest, after the reboot (all)")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    machines = [Machine(suite, args.deadline, args.accel) for suite in args.suite or SUITES]
+    tests = args.tests or AFTER_REBOOT
+    machines = [Machine(suite, args.deadline, args.accel, tests) for suite in args.suite or SUITES]
 
     def live(machine: Machine) -> None:
         try:

@@ -16,6 +16,12 @@ DROP_IN = Path("/run/systemd/system/killsnoopd.service.d")
 DEADLINE_S = 240  # an emulated machine takes ten times as long as a real one
 
 
+def pytest_runtest_logreport(report):
+    """Say at once why a test failed: the machine may not live to its end."""
+    if report.failed:
+        print(f"\n{report.longreprtext}", flush=True)
+
+
 def run(*command, check=True):
     """What a command prints; its standard error, too."""
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
