@@ -67,8 +67,11 @@ def test_an_oom_kill_in_a_service():
     unit = "ks-oom.service"
     code = "b = bytearray(200 << 20)"
     run("systemd-run", f"--unit={unit}", "-p", "MemoryMax=40M", "-p", "MemorySwapMax=0", "python3", "-c", code)
-    (event,) = wait_for(lambda: journal(f"KILLSNOOP_TARGET_UNIT={unit}", "KILLSNOOP_EVENT=delivery"), "the OOM kill")
-    assert (event["KILLSNOOP_ORIGIN"], event["KILLSNOOP_SIGNAL"]) == ("oom", "SIGKILL")
+    (event,) = wait_for(
+        lambda: journal(f"KILLSNOOP_TARGET_UNIT={unit}", "KILLSNOOP_ORIGIN=oom", "KILLSNOOP_EVENT=delivery"),
+        "the OOM kill",
+    )
+    assert (event["KILLSNOOP_COMM"], event["KILLSNOOP_SIGNAL"]) == ("kernel", "SIGKILL")
     run("systemctl", "reset-failed", unit, check=False)
 
 

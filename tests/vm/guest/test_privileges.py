@@ -41,7 +41,7 @@ def test_no_capability_and_no_network():
     "path",
     [
         "/etc/shadow", "/var/log/journal", "/root", "/home", "/run/systemd/private", "/run/dbus/system_bus_socket",
-        str(PINS / "kept"), "/run/udev",
+        "/run/killsnoopd/kept", "/sys/fs/bpf", "/run/udev",
     ],
 )  # fmt: skip
 def test_what_it_cannot_see(path):
@@ -52,10 +52,11 @@ def test_what_it_cannot_see(path):
         assert (seen.stat().st_mode & 0o777 == 0) or list(seen.iterdir()) == []
 
 
-@pytest.mark.parametrize("paranoid", [2, 3, 4])
+@pytest.mark.parametrize("paranoid", [2, 4])  # 3 is Debian's own: every other test shows that
 def test_perf_event_paranoid(paranoid):
-    """Stock Debian has 3; hardened kernels more. The unit's capabilities are enough for each."""
+    """The unit's capabilities are enough for each."""
     before = PARANOID.read_text()
+    assert before == "3\n"
     run("systemctl", "stop", "killsnoopd")
     wait_for(lambda: not PINS.exists(), "the probe to go")
     PARANOID.write_text(str(paranoid))
