@@ -144,11 +144,14 @@ def series(
         defaults["max"] = highest
     if steps:
         defaults["thresholds"] = steps
-    calcs = ["sum"] if bars else ["lastNotNull", "max"]
     options = {
-        "legend": {"displayMode": "table" if bars else "list", "placement": "bottom", "showLegend": True, "calcs": calcs if bars else []},
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
-    }  # fmt: skip
+    }
+    if bars:
+        description += (
+            " Bars overlap a little, by a scrape: the numbers at the top and in the tables are those to add up."
+        )
     made = panel("timeseries", title, description, list(targets), defaults, overrides or [], options, (width, 8))
     # The windows of neighbouring points hardly overlap then, so that a signal is one bar. See $__rate_interval.
     return made | ({"interval": "1m"} if bars else {})
