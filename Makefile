@@ -4,7 +4,8 @@
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
-# make lint          ruff and mypy, in a virtual environment of their own
+# make lint          ruff, mypy, and Grafana's schema on the dashboard, in environments of their own
+# make dashboard     deploy/grafana-dashboard.json, from scripts/dashboard.py
 # sudo make bench    what the probe costs, beside its peers
 
 PYTHON ?= /usr/bin/python3
@@ -24,7 +25,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-vm test-setup lint bench mounts install uninstall deb clean
+.PHONY: run test test-vm test-setup lint lint-dashboard dashboard bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -37,7 +38,7 @@ mounts:
 
 # The tests import what the wheel holds, not this folder: that they do proves that the wheel is whole.
 test: mounts test-setup
-	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
+	cd tests && PROMTOOL=$$(../scripts/promtool) PROMETHEUS=$$(../scripts/prometheus) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
 
 # Debian 12 and 13, booted in QEMU with the package installed. VM="--suite=trixie --accel=kvm"; build/vm/ has their logs.
 test-vm:
@@ -61,6 +62,20 @@ lint: build/lint/installed
 	build/lint/bin/ruff check .
 	build/lint/bin/ruff format --check .
 	build/lint/bin/mypy
+	@$(MAKE) --no-print-directory lint-dashboard
+
+# Grafana's own types, of the release that the dashboard is written for.
+lint-dashboard: build/lint/schema/installed
+	$(PYTHON) scripts/dashboard_schema.py > build/lint/schema/dashboard.ts
+	cd build/lint/schema && PATH="$$PWD/../bin:$$PATH" npm exec --offline -- tsc --noEmit --strict --skipLibCheck --module nodenext --target es2022 dashboard.ts
+
+build/lint/schema/installed: build/lint/installed Makefile
+	mkdir -p $(@D)
+	PATH="$$PWD/build/lint/bin:$$PATH" npm install --silent --no-audit --no-fund --prefix $(@D) @grafana/schema@13.2.3 typescript@5.9.3
+	touch $@
+
+dashboard:
+	$(PYTHON) scripts/dashboard.py > deploy/grafana-dashboard.json
 
 build/lint/installed: scripts/lint-requirements.txt
 	$(PYTHON) -m venv build/lint

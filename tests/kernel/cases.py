@@ -231,9 +231,9 @@ def memory_cgroup(name: str, limit: int):
         yield folder
 
 
-def out_of_memory(processes: Processes) -> list[Row]:
+def out_of_memory(processes: Processes, group: str = "ks-oom") -> list[Row]:
     """The OOM killer picks one process while another one, a bystander, asks for memory."""
-    with memory_cgroup("ks-oom", 64 << 20) as folder:
+    with memory_cgroup(group, 64 << 20) as folder:
         held = []
 
         def hold() -> None:

@@ -1,0 +1,494 @@
+#!/usr/bin/env python3
+"""Prints the Grafana dashboard: `scripts/dashboard.py > deploy/grafana-dashboard.json` (`make dashboard`)."""
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+Json = dict[str, Any]
+
+PROMETHEUS = {"type": "prometheus", "uid": "${prometheus_datasource}"}
+LOKI = {"type": "loki", "uid": "${loki_datasource}"}
+HOST = ('job=~"$job"', 'instance=~"$instance"')
+COMM = 'comm=~"$comm"'
+SIGNAL = 'signal=~"$signal"'
+SIGKILL = 'signal="SIGKILL"'
+DELIVERED = 'outcome="delivered"'
+OOM = 'origin="oom"'
+SENT, FAILED = 'result="success"', 'result!="success"'
+LOST = 'outcome=~"rate_limited|ring_full|journal_error|decode_error"'
+RANGE = "$__range"
+STEP = "$__rate_interval"
+WIDTH = 24
+HUNDREDS, MANY = 0.8, 0.95  # of the counters that there can be
+RED, ORANGE, YELLOW, GREEN, BLUE = "red", "orange", "yellow", "green", "blue"
+
+
+def metric(name: str, *matchers: str) -> str:
+    """A selector that holds to the hosts chosen."""
+    return f"{name}{{{', '.join((*HOST, *matchers))}}}"
+
+
+def counted(name: str, *matchers: str, window: str = RANGE) -> str:
+    """By how much counters grew in the window, those included that were born in it.
+
+    A series begins with its first signal, at 1, of which increase() sees nothing. It was born in the window if it has fewer samples
+    there than its page, of which killsnoop_series stands for all: then its value is what it grew by. The greater of both
+    holds, for a series may be born anew after a reboot, and then increase() knows more.
+    """
+    series, page = metric(name, *matchers), metric("killsnoop_series")
+    grown = f"increase({series}[{window}])"
+    born = (
+        f"(last_over_time({series}[{window}]) and count_over_time({series}[{window}]) "
+        f"< on (job, instance) group_left () count_over_time({page}[{window}]))"
+    )
+    return f"({born} > {grown} or {grown} or {born})"
+
+
+def changed_at(function: str, name: str, *matchers: str) -> str:
+    """When counters moved first (min) or last (max) in the range, in milliseconds."""
+    series, page = metric(name, *matchers), metric("killsnoop_series")
+    moved = (
+        f"({series} unless {series} == {series} offset $__interval) and on (job, instance) {page} offset $__interval"
+    )
+    return f"{function}_over_time((timestamp({series}) and ({moved}))[{RANGE}:$__interval]) * 1000"
+
+
+def log_command(expression: str) -> str:
+    """Adds the label `log`, a command to type on the host.
+
+    It names the sender only if no shell sees more in the name than a word: a process chooses its name, and may choose `';reboot'`.
+    """
+    journal = "journalctl -t killsnoopd"
+    pair = f'label_join({expression}, "pair", "/", "comm", "signal")'
+    by_signal = f'label_replace({pair}, "log", "{journal} KILLSNOOP_SIGNAL=$1", "pair", ".*/(.+)")'
+    both = f"{journal} KILLSNOOP_COMM=$1 KILLSNOOP_SIGNAL=$2"
+    return f'label_replace({by_signal}, "log", "{both}", "pair", "([a-zA-Z0-9_.:@%+-]+)/(.+)")'
+
+
+def target(expression: str, legend: str = "", ref: str = "A", **more: Any) -> Json:
+    """A query over time."""
+    return {
+        "datasource": PROMETHEUS, "editorMode": "code", "expr": expression, "legendFormat": legend or "__auto",
+        "range": True, "instant": False, "refId": ref, **more,
+    }  # fmt: skip
+
+
+def instant(expression: str, legend: str = "", ref: str = "A", form: str = "time_series") -> Json:
+    """A query of one moment, the end of the range."""
+    return target(expression, legend, ref, range=False, instant=True, format=form)
+
+
+def color(name: str) -> Json:
+    """One color for a series."""
+    return {"mode": "fixed", "fixedColor": name}
+
+
+def thresholds(*steps: tuple[float | None, str]) -> Json:
+    """Colors from a value on; the first from nothing on."""
+    return {"mode": "absolute", "steps": [{"value": value, "color": name} for value, name in steps]}
+
+
+def override(matcher: str, name: str, **properties: Any) -> Json:
+    """What differs for one field."""
+    return {
+        "matcher": {"id": matcher, "options": name},
+        "properties": [{"id": key.replace("__", "."), "value": value} for key, value in properties.items()],
+    }
+
+
+def panel(
+    kind: str,
+    title: str,
+    description: str,
+    targets: list[Json],
+    defaults: Json,
+    overrides: list[Json],
+    options: Json,
+    size: tuple[int, int],
+) -> Json:
+    """A panel, not yet in its place."""
+    return {
+        "type": kind, "title": title, "description": description, "datasource": PROMETHEUS, "targets": targets,
+        "fieldConfig": {"defaults": defaults, "overrides": overrides}, "options": options, "gridPos": {"w": size[0], "h": size[1]},
+    }  # fmt: skip
+
+
+def stat(title: str, description: str, *targets: Json, steps: Json, width: int = 4) -> Json:
+    """A number over the range."""
+    options = {
+        "colorMode": "background", "graphMode": "none", "justifyMode": "center", "textMode": "auto", "wideLayout": True,
+        "orientation": "auto", "percentChangeColorMode": "standard", "showPercentChange": False,
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    }  # fmt: skip
+    defaults = {"unit": "short", "decimals": 0, "noValue": "0", "thresholds": steps, "color": {"mode": "thresholds"}}
+    return panel("stat", title, description, list(targets), defaults, [], options, (width, 4))
+
+
+def series(
+    title: str, description: str, *targets: Json, unit: str = "short", bars: bool = False, width: int = 8,
+    overrides: list[Json] | None = None, highest: float | None = None, steps: Json | None = None,
+) -> Json:  # fmt: skip
+    """Lines over time; or stacked bars, for what happens now and then."""
+    custom = {
+        "drawStyle": "bars" if bars else "line", "fillOpacity": 80 if bars else 8, "lineWidth": 0 if bars else 1,
+        "stacking": {"mode": "normal" if bars else "none", "group": "A"}, "showPoints": "never", "spanNulls": False,
+        "axisSoftMin": 0, "thresholdsStyle": {"mode": "dashed" if steps else "off"},
+    }  # fmt: skip
+    defaults: Json = {"unit": unit, "min": 0, "custom": custom, "color": {"mode": "palette-classic-by-name"}}
+    if unit == "short":
+        defaults["decimals"] = 0
+    if highest is not None:
+        defaults["max"] = highest
+    if steps:
+        defaults["thresholds"] = steps
+    options = {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    if bars:
+        description += (
+            " Bars overlap a little, by a scrape: the numbers at the top and in the tables are those to add up."
+        )
+    made = panel("timeseries", title, description, list(targets), defaults, overrides or [], options, (width, 8))
+    # The windows of neighbouring points hardly overlap then, so that a signal is one bar. See $__rate_interval.
+    return made | ({"interval": "1m"} if bars else {})
+
+
+def table(
+    title: str,
+    description: str,
+    targets: list[Json],
+    names: dict[str, str],
+    overrides: list[Json],
+    sort: str,
+    height: int,
+) -> Json:
+    """Rows that several queries make together, and what its columns are called, in order."""
+    hidden = {"Time": True} | {f"Time {number}": True for number in range(1, len(targets) + 1)}
+    made = panel(
+        "table", title, description, targets,
+        {"custom": {"align": "auto", "filterable": True, "cellOptions": {"type": "auto"}}, "noValue": "-", "decimals": 0},
+        overrides, {"showHeader": True, "cellHeight": "sm", "frameIndex": 0, "enablePagination": True, "sortBy": [{"displayName": sort, "desc": True}]},
+        (WIDTH, height),
+    )  # fmt: skip
+    made["maxDataPoints"] = 300  # of a subquery; more of them cost more than they tell
+    return made | {
+        "transformations": [
+            {"id": "merge", "options": {}},
+            {
+                "id": "organize",
+                "options": {
+                    "excludeByName": hidden,
+                    "indexByName": {name: number for number, name in enumerate(names)},
+                    "renameByName": names,
+                },
+            },
+        ]
+    }
+
+
+def choose(variable: str, title: str) -> list[Json]:
+    """A link that narrows the dashboard down to the value clicked on."""
+    keep = "&".join(f"${{{name}:queryparam}}" for name in ("prometheus_datasource", "job") if name != variable)
+    return [
+        {
+            "title": title,
+            "url": f"/d/killsnoopd?${{__url_time_range}}&{keep}&var-{variable}=${{__value.raw:percentencode}}",
+        }
+    ]
+
+
+def overview() -> list[Json]:
+    """The first line: how much of it, since when the range begins."""
+    quiet, bad = thresholds((None, GREEN), (1, ORANGE)), thresholds((None, GREEN), (1, RED))
+    return [
+        stat("SIGKILLs", "SIGKILLs that reached a process, whoever or whatever sent them. All senders.",
+             instant(f"sum({counted('killsnoop_deliveries_total', SIGKILL, DELIVERED)})"), steps=quiet),
+        stat("OOM kills", "SIGKILLs of the kernel's OOM killer.",
+             instant(f"sum({counted('killsnoop_deliveries_total', SIGKILL, OOM, DELIVERED)})"), steps=bad),
+        stat("Escalations", "SIGKILLs to a process that had been sent SIGTERM not long before: it did not stop in time.",
+             instant(f"sum({counted('killsnoop_escalations_total')})"), steps=quiet),
+        stat("Deaths", "Processes that died of one of the signals chosen, by another process or by a fault of their own.",
+             instant(f"sum({counted('killsnoop_deaths_total', SIGNAL)})"), steps=quiet),
+        stat("Failed calls", "Calls that sent nothing: EPERM, who tried and may not; ESRCH, no such process. Of the senders and signals chosen.",
+             instant(f"sum({counted('killsnoop_signals_total', COMM, SIGNAL, FAILED)})"), steps=quiet),
+        stat("Hosts", "Daemons that answer, and those that should.",
+             instant(f"sum({metric('up')})", "up"), instant(f"count({metric('up')})", "of", "B"), steps=thresholds((None, BLUE))),
+    ]  # fmt: skip
+
+
+def who() -> list[Json]:
+    """Who kills what, since when."""
+    by_sender = counted("killsnoop_signals_total", SIGKILL, COMM, SENT, window=STEP)
+    by_origin = counted("killsnoop_deliveries_total", SIGKILL, DELIVERED, window=STEP)
+    labels = "comm, signal, result, instance"
+    matchers = (COMM, SIGNAL)
+    total = f"sum by ({labels}, log) ({log_command(counted('killsnoop_signals_total', *matchers))}) > 0"
+    first = f"min by ({labels}) ({changed_at('min', 'killsnoop_signals_total', *matchers)})"
+    last = f"max by ({labels}) ({changed_at('max', 'killsnoop_signals_total', *matchers)})"
+    return [
+        series("SIGKILLs by sender", "Calls that sent SIGKILL, by the sender's process name, in each minute or step. A process group counts once: by origin counts its members.",
+               target(f"sum by (comm) ({by_sender}) > 0", "{{comm}}"), bars=True, width=12),
+        series("SIGKILLs by origin", "SIGKILLs that reached a process: sent by a system call, by cgroup.kill, by the OOM killer, by PR_SET_PDEATHSIG, or by the kernel for another reason.",
+               target(f"sum by (origin) ({by_origin}) > 0", "{{origin}}"), bars=True, width=12,
+               overrides=[override("byName", name, color=color(hue)) for name, hue in (("oom", RED), ("cgroup", "purple"), ("syscall", BLUE), ("pdeathsig", YELLOW), ("kernel", ORANGE))]),
+        table("Who sent what, since when",
+              "Calls by sender, signal and result on each host, with the times of the first and the last one in the range, to a step of it. "
+              "A sender's name narrows the dashboard down to it, the log at the bottom too. The last column is a command for that host.",
+              [instant(total, ref="A", form="table"), instant(first, ref="B", form="table"), instant(last, ref="C", form="table")],
+              {"comm": "Sender", "signal": "Signal", "result": "Result", "instance": "Host", "Value #A": "Calls",
+               "Value #B": "First", "Value #C": "Last", "log": "Log"},
+              [override("byName", "Sender", links=choose("comm", "Only ${__value.raw}")),
+               override("byName", "Host", links=choose("instance", "Only ${__value.raw}")),
+               override("byName", "Calls", unit="short", custom__width=90),
+               override("byName", "First", unit="dateTimeAsIso", custom__width=170),
+               override("byName", "Last", unit="dateTimeAsIso", custom__width=170),
+               override("byName", "Log", custom__width=520, custom__inspect=True)],
+              "Last", 10),
+    ]  # fmt: skip
+
+
+def signals() -> list[Json]:
+    """What was sent, what came of it."""
+
+    def calls(*matchers: str, window: str = STEP) -> str:
+        return counted("killsnoop_signals_total", COMM, SIGNAL, *matchers, window=window)
+
+    deliveries = counted("killsnoop_deliveries_total", SIGNAL, window=STEP)
+    deaths = counted("killsnoop_deaths_total", SIGNAL, window=STEP)
+    top = panel(
+        "bargauge", "Top senders", "The ten processes that made most calls with the signals chosen, failed ones included.",
+        [instant(f"topk(10, sum by (comm) ({calls(window=RANGE)}) > 0)", "{{comm}}")],
+        {"unit": "short", "decimals": 0, "min": 0, "color": {"mode": "continuous-BlPu"}}, [],
+        {"displayMode": "basic", "orientation": "horizontal", "showUnfilled": True, "valueMode": "color", "namePlacement": "auto",
+         "sizing": "auto", "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}},
+        (8, 8),
+    )  # fmt: skip
+    return [
+        top,
+        series("Calls by signal", "Calls that send signals, by signal; of the senders chosen.", target(f"sum by (signal) ({calls()}) > 0", "{{signal}}"), bars=True),
+        series("Calls by result", "success, or why the call sent nothing.", target(f"sum by (result) ({calls()}) > 0", "{{result}}"), bars=True,
+               overrides=[override("byName", "success", color=color(GREEN)), override("byName", "EPERM", color=color(RED)), override("byName", "ESRCH", color=color(YELLOW))]),
+        series("Failed calls by sender", "Many EPERM of one sender: it looks for what it may kill.",
+               target(f"sum by (comm, result) ({calls(FAILED)}) > 0", "{{comm}} {{result}}"), bars=True),
+        series("Deliveries by origin", "Signals that reached a process, one for each target, by where they come from.",
+               target(f"sum by (origin) ({deliveries}) > 0", "{{origin}}"), bars=True),
+        series("Deliveries by outcome", "The kernel's word on what it did with the signal.", target(f"sum by (outcome) ({deliveries}) > 0", "{{outcome}}"), bars=True),
+        series("Deaths by signal", "Processes that died of a signal. attributed: its sender was seen; a process's own fault has none.",
+               target(f"sum by (signal, attributed) ({deaths}) > 0", "{{signal}}, attributed {{attributed}}"), bars=True, width=12),
+        series("Escalations by host", "SIGKILLs that came after a SIGTERM to the same process, by host.",
+               target(f"sum by (instance) ({counted('killsnoop_escalations_total', window=STEP)}) > 0", "{{instance}}"), bars=True, width=12),
+    ]  # fmt: skip
+
+
+def hosts() -> list[Json]:
+    """The fleet, host by host."""
+
+    def by_host(expression: str) -> str:
+        return f"sum by (instance) ({expression})"
+
+    kills = ("killsnoop_deliveries_total", SIGKILL, DELIVERED)
+    columns = {
+        "SIGKILLs": by_host(counted(*kills)),
+        "OOM kills": by_host(counted(*kills, OOM)),
+        "Escalations": by_host(counted("killsnoop_escalations_total")),
+        "Failed calls": by_host(counted("killsnoop_signals_total", COMM, SIGNAL, FAILED)),
+        "Events lost": by_host(counted("killsnoop_events_total", LOST)),
+        "Programs detached": by_host(f"{metric('killsnoop_probe_attached')} == bool 0"),
+    }
+    refs = dict(zip(columns, "ABCDEF", strict=True))
+    return [
+        series("SIGKILLs by host", "SIGKILLs that reached a process, by host.",
+               target(f"sum by (instance) ({counted(*kills, window=STEP)}) > 0", "{{instance}}"), bars=True, width=12),
+        series("Failed calls by host", "Calls that sent nothing, by host; of the senders and signals chosen.",
+               target(f"sum by (instance) ({counted('killsnoop_signals_total', COMM, SIGNAL, FAILED, window=STEP)}) > 0", "{{instance}}"), bars=True, width=12),
+        table("Hosts, one by one", "What happened on each host in the range, and how its daemon fares. A host's name narrows the dashboard down to it.",
+              [instant(expression, ref=refs[name], form="table") for name, expression in columns.items()],
+              {"instance": "Host"} | {f"Value #{ref}": name for name, ref in refs.items()},
+              [override("byName", "Host", links=choose("instance", "Only ${__value.raw}")),
+               override("byRegexp", "Events lost|Programs detached", custom__cellOptions={"type": "color-text"}, thresholds=thresholds((None, "text"), (1, RED)))],
+              "SIGKILLs", 8),
+    ]  # fmt: skip
+
+
+def health() -> list[Json]:
+    """The daemon itself."""
+
+    def rate(name: str, *matchers: str) -> str:
+        return f"rate({metric(name, *matchers)}[{STEP}])"
+
+    def grown(name: str, *matchers: str) -> str:
+        return f"increase({metric(name, *matchers)}[{STEP}])"
+
+    attached = panel(
+        "state-timeline", "Probe attached", "Whether every program of the probe is attached, by host. A daemon that does not answer leaves a gap.",
+        [target(f"min by (instance) ({metric('killsnoop_probe_attached')})", "{{instance}}")],
+        {"custom": {"fillOpacity": 80, "lineWidth": 0}, "color": {"mode": "thresholds"}, "thresholds": thresholds((None, RED), (1, GREEN)), "unit": "bool_yes_no",
+         "mappings": [{"type": "value", "options": {"0": {"text": "detached", "color": RED, "index": 0}, "1": {"text": "attached", "color": GREEN, "index": 1}}}]},
+        [], {"showValue": "never", "rowHeight": 0.8, "mergeValues": True, "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False, "calcs": []},
+             "tooltip": {"mode": "single", "sort": "none"}},
+        (8, 8),
+    )  # fmt: skip
+    lost = f"sum by (instance) ({grown('killsnoop_events_total', LOST)}) / (sum by (instance) ({grown('killsnoop_events_total')}) > 0)"
+    taken = f"{metric('killsnoop_series')} / {metric('killsnoop_series_limit')}"
+    per_run = f"sum by (program) ({rate('killsnoop_probe_run_seconds_total')}) / (sum by (program) ({rate('killsnoop_probe_runs_total')}) > 0)"
+    return [
+        attached,
+        series("Events by outcome", "What became of events. Only logged ones are in the journal; filtered ones were not asked for.",
+               target(f"sum by (outcome) ({rate('killsnoop_events_total')})", "{{outcome}}"), unit="cps"),
+        series("Events lost", "The share of events that were not logged for want of rate, room or a journal. Counters lose nothing by it.",
+               target(lost, "{{instance}}"), unit="percentunit", highest=1),
+        series("Events pending", "Events that wait to be logged. A line that stays up: the journal is too slow.",
+               target(f"sum by (instance) ({metric('killsnoop_events_pending')})", "{{instance}}")),
+        series("Counters taken", "Of those that there can be (--metrics.max-series). Beyond that, senders count as (other).",
+               target(taken, "{{instance}}"), unit="percentunit", highest=1, steps=thresholds((None, GREEN), (HUNDREDS, ORANGE), (MANY, RED))),
+        series("Calls counted as (other)", "Calls of senders that found every counter taken.",
+               target(f"sum by (instance) ({grown('killsnoop_series_overflow_total')}) > 0", "{{instance}}"), bars=True),
+        series("Missed by the probe", "What the kernel did not show to a program, because another one held the CPU. Counted by Linux 6.7 and later.",
+               target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
+        series("Time of the newest event", "How long ago the newest event that was logged happened.",
+               target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),
+        series("Targets by how their unit was found", "none: the event names neither a unit nor a container.",
+               target(f"sum by (source) ({rate('killsnoop_cgroup_lookups_total')})", "{{source}}"), unit="cps"),
+        series("CPU", "Of one CPU, by the daemon. What the probe takes, its callers pay.", target(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"), unit="percentunit"),
+        series("Memory", "Resident memory of the daemon.", target(metric("process_resident_memory_bytes"), "{{instance}}"), unit="bytes"),
+        series("Scrape", "How long Prometheus took to get the page.", target(metric("scrape_duration_seconds"), "{{instance}}"), unit="s"),
+        series("Time for a run of the probe", "By program. Only while kernel.bpf_stats_enabled is 1.", target(per_run, "{{program}}"), unit="s", width=12),
+        series("Versions", "Hosts by the daemon's version and the kernel's.", target(f"count by (version, kernel) ({metric('killsnoop_build_info')})", "{{version}} on {{kernel}}"), width=12),
+    ]  # fmt: skip
+
+
+def log() -> list[Json]:
+    """The events themselves, where journald's lines go to Loki."""
+    stream = (
+        '{$log_stream} | json | KILLSNOOP_COMM =~ "$comm" | KILLSNOOP_SIGNAL =~ "$signal" | line_format "{{.MESSAGE}}"'
+    )
+    logs = {
+        "type": "logs", "title": "Events", "datasource": LOKI, "gridPos": {"w": 16, "h": 14},
+        "description": "Events of the senders and signals chosen, from journald by way of Loki.",
+        "targets": [{"datasource": LOKI, "expr": stream, "queryType": "range", "refId": "A"}],
+        "options": {
+            "showTime": True, "showLabels": False, "showCommonLabels": False, "wrapLogMessage": True, "prettifyLogMessage": False,
+            "enableLogDetails": True, "showLogContextToggle": True, "dedupStrategy": "none", "sortOrder": "Descending",
+        },
+    }  # fmt: skip
+    words = """\
+**With Loki.** Have Promtail (`json: true`) or Alloy (`format_as_json = true`) read the journal, choose that data source above, and
+write into *Log stream* which labels killsnoopd's lines have.
+
+**Without.** Nothing else on this dashboard needs it. On the host:
+
+    killsnoop who nginx             # who killed it?
+    killsnoop --since=-1h           # what was sent?
+    journalctl -t killsnoopd KILLSNOOP_SIGNAL=SIGKILL
+"""
+    text = {
+        "type": "text", "title": "Where the log is", "gridPos": {"w": 8, "h": 14}, "description": "How to have the events here.",
+        "options": {"mode": "markdown", "content": words},
+    }  # fmt: skip
+    return [logs, text]
+
+
+def placed(panels: list[Json], top: int, ids: Iterator[int]) -> int:
+    """Puts panels side by side, then below; the first free line."""
+    left, height = 0, 0
+    for each in panels:
+        grid = each["gridPos"]
+        if left + grid["w"] > WIDTH:
+            left, top, height = 0, top + height, 0
+        each["gridPos"] = {"x": left, "y": top, **grid}
+        each["id"] = next(ids)
+        left, height = left + grid["w"], max(height, grid["h"])
+    return top + height
+
+
+def rows() -> list[Json]:
+    """All panels, in their places. A collapsed row asks for nothing until it is opened."""
+    ids = count(1)
+    found = overview()
+    top = placed(found, 0, ids)
+    for title, panels, collapsed in (
+        ("Who kills what, since when", who(), False),
+        ("Signals, and what came of them", signals(), False),
+        ("Hosts", hosts(), False),
+        ("killsnoopd itself", health(), False),
+        ("The log", log(), True),
+    ):
+        row: Json = {"type": "row", "title": title, "collapsed": collapsed, "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1}, "id": next(ids), "panels": []}  # fmt: skip
+        top = placed(panels, top + 1, ids)
+        found.append(row)
+        if collapsed:
+            row["panels"] = panels
+        else:
+            found += panels
+    return found
+
+
+def variable(name: str, label: str, query: str, everything: str) -> Json:
+    """A choice among the values of a label; at first, all of them."""
+    return {
+        "type": "query", "name": name, "label": label, "query": query, "datasource": PROMETHEUS, "refresh": 2, "sort": 1,
+        "multi": True, "includeAll": True, "allValue": everything, "current": {"text": ["All"], "value": ["$__all"]}, "regex": "", "hide": 0,
+    }  # fmt: skip
+
+
+def variables() -> list[Json]:
+    """What one can choose. The names are those that Grafana's dashboard-linter wants."""
+    named = '__name__=~"killsnoop_(signals|deliveries|deaths)_total"'
+    datasource = {
+        "type": "datasource",
+        "multi": False,
+        "includeAll": False,
+        "refresh": 1,
+        "regex": "",
+        "hide": 0,
+    }
+    return [
+        {**datasource, "name": "prometheus_datasource", "label": "Prometheus data source", "query": "prometheus"},
+        variable("job", "Job", "label_values(killsnoop_build_info, job)", ".+"),
+        variable("instance", "Instance", 'label_values(killsnoop_build_info{job=~"$job"}, instance)', ".+"),
+        variable("comm", "Sender", f"label_values({metric('killsnoop_signals_total')}, comm)", ".*"),
+        variable("signal", "Signal", f"label_values({metric('', named)}, signal)", ".+"),
+        {**datasource, "name": "loki_datasource", "label": "Loki data source", "query": "loki"},
+        {"type": "textbox", "name": "log_stream", "label": "Log stream", "query": 'unit="killsnoopd.service"', "hide": 0,
+         "current": {"text": 'unit="killsnoopd.service"', "value": 'unit="killsnoopd.service"'}},
+    ]  # fmt: skip
+
+
+def annotations() -> list[Json]:
+    """OOM kills, as lines through every panel."""
+    kills = f"sum by (instance) (increase({metric('killsnoop_deliveries_total', SIGKILL, OOM)}[{STEP}])) > 0"
+    return [
+        {"builtIn": 1, "name": "Annotations & Alerts", "type": "dashboard", "enable": True, "hide": True, "iconColor": "rgba(0, 211, 255, 1)",
+         "datasource": {"type": "grafana", "uid": "-- Grafana --"}},
+        {"name": "OOM kills", "enable": True, "hide": False, "iconColor": RED, "datasource": PROMETHEUS,
+         "target": {"expr": kills, "interval": "60s", "refId": "Anno"}, "titleFormat": "OOM kill", "textFormat": "on {{instance}}", "tagKeys": "instance", "useValueForTime": False},
+    ]  # fmt: skip
+
+
+def dashboard() -> Json:
+    """The whole of it."""
+    return {
+        "uid": "killsnoopd",
+        "title": "killsnoopd: who kills what, since when",
+        "description": "Signals, who sent them, and what died of them. Source: scripts/dashboard.py of killsnoopd.",
+        "tags": ["killsnoopd", "signals", "ebpf"],
+        "schemaVersion": 42,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "1m",
+        "time": {"from": "now-6h", "to": "now"},
+        "timezone": "browser",
+        "links": [],
+        "annotations": {"list": annotations()},
+        "templating": {"list": variables()},
+        "panels": rows(),
+    }
+
+
+if __name__ == "__main__":
+    json.dump(dashboard(), sys.stdout, indent=2)
+    print()
