@@ -51,7 +51,11 @@ class Server:
             command = [*prefix, tool(name), f"--web.listen-address=127.0.0.1:{self.port}", *flags]
             with self._log.open("ab") as log:
                 self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-            wait_for(lambda: self.process.poll() is not None or self._ready(), f"{name} to be ready")
+            try:
+                wait_for(lambda: self.process.poll() is not None or self._ready(), f"{name} to be ready")
+            except BaseException:
+                self.process.kill()
+                raise
             if self.process.poll() is None:
                 return
         raise AssertionError(self._log.read_text())
