@@ -38,7 +38,7 @@ mounts:
 
 # The tests import what the wheel holds, not this folder: that they do proves that the wheel is whole.
 test: mounts test-setup
-	cd tests && PROMTOOL=$$(../scripts/promtool) PROMETHEUS=$$(../scripts/prometheus) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
+	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
 
 # Debian 12 and 13, booted in QEMU with the package installed. VM="--suite=trixie --accel=kvm"; build/vm/ has their logs.
 test-vm:

@@ -2,7 +2,7 @@
 """Draws docs/dashboard.png: what the dashboard's own queries say of a real daemon under a load, in the dashboard's own places.
 
     sudo apt install python3-matplotlib
-    sudo PROMETHEUS=$(scripts/prometheus) /usr/bin/python3 bench/dashboard_picture.py docs/dashboard.png
+    sudo PROMTOOL=$(scripts/promtool) /usr/bin/python3 bench/dashboard_picture.py docs/dashboard.png
 
 It is not Grafana that draws. Signals of others on this machine are in the picture too, where no sender's name tells them apart.
 """

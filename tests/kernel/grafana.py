@@ -64,7 +64,7 @@ class Prometheus:
         self.log = folder / "log"
         self.interval_s = interval_s
         command = [
-            os.environ.get("PROMETHEUS", "prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
+            str(Path(os.environ.get("PROMTOOL", "promtool")).with_name("prometheus")), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
             "--web.listen-address=127.0.0.1:0", "--query.lookback-delta=10s",
         ]  # fmt: skip
         with self.log.open("wb") as log:

@@ -1,0 +1,81 @@
+"""Many hosts in one process: pages of the real encoder and the real web server, counts as the caller sets them."""
+
+import asyncio
+import socket
+import threading
+
+from aiohttp import web as aiohttp_web
+from fakes import FakeProbe
+from prometheus_client import CollectorRegistry
+
+from killsnoopd import metrics, names, web
+from killsnoopd.probe import Counts, Ledger
+
+
+class Host:
+    """What one host has counted; all of it may be set at any time."""
+
+    def __init__(self, number, signals=None):
+        self.instance = f"host{number:02d}"
+        self.signals = dict(signals or {})  # {(comm, signal, errno): calls}
+        self.deliveries = {}  # {(signal, origin): signals}
+        self.deaths = {}  # {(signal, attributed): processes}
+        self.escalations = 0
+        self.logged = 0
+        self.registry = CollectorRegistry()
+        probe = FakeProbe()
+        probe.counts, probe.ledger = self._counts, lambda: Ledger({"logged": self.logged}, 0)
+        self.registry.register(metrics.Collector(probe, None))
+
+    def _counts(self):
+        series = [
+            (comm.encode().ljust(16, b"\0"), names.signal_number(sig), -errno, calls)
+            for (comm, sig, errno), calls in self.signals.items()
+        ]
+        deliveries = [
+            (names.signal_number(sig), origin, "delivered", n) for (sig, origin), n in self.deliveries.items()
+        ]
+        deaths = [(names.signal_number(sig), attributed, n) for (sig, attributed), n in self.deaths.items()]
+        return Counts(series, [], len(series), deliveries, deaths, self.escalations)
+
+
+class Fleet:
+    """Serves each host's page on a port of its own, all from one thread."""
+
+    def __init__(self, hosts):
+        self.hosts = hosts
+        self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in hosts]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._runners = []
+
+    def scrape_config(self):
+        """All of them, named."""
+        targets = [
+            {"targets": [f"127.0.0.1:{bound.getsockname()[1]}"], "labels": {"instance": host.instance}}
+            for host, bound in zip(self.hosts, self._sockets, strict=True)
+        ]
+        return {"job_name": "killsnoopd", "static_configs": targets}
+
+    def __enter__(self):
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result()
+        return self
+
+    def __exit__(self, *_):
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _serve(self):
+        for host, bound in zip(self.hosts, self._sockets, strict=True):
+            runner = aiohttp_web.AppRunner(web.application(host.registry, "/metrics"), access_log=None)
+            await runner.setup()
+            bound.setblocking(False)
+            await aiohttp_web.SockSite(runner, bound, shutdown_timeout=0.2).start()
+            self._runners.append(runner)
+
+    async def _end(self):
+        for runner in self._runners:
+            await runner.cleanup()

@@ -1,0 +1,81 @@
+"""Pages as Prometheus scrapes them, one after the other, as promtool's `input_series`."""
+
+import json
+import subprocess
+
+from servers import tool
+
+JOB_AND_INSTANCE = {"job": "killsnoopd", "instance": "web1"}
+UNREACHABLE = "unreachable"  # a scrape that failed: every series ends with a staleness marker
+NO_PROMETHEUS = "no Prometheus"  # no scrape at all: nothing is written, no marker either
+
+
+def text(name, labels):
+    return name + "{" + ",".join(f"{key}={json.dumps(value)}" for key, value in labels.items()) + "}"
+
+
+def page(*, kills=(), terms=(), eperms=(), events=1000, oom=0, escalations=0, victims=(0, 0), more=()):
+    """{series: value} of a page. `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}; `victims`: of SIGKILL, SIGTERM."""
+    found = {
+        text("killsnoop_escalations_total", {}): escalations,
+        text("killsnoop_events_total", {"outcome": "logged"}): events,
+        text("killsnoop_deliveries_total", {"signal": "SIGKILL", "origin": "oom", "outcome": "delivered"}): oom,
+    }
+    for signal, count in zip(("SIGKILL", "SIGTERM"), victims, strict=True):
+        labels = {"signal": signal, "origin": "syscall", "outcome": "delivered"}
+        found[text("killsnoop_deliveries_total", labels)] = count
+    for signal, calls in (("SIGKILL", dict(kills)), ("SIGTERM", dict(terms))):
+        for comm, count in calls.items():
+            found[text("killsnoop_signals_total", {"comm": comm, "signal": signal, "result": "success"})] = count
+    for (comm, signal), count in dict(eperms).items():
+        found[text("killsnoop_signals_total", {"comm": comm, "signal": signal, "result": "EPERM"})] = count
+    return found | dict(more)
+
+
+def input_series(scrapes, labels=None):
+    """The samples that Prometheus writes when it gets these pages (or UNREACHABLE, NO_PROMETHEUS), one every interval."""
+    target = JOB_AND_INSTANCE | (labels or {})
+    names = dict.fromkeys(name for found in scrapes if isinstance(found, dict) for name in found)
+    rows = {name: [] for name in names}
+    up = []
+    for found in scrapes:
+        up.append("_" if found is NO_PROMETHEUS else "0" if found is UNREACHABLE else "1")
+        for name, row in rows.items():
+            if isinstance(found, dict) and name in found:
+                row.append(str(found[name]))
+            else:
+                row.append("_" if found is NO_PROMETHEUS else "stale")
+    added = ",".join(f"{key}={json.dumps(value)}" for key, value in target.items())
+    series = [
+        {"series": name[:-1] + ("" if name.endswith("{}") else ",") + added + "}", "values": " ".join(row)}
+        for name, row in rows.items()
+    ]
+    return [*series, {"series": text("up", target), "values": " ".join(up)}]
+
+
+def promtool_test(folder, rules, series, interval_s, **checks):
+    """`promtool test rules`, once; what it says if it fails."""
+    test = {"interval": f"{interval_s}s", "input_series": series, **checks}
+    whole = {"rule_files": [str(path) for path in rules], "evaluation_interval": f"{interval_s}s", "tests": [test]}
+    file = folder / "test.yml"
+    file.write_text(json.dumps(whole))  # JSON is YAML
+    result = subprocess.run([tool("promtool"), "test", "rules", file], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def firing(alert, at_s, label, *values):
+    """A check: at this time the alert fires for these values of a label, once each, and for no others."""
+    return {
+        "expr": f'count by ({label}) (ALERTS{{alertname="{alert}",alertstate="firing"}})',
+        "eval_time": f"{at_s}s",
+        "exp_samples": [{"labels": text("", {label: value}) if value else "{}", "value": 1} for value in values],
+    }
+
+
+def evaluations(alert, at_s, since_s, label, **counts):
+    """A check: at how many evaluations of that time the alert was firing, by the value of a label."""
+    return {
+        "expr": f'sum by ({label}) (count_over_time(ALERTS{{alertname="{alert}",alertstate="firing"}}[{since_s}s]))',
+        "eval_time": f"{at_s}s",
+        "exp_samples": [{"labels": text("", {label: value}), "value": count} for value, count in counts.items()],
+    }

@@ -1,0 +1,99 @@
+"""Fifty hosts, one real Prometheus: the recording rules give the exact totals of the fleet."""
+
+from collections import Counter
+
+import pytest
+from fleet import Fleet, Host
+from servers import RULES, Prometheus, wait_for
+
+HOSTS = 50
+
+
+@pytest.fixture
+def hosts():
+    """Each with senders, counts and results of its own."""
+    found = []
+    for number in range(HOSTS):
+        host = Host(number)
+        for sender in range(1 + number % 7):
+            host.signals[f"sender{sender}", "SIGTERM", 0] = 1000 * number + sender
+            host.signals[f"only-on-{number}", "SIGKILL", 0] = 1
+            host.signals[f"sender{sender}", "0", 3] = 10**9 + number  # ESRCH
+        host.deliveries = {("SIGTERM", "syscall"): 17 * number, ("SIGKILL", "oom"): number % 3}
+        host.deaths = {("SIGKILL", True): number, ("SIGKILL", False): 1}
+        host.escalations = number % 2
+        host.logged = 10_000 + number
+        found.append(host)
+    return found
+
+
+@pytest.fixture
+def prometheus(hosts, tmp_path):
+    with Fleet(hosts) as fleet:
+        config = {
+            "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"},
+            "rule_files": [str(RULES / "*.yml")],
+            "scrape_configs": [fleet.scrape_config()],
+        }
+        with Prometheus(tmp_path / "prometheus", config) as server:
+            yield server
+
+
+def labels(**values):
+    return frozenset({"job": "killsnoopd", **values}.items())
+
+
+def totals(hosts):
+    """{rule: {label set: sum over the hosts}}, as counted here."""
+    signals, deliveries, deaths = Counter(), Counter(), Counter()
+    for host in hosts:
+        for (_, sig, errno), calls in host.signals.items():
+            signals[labels(signal=sig, result={0: "success", 3: "ESRCH"}[errno])] += calls
+        for (sig, origin), count in host.deliveries.items():
+            deliveries[labels(signal=sig, origin=origin, outcome="delivered")] += count
+        for (sig, attributed), count in host.deaths.items():
+            deaths[labels(signal=sig, attributed=str(attributed).lower())] += count
+    return {
+        "job_signal_result:killsnoop_signals:sum": dict(signals),
+        "job_signal_origin_outcome:killsnoop_deliveries:sum": dict(deliveries),
+        "job_signal_attributed:killsnoop_deaths:sum": dict(deaths),
+        "job:killsnoop_escalations:sum": {labels(): sum(host.escalations for host in hosts)},
+        "job_outcome:killsnoop_events:sum": {labels(outcome="logged"): sum(host.logged for host in hosts)},
+    }
+
+
+def recorded(prometheus, hosts):
+    """The same from the recording rules, without the series that are 0 from the start."""
+    return {
+        rule: {key: value for key, value in prometheus.query(rule).items() if value or key in counted}
+        for rule, counted in totals(hosts).items()
+    }
+
+
+def settled(prometheus, hosts):
+    """Whether Prometheus says what was counted, within the deadline."""
+    wait_for(lambda: recorded(prometheus, hosts) == totals(hosts), "the fleet's totals")
+    return True
+
+
+def test_exact_totals(prometheus, hosts):
+    """At first; when one host has counted more, of a new sender too; and when one has booted."""
+    assert settled(prometheus, hosts)
+    assert prometheus.query('count(up{job="killsnoopd"} == 1)') == {frozenset(): HOSTS}
+    hosts[7].signals["sender0", "SIGTERM", 0] += 1
+    hosts[7].signals["newcomer", "SIGKILL", 0] = 1
+    hosts[7].logged += 2
+    assert settled(prometheus, hosts)
+    hosts[9].signals = {("sender0", "SIGTERM", 0): 2}
+    hosts[9].deliveries, hosts[9].deaths, hosts[9].escalations, hosts[9].logged = {("SIGTERM", "syscall"): 2}, {}, 0, 2
+    assert settled(prometheus, hosts)
+    # No name of a process is left in what is recorded of a fleet.
+    assert (
+        prometheus.query(
+            'count({__name__=~"(job|instance)_?[a-z_]*:killsnoop_(signals|deliveries|deaths|events|escalations):.*",comm!=""})'
+        )
+        == {}
+    )
+    # The newcomer, and nobody whose counts are old.
+    alerts = prometheus.query('ALERTS{alertname="KillsnoopUnexpectedSigkill",alertstate="firing"}')
+    assert [(dict(found)["instance"], dict(found)["comm"]) for found in alerts] == [("host07", "newcomer")]

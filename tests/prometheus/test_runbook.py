@@ -1,0 +1,62 @@
+"""The commands of docs/runbook.md: that they are spelled as killsnoop, the journal's fields and the units are."""
+
+import re
+import shlex
+
+import pytest
+from servers import RULES
+
+from killsnoopd import snoop
+
+TOP = RULES.parent.parent.parent
+RUNBOOK = (TOP / "docs/runbook.md").read_text()
+COMMANDS = [line.strip().partition(" #")[0].strip() for line in RUNBOOK.splitlines() if line.startswith("    ")]
+FIELDS = set(re.findall(r'"(KILLSNOOP_\w+)"', (TOP / "killsnoopd/fields.py").read_text()))
+JOURNALCTL_FLAGS = {"-o", "-t", "-u", "-k", "--since", "--grep", "--output-fields"}
+
+
+def test_every_section_has_a_command():
+    """Of the alerts' sections."""
+    sections = re.split(r"^## ", RUNBOOK, flags=re.M)[1:]
+    assert [
+        section.partition("\n")[0]
+        for section in sections
+        if section.startswith("Killsnoop") and "\n    " not in section
+    ] == []
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("killsnoop ")])
+def test_killsnoop(command):
+    """Parses."""
+    _, *argv = shlex.split(command)
+    if argv[0] == "who":
+        assert snoop.who_parser().parse_args(argv[1:])
+    else:
+        assert snoop.table_parser().parse_args(argv)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("journalctl ")])
+def test_journalctl(command):
+    """Asks for fields that are logged, with values that occur."""
+    _, *argv = shlex.split(command.partition(" | ")[0])
+    matches = dict(word.split("=", 1) for word in argv if re.match("[A-Z_]+=", word))
+    shown = [word.removeprefix("--output-fields=") for word in argv if word.startswith("--output-fields=")]
+    assert {*matches, *shown} <= FIELDS
+    assert matches.get("KILLSNOOP_EVENT", "call") in ("call", "delivery", "death")
+    assert {word.partition("=")[0] for word in argv if word.startswith("-")} <= JOURNALCTL_FLAGS
+
+
+def test_fields_and_units_are_there():
+    """Those that the text names."""
+    assert set(re.findall(r"KILLSNOOP_\w+", RUNBOOK)) <= FIELDS
+    units = set(re.findall(r"killsnoopd(?:-[a-z]+)*(?:-probe|-check)\b|killsnoopd\.socket", RUNBOOK))
+    assert {unit if "." in unit else f"{unit}.service" for unit in units} <= {
+        path.name for path in (TOP / "deploy").iterdir()
+    }
+
+
+def test_what_it_greps_for_is_in_the_messages():
+    """The words of fields.message()."""
+    source = (TOP / "killsnoopd/fields.py").read_text()
+    (pattern,) = re.findall(r'-t killsnoopd --grep="([^"]+)"', RUNBOOK)
+    assert all(words in source for words in pattern.split("|"))

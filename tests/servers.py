@@ -1,0 +1,157 @@
+"""Real servers under test, on loopback: Prometheus, Alertmanager, and a receiver of webhooks."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+RULES = Path(__file__).parent.parent / "deploy/prometheus/rules"
+DEADLINE_S = float(os.environ.get("DEADLINE_S", "120"))
+
+
+def tool(name):
+    """A program of Prometheus: where PROMTOOL is (make test), or on PATH."""
+    beside = Path(os.environ.get("PROMTOOL", "promtool")).with_name(name)
+    found = shutil.which(beside if beside.is_absolute() else name)
+    assert found, f"{name} is missing: PROMTOOL=$(scripts/promtool), as make test has it"
+    return Path(found)
+
+
+def wait_for(condition, what, deadline_s=DEADLINE_S):
+    """The first true value of condition(); fails after the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {deadline_s:.0f} s for {what}"
+        time.sleep(0.1)
+    return value
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+class Server:
+    """A child process that serves HTTP on a port of 127.0.0.1."""
+
+    def __init__(self, folder, name, flags, prefix=()):
+        self.name, self._log = name, folder / f"{name}.log"
+        # Another program may take the port before the server does: then the server ends, and another port is tried.
+        for _ in range(5):
+            self.port = free_port()
+            command = [*prefix, tool(name), f"--web.listen-address=127.0.0.1:{self.port}", *flags]
+            with self._log.open("ab") as log:
+                self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+            try:
+                wait_for(lambda: self.process.poll() is not None or self._ready(), f"{name} to be ready")
+            except BaseException:
+                self.process.kill()
+                raise
+            if self.process.poll() is None:
+                return
+        raise AssertionError(self._log.read_text())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE_S)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=DEADLINE_S) as response:
+            return response.read().decode()
+
+    def _ready(self):
+        with contextlib.suppress(OSError):  # HTTPError too: it answers 503 until it is ready
+            return bool(self.get("/-/ready"))
+        return False
+
+
+class Prometheus(Server):
+    """A Prometheus of its own; `config` is what prometheus.yml holds."""
+
+    def __init__(self, folder, config):
+        folder.mkdir()
+        (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+        super().__init__(folder, "prometheus", ["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
+
+    def api(self, path, **parameters):
+        """What is below `data` in the answer."""
+        return json.loads(self.get(f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}"))["data"]
+
+    def query(self, expr):
+        """{label set without the name: value} of an instant query."""
+        return {
+            frozenset((key, value) for key, value in found["metric"].items() if key != "__name__"): float(
+                found["value"][1]
+            )
+            for found in self.api("query", query=expr)["result"]
+        }
+
+    def own(self, name):
+        """The sum of one of its own metrics."""
+        values = [
+            line.rsplit(" ", 1)[1]
+            for line in self.get("/metrics").splitlines()
+            if line.startswith((name + " ", name + "{"))
+        ]
+        return sum(map(float, values))
+
+
+class Alertmanager(Server):
+    """An Alertmanager of its own, without a cluster. `own_mounts`: from a script to the command that runs it with mounts of its own."""
+
+    def __init__(self, folder, config, own_mounts):
+        folder.mkdir()
+        (folder / "alertmanager.yml").write_text(json.dumps(config))
+        flags = ["--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address="]
+        share = tool("alertmanager").with_name("share")  # of scripts/prometheus-tools; an installed one has its own
+        prefix = own_mounts(f'mount --bind "{share}" /usr/share && exec "$@"') if share.is_dir() else ()
+        super().__init__(folder, "alertmanager", flags, prefix)
+
+
+class Webhook:
+    """Takes what Alertmanager sends; `notifications` has it all."""
+
+    def __init__(self):
+        self.notifications = received = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
