@@ -98,7 +98,7 @@ def empty_program() -> tuple[int, object]:
 def empty_btf_program(tracepoint: str) -> int:
     """fd of the same program, loaded for a BTF tracepoint."""
     _, module = empty_program()
-    return libbpf.load_btf_tracepoint(tracepoint, module.dump_func("empty"), "GPL")  # type: ignore[attr-defined]
+    return libbpf.load_program("empty", tracepoint, module.dump_func("empty"), "GPL")  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
