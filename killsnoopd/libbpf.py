@@ -242,6 +242,7 @@ def _vmlinux_btf() -> Iterator[int]:
         _lib().btf__free(btf)
 
 
+@cache
 def rdonly_cast_ids() -> tuple[int, int] | None:
     """BTF ids of the kernel's bpf_rdonly_cast and of the struct that is to be read; None before Linux 6.2."""
     with _vmlinux_btf() as btf:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from killsnoopd import cli, libbpf, names, pins, tracepoints
+from killsnoopd import cli, libbpf, names, pins, privileges, tracepoints
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import Probe
 from killsnoopd.program import BPF_DIR, JUMPS, KEPT, MAPS, PROGRAMS, SOURCE, Layout, Settings, possible_cpus
@@ -297,6 +297,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, cli.Config]:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; an exit code of failure.Exit."""
     own, config = _arguments(sys.argv[1:] if argv is None else argv)
+    privileges.set_process_name("killsnoopd-load")  # who sends the signals by which the probe is tried out
     peer = socket.socket(fileno=own.fd) if own.fd is not None else None
     directory = own.pin.absolute() if own.pin else None
     os.chdir("/")  # bcc wants to come back to the folder it was started in, which may be gone

@@ -67,7 +67,8 @@ def opened(directory: Path, name: str, settings: Settings) -> dict[str, int]:
         for map_name in KEPT:
             fds[f"map_{map_name}"] = libbpf.obj_get(str(directory / _KEPT / name / f"map_{map_name}"))
     except OSError:
-        close(fds)
+        for fd in fds.values():
+            os.close(fd)
         return {}
     for tracepoint in settings.tracepoints:
         try:
@@ -77,12 +78,6 @@ def opened(directory: Path, name: str, settings: Settings) -> dict[str, int]:
         if not libbpf.link_attached(fds[f"link_{tracepoint}"]):
             os.close(fds.pop(f"link_{tracepoint}"))
     return fds
-
-
-def close(fds: dict[str, int]) -> None:
-    """Close what `opened` returned."""
-    for fd in fds.values():
-        os.close(fd)
 
 
 def names(directory: Path) -> list[str]:

@@ -65,12 +65,17 @@ def test_a_killed_daemon_loses_no_count_and_no_event(start, pins):
     assert 3000 <= logged <= 3001
 
 
-def test_the_same_probe_is_not_loaded_twice(pins):
-    """A second run of the loader finds the pins whole and leaves them as they are."""
+def test_the_same_probe_is_not_loaded_twice(start, pins):
+    """A second run of the loader tries the pinned probe out, under its own name, and leaves it as it is."""
     load(pins)
     before = our_programs()
     assert "is pinned at" in load(pins)
     assert our_programs() == before
+    daemon = start(f"--probe.pin={pins}")
+    assert daemon.signals("killsnoopd-load") == {
+        ("killsnoopd-load", "0", "success"): 1,
+        ("killsnoopd-load", "SIGURG", "success"): 1,
+    }
 
 
 def test_another_version_takes_over_between_two_signals(start, pins):
