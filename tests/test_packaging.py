@@ -66,9 +66,20 @@ def test_released_in_all_lists_or_in_none():
 def test_the_dependencies_are_those_of_install_packages():
     """`make run` installs what the packages depend on, on Debian as on Fedora."""
     debian, fedora = re.findall(r'^\tpackages="(python3-b[^"]*)"', (TOP / "scripts/install-packages").read_text(), re.M)
-    depends = CONTROL.partition("\nDepends: ")[2].partition("\nDescription")[0]
+    depends = CONTROL.partition("\nDepends: ")[2].partition("\nRecommends")[0]
     assert names(depends) == set(debian.split())
     assert set(re.findall(r"^Requires: +(\S+)", SPEC, re.M)) - {"python3"} == set(fedora.split())
+
+
+def test_what_a_flag_needs_is_recommended():
+    """--web.config.file takes YAML and bcrypt: recommended by both packages, an extra for pip, there for the tests."""
+    assert set(re.search(r"^Recommends: (.*),$", CONTROL, re.M)[1].split(", ")) == {"python3-yaml", "python3-bcrypt"}
+    assert set(re.findall(r"^Recommends: +(\S+)", SPEC, re.M)) == {"python3-pyyaml", "python3-bcrypt"}
+    extra = re.search(r"^web = \[(.*?)\]", (TOP / "pyproject.toml").read_text(), re.M)[1]
+    assert set(re.findall(r'"(\w+)>=', extra)) == {"PyYAML", "bcrypt"}
+    tested = (TOP / "scripts/install-packages").read_text()
+    assert "python3-yaml python3-bcrypt" in tested
+    assert "python3-pyyaml python3-bcrypt" in tested
 
 
 def test_the_packages_that_build_the_package():
@@ -87,6 +98,14 @@ def test_the_spec_lists_every_file(installed):
     patterns = [re.escape(entry).replace(r"\*", "[^/]*") + (".*" if entry.endswith("/") else "") for entry in entries]
     assert [path for path in sorted(installed) if not any(re.fullmatch(pattern, path) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, path) for path in installed)] == []
+
+
+def test_what_other_programs_read_is_not_compressed(installed):
+    """debhelper gzips large documents: not the rules, nor the dashboard."""
+    kept = re.findall(r"-X(\S+)", re.search(r"^\tdh_compress (.*)$", RULES, re.M)[1])
+    documents = [path for path in installed if path.startswith("/usr/share/doc/") and path.endswith((".yml", ".json"))]
+    assert len(documents) > 5
+    assert all(any(part in path for part in kept) for path in documents)
 
 
 def test_an_upgrade_restarts_the_daemon_alone():
