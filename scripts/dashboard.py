@@ -27,8 +27,9 @@ RED, ORANGE, YELLOW, GREEN, BLUE = "red", "orange", "yellow", "green", "blue"
 
 
 def metric(name: str, *matchers: str) -> str:
-    """A selector that holds to the hosts chosen."""
-    return f"{name}{{{', '.join((*HOST, *matchers))}}}"
+    """A selector that holds to the hosts chosen, and leaves out the old calls that names which aged out have left behind."""
+    recent = ('comm!="(aged)"',) if name == "killsnoop_signals_total" else ()
+    return f"{name}{{{', '.join((*HOST, *recent, *matchers))}}}"
 
 
 def counted(name: str, *matchers: str, window: str = RANGE) -> str:
@@ -343,10 +344,12 @@ def health() -> list[Json]:
                target(lost, "{{instance}}"), unit="percentunit", highest=1),
         series("Events pending", "Events that wait to be logged. A line that stays up: the journal is too slow.",
                target(f"sum by (instance) ({metric('killsnoop_events_pending')})", "{{instance}}")),
-        series("Counters taken", "Of those that there can be (--metrics.max-series). Beyond that, senders count as (other).",
+        series("Counters taken", "Of those that there can be (--metrics.max-series). Beyond that, senders count as (other), until others have been idle for a day.",
                target(taken, "{{instance}}"), unit="percentunit", highest=1, steps=thresholds((None, GREEN), (HUNDREDS, ORANGE), (MANY, RED))),
         series("Calls counted as (other)", "Calls of senders that found every counter taken.",
                target(f"sum by (instance) ({grown('killsnoop_series_overflow_total')}) > 0", "{{instance}}"), bars=True),
+        series("Counters given to new names", "Counters of names that had been idle for long (--metrics.series-ttl).",
+               target(f"sum by (instance) ({grown('killsnoop_series_recycled_total')})", "{{instance}}"), bars=True),
         series("Missed by the probe", "What the kernel did not show to a program, because another one held the CPU. Counted by Linux 6.7 and later.",
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
         series("Time of the newest event", "How long ago the newest event that was logged happened.",
@@ -356,6 +359,10 @@ def health() -> list[Json]:
         series("CPU", "Of one CPU, by the daemon. What the probe takes, its callers pay.", target(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"), unit="percentunit"),
         series("Memory", "Resident memory of the daemon.", target(metric("process_resident_memory_bytes"), "{{instance}}"), unit="bytes"),
         series("Scrape", "How long Prometheus took to get the page.", target(metric("scrape_duration_seconds"), "{{instance}}"), unit="s"),
+        series("Connections", "To the metrics port, of those that there can be. At 100 %, more come than are served: the idle ones are closed.",
+               target(f"{metric('killsnoop_http_connections')} / {metric('killsnoop_http_connections_limit')}", "{{instance}}"), unit="percentunit", highest=1),
+        series("Not served", "Connections and requests that were refused, by reason. A scraper that behaves is none of them.",
+               target(f"sum by (reason) ({grown('killsnoop_http_refused_total')})", "{{reason}}")),
         series("Time for a run of the probe", "By program. Only while kernel.bpf_stats_enabled is 1.", target(per_run, "{{program}}"), unit="s", width=12),
         series("Versions", "Hosts by the daemon's version and the kernel's.", target(f"count by (version, kernel) ({metric('killsnoop_build_info')})", "{{version}} on {{kernel}}"), width=12),
     ]  # fmt: skip

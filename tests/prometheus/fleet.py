@@ -4,12 +4,12 @@ import asyncio
 import socket
 import threading
 
-from aiohttp import web as aiohttp_web
 from fakes import FakeProbe
 from prometheus_client import CollectorRegistry
 
 from killsnoopd import metrics, names, web
 from killsnoopd.probe import Counts, Ledger
+from killsnoopd.web_config_file import WebConfigFile
 
 
 class Host:
@@ -36,7 +36,7 @@ class Host:
             (names.signal_number(sig), origin, "delivered", n) for (sig, origin), n in self.deliveries.items()
         ]
         deaths = [(names.signal_number(sig), attributed, n) for (sig, attributed), n in self.deaths.items()]
-        return Counts(series, [], len(series), deliveries, deaths, self.escalations)
+        return Counts(series, [], [], len(series), 0, deliveries, deaths, self.escalations)
 
 
 class Fleet:
@@ -46,8 +46,8 @@ class Fleet:
         self.hosts = hosts
         self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in hosts]
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._runners = []
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._servers = []
 
     def scrape_config(self):
         """All of them, named."""
@@ -70,12 +70,12 @@ class Fleet:
 
     async def _serve(self):
         for host, bound in zip(self.hosts, self._sockets, strict=True):
-            runner = aiohttp_web.AppRunner(web.application(host.registry, "/metrics"), access_log=None)
-            await runner.setup()
-            bound.setblocking(False)
-            await aiohttp_web.SockSite(runner, bound, shutdown_timeout=0.2).start()
-            self._runners.append(runner)
+            server = web.Server(host.registry, "/metrics", WebConfigFile(None), max_requests=40)
+            await server.start([bound])
+            self._servers.append(server)
 
     async def _end(self):
-        for runner in self._runners:
-            await runner.cleanup()
+        for server in self._servers:
+            await server.close()
+        for bound in self._sockets:
+            bound.close()
