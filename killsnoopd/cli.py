@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from killsnoopd import __version__, names
+from killsnoopd import __version__, fold, names
 from killsnoopd.program import PAGE_BYTES, Settings
 
 DEFAULT_EXCLUDED = frozenset(map(names.signal_number, ("0", "SIGCHLD", "SIGURG", "SIGWINCH")))
@@ -23,7 +23,8 @@ examples:
         log signal 0 too, the question whether a process is there
 
 exit codes: 0 stopped as told · 2 bad flag · 69 the kernel lacks something · 70 the probe was refused or does not count
-            71 an address cannot be listened on · 77 a capability is missing · 78 a library is missing or the wrong one
+            71 an address cannot be listened on · 77 a capability is missing
+            78 a library is missing or the wrong one, or --web.config.file is wrong
 """
 
 
@@ -34,7 +35,10 @@ class Config:
     listen_addresses: tuple[tuple[str, int], ...]  # host ("" for every address), port
     systemd_socket: bool
     telemetry_path: str
+    web_config_file: Path | None  # TLS, users, headers
+    max_requests: int  # scrapes answered at a time; 0: no limit
     events_target: str  # auto, journal, stdout or none
+    fold: tuple[str, ...]  # rules by which names are counted together (fold.folder)
     probe: Settings
     pin: Path | None  # open the probe pinned below this, rather than load one
     log_level: str
@@ -83,6 +87,13 @@ def _whole(low: int, high: int):  # type: ignore[no-untyped-def]
     return parse_whole
 
 
+def _rule(value: str) -> str:
+    try:
+        return fold.check(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _path(value: str) -> str:
     if not re.fullmatch(r"/[\w./-]+", value):
         raise argparse.ArgumentTypeError(f"{value!r} is no path: it starts with / and holds letters, digits, . _ - /")
@@ -129,6 +140,23 @@ def parser() -> argparse.ArgumentParser:
         default="/metrics",
         metavar="PATH",
         help="where the metrics are (default %(default)s)",
+    )
+    add(
+        "--web.config.file",
+        dest="web_config_file",
+        type=Path,
+        metavar="FILE",
+        help="TLS, users and HTTP headers, in the YAML that Prometheus' exporters share; what it says holds at once "
+        "when it changes",
+    )
+    add(
+        "--web.max-requests",
+        dest="max_requests",
+        type=_whole(0, 1_000_000),
+        default=40,
+        metavar="N",
+        help="scrapes answered at a time; others wait half a second for their turn, then get 503; 0: no limit "
+        "(default %(default)s)",
     )
     add(
         "--events.target",
@@ -189,6 +217,25 @@ def parser() -> argparse.ArgumentParser:
         "(default %(default)s)",
     )
     add(
+        "--metrics.series-ttl",
+        dest="series_ttl_s",
+        type=_whole(0, 1_000_000_000),
+        default=defaults.series_ttl_s,
+        metavar="SECONDS",
+        help="a set that was idle for so long may lose its counter to a new one; its calls then count as "
+        'comm="(aged)"; 0: never (default %(default)s, a day)',
+    )
+    add(
+        "--metrics.fold",
+        dest="fold",
+        action="append",
+        type=_rule,
+        default=[],
+        metavar="RULE",
+        help='count names that match this together on the page, like "worker-#" or "kworker/*": # stands for a number, '
+        "* for any text; numbers makes # of each number in each name; may be given more than once",
+    )
+    add(
         "--probe.syscalls",
         dest="syscalls",
         type=_syscalls,
@@ -238,12 +285,16 @@ def parse(argv: list[str]) -> Config:
         listen_addresses=tuple(args.listen_addresses or [("", 10035)]),
         systemd_socket=args.systemd_socket,
         telemetry_path=args.telemetry_path,
+        web_config_file=args.web_config_file,
+        max_requests=args.max_requests,
         events_target=args.events_target,
+        fold=tuple(args.fold),
         probe=Settings(
             syscalls=args.syscalls,
             self_signals=args.self_signals,
             grace_s=args.grace_s,
             max_series=args.max_series,
+            series_ttl_s=args.series_ttl_s,
             ring_bytes=args.ring_bytes,
             excluded=excluded,
             rate=args.rate,

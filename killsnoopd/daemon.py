@@ -9,13 +9,12 @@ import sys
 import time
 from socket import socket
 
-from aiohttp import web as aiohttp_web
-
-from killsnoopd import __version__, cli, metrics, privileges, probe, sinks, systemd, web
+from killsnoopd import __version__, cli, fold, metrics, page, privileges, probe, sinks, systemd, web
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import Probe
 from killsnoopd.processes import Processes
 from killsnoopd.program import Layout, possible_cpus
+from killsnoopd.web_config_file import WebConfigFile
 from killsnoopd.writer import Writer
 
 log = logging.getLogger("killsnoopd")
@@ -41,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: cli.Config, argv: list[str]) -> int:
     """Everything from the open port to the last event."""
+    web_config = WebConfigFile(config.web_config_file)
     # Before the probe is loaded: a second daemon on the same port must not disturb the first.
     sockets = systemd.listening_sockets() if config.systemd_socket else web.listen(config.listen_addresses)
     with contextlib.ExitStack() as stack:
@@ -54,7 +54,7 @@ def run(config: cli.Config, argv: list[str]) -> int:
         stack.callback(patience.close)
         processes = Processes()
         writer = _start_writer(config, opened_probe, processes, patience)
-        asyncio.run(_serve(config, sockets, opened_probe, writer, processes))
+        asyncio.run(_serve(config, web_config, sockets, opened_probe, writer, processes))
         _stop(opened_probe, writer)
     return Exit.OK
 
@@ -89,20 +89,24 @@ def _start_writer(config: cli.Config, opened: Probe, processes: Processes, patie
     return writer
 
 
-async def _serve(
-    config: cli.Config, sockets: list[socket], opened: Probe, writer: Writer | None, processes: Processes
+async def _serve(  # noqa: PLR0917 # everything that it serves
+    config: cli.Config,
+    web_config: WebConfigFile,
+    sockets: list[socket],
+    opened: Probe,
+    writer: Writer | None,
+    processes: Processes,
 ) -> None:
     """Answer HTTP until SIGTERM or SIGINT."""
+    sys.setswitchinterval(page.SWITCH_INTERVAL_S)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, processes)
-    registry = metrics.registry(opened, writer)
-    runner = aiohttp_web.AppRunner(web.application(registry, config.telemetry_path), access_log=None)
-    await runner.setup()
-    for bound in sockets:
-        await aiohttp_web.SockSite(runner, bound, shutdown_timeout=0.2).start()
+    loop.add_signal_handler(signal.SIGHUP, _reload, processes, web_config)
+    registry = metrics.registry(opened, writer, fold.folder(config.fold))
+    server = web.Server(registry, config.telemetry_path, web_config, config.max_requests)
+    await server.start(sockets)
     addresses = ", ".join(map(web.address, sockets))
     log.info(
         "killsnoopd %s: watching %s; metrics on %s%s",
@@ -115,13 +119,14 @@ async def _serve(
     await stop.wait()
     systemd.notify(STOPPING=1)
     pulse.cancel()
-    await runner.cleanup()
+    await server.close()
 
 
-def _reload(processes: Processes) -> None:
+def _reload(processes: Processes, web_config: WebConfigFile) -> None:
     """What can change under a running daemon. (The probe's settings do, too, but that is the loader's work.)"""
     systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
     processes.stale = True
+    web_config.reload()  # says what is wrong with it; the daemon goes on with what it had
     log.info("reloaded: mounts and cgroups are read anew")
     systemd.notify(READY=1)
 

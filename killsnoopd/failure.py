@@ -13,7 +13,7 @@ class Exit(IntEnum):
     SOFTWARE = 70  # the kernel refused the probe, or the probe does not count
     OSERR = 71  # an address cannot be listened on
     NOPERM = 77  # a capability is missing: the line says which
-    CONFIG = 78  # a library is missing, or is the wrong one
+    CONFIG = 78  # a library is missing or the wrong one, or --web.config.file is wrong
 
 
 class Failure(Exception):

@@ -28,7 +28,8 @@ _LICENSE = "Dual MIT/GPL"  # as the source says
 _LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # of an instruction that loads a map: opcode, source register
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # of one that calls a function: opcode, source register if it is a kernel's
 _RDONLY_CAST = 0x6B73  # stands for a function of the kernel; no helper has such a number
-READ_ONLY = ("counts", "series", "slots_taken")
+_EVENTS_FD = 0x6B74  # stands for the ring buffer; nobody has so many files open that it would be a real one
+READ_ONLY = ("counts", "series", "directory")
 _INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
 
@@ -76,6 +77,10 @@ _FIELDS = (
     ("TASK_CGROUPS", "task_struct", "cgroups"),
     ("SIGNAL_LIVE", "signal_struct", "live"),
     ("CRED_UID", "cred", "uid"),
+    ("CRED_USER_NS", "cred", "user_ns"),
+    ("USER_NS_PARENT", "user_namespace", "parent"),
+    ("USER_NS_LEVEL", "user_namespace", "level"),
+    ("USER_NS_OWNER", "user_namespace", "owner"),
     ("PID_LEVEL", "pid", "level"),
     ("PID_NUMBERS", "pid", "numbers"),
     ("UPID_SIZE", "upid", ""),
@@ -101,7 +106,7 @@ def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbp
     """Where the fields that the probe reads are in this kernel's structures, as task.h names them."""
     fields = _FIELDS + _FIELDS_OF_SOME
     try:
-        found = struct_offsets("file", "path", "qstr", *dict.fromkeys(owner for _, owner, *_ in fields))
+        found = struct_offsets("file", "path", "qstr", "ns_common", *dict.fromkeys(owner for _, owner, *_ in fields))
     except OSError as error:
         raise Failure(
             Exit.UNAVAILABLE,
@@ -119,6 +124,7 @@ def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbp
                 f"kernel {os.uname().release} has no {owner}.{names_of_field[0]}, which the probe reads: "
                 "please report it",
             )
+    macros["USER_NS_INUM"] = found["user_namespace"]["ns"] + found["ns_common"]["inum"]
     dentry = found["dentry"]
     macros["FILE_DENTRY"] = found["file"]["f_path"] + found["path"]["dentry"]
     macros["DENTRY_NAME"] = dentry["d_name"] + found["qstr"]["name"]
@@ -186,6 +192,7 @@ def compiled(bpf_class: Any, settings: Settings) -> Any:
     macros["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
     cast = libbpf.rdonly_cast_ids()
     macros |= {"RDONLY_CAST": _RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": cast[1] if cast else 0}
+    macros["EVENTS_FD"] = _EVENTS_FD
     flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
     with kernel_tree():
         return bpf_class(src_file=str(SOURCE), cflags=flags)
@@ -222,6 +229,7 @@ def _load(settings: Settings, kept: dict[str, int]) -> tuple[dict[str, int], str
             # bcc loads a program for its own maps alone, and cannot say what a BTF tracepoint's is to be attached to.
             maps = {fd: kept.get(name, fd) for name, fd in fds.items()}
             fds |= kept
+            maps[_EVENTS_FD] = fds["map_events"]
 
             rdonly_cast, _ = libbpf.rdonly_cast_ids() or (0, 0)
 

@@ -4,7 +4,8 @@ import contextlib
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -13,33 +14,67 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from killsnoopd import __version__, names
 from killsnoopd.probe import Counts, Ledger, Probe
-from killsnoopd.program import PROGRAMS
+from killsnoopd.program import PROGRAMS, RESULTS
 
-OTHER = "(other)"
+OTHER, AGED = "(other)", "(aged)"
 _STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 
-def _label(comm: bytes) -> str:
-    """The name as a label; a process that calls itself `(other)` is not mistaken for the rest."""
-    label = names.text(comm)
-    return rf"\x{ord(label[0]):02x}{label[1:]}" if label == OTHER else label
+def _label(text: str) -> str:
+    """A name's text as a label; a process that calls itself `(other)` or `(aged)` is not mistaken for the rest."""
+    return rf"\x{ord(text[0]):02x}{text[1:]}" if text in (OTHER, AGED) else text
 
 
-def signals(counts: Counts) -> Metric:
-    """killsnoop_signals_total: label sets that read the same are added up."""
-    totals: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+Labels = tuple[str, str, str]  # comm, signal, result
+
+
+class Steady:
+    """Keeps a label that stands for many names from going down when one of these ages out, from one page to the next.
+
+    Prometheus would take that for a restart from zero, and count all that is left once more. What the label has lost is
+    in (aged), and is taken off there, so that the sum stays exact.
+    """
+
+    def __init__(self) -> None:
+        self._shown: dict[Labels, int] = {}
+        self._kept: dict[Labels, int] = {}
+        self._recycled = 0
+
+    def hold(self, totals: dict[Labels, int], recycled: int) -> None:
+        """Change the totals of a page, on which so many counters have ever been recycled."""
+        if recycled != self._recycled:
+            for labels, calls in totals.items():
+                fall = self._shown.get(labels, 0) - calls - self._kept.get(labels, 0)
+                if fall > 0 and labels[0] != AGED:
+                    self._kept[labels] = self._kept.get(labels, 0) + fall
+            self._recycled = recycled
+        self._kept = {labels: calls for labels, calls in self._kept.items() if labels in totals}
+        for labels, calls in self._kept.items():
+            _, signal, result = labels
+            totals[labels] += calls
+            totals[AGED, signal, result if result in RESULTS else OTHER] -= calls
+        self._shown = totals
+
+
+def signals(counts: Counts, text: Callable[[bytes], str], steady: Steady) -> Metric:
+    """killsnoop_signals_total, with the text that stands for each comm: label sets that read the same are added up."""
+    totals: defaultdict[Labels, int] = defaultdict(int)
     for comm, sig, res, calls in counts.series:
-        totals[_label(comm), names.signal_name(sig), names.result_name(res)] += calls
-    for sig, result, calls in counts.overflow:
-        totals[OTHER, names.signal_name(sig), result] += calls
+        totals[_label(text(comm)), names.signal_name(sig), names.result_name(res)] += calls
+    for label, rest in ((OTHER, counts.overflow), (AGED, counts.aged)):
+        for sig, result, calls in rest:
+            totals[label, names.signal_name(sig), result] += calls
+    steady.hold(totals, counts.series_recycled)
     family = CounterMetricFamily(
         "killsnoop_signals",
         "Calls of the system calls that send signals, by the sender's process name, signal and result. "
-        "Calls of 32-bit programs on a 64-bit kernel are not seen; killsnoop_deliveries_total has what they delivered.",
+        "Calls of 32-bit programs on a 64-bit kernel are not seen; killsnoop_deliveries_total has what they delivered. "
+        "(other): names that found every counter taken; (aged): old calls of names that have lost theirs "
+        "(--metrics.series-ttl), so leave it out of a rate.",
         labels=("comm", "signal", "result"),
     )
-    for labels, calls in sorted(totals.items()):
-        family.add_metric(labels, calls)
+    for labels in sorted(totals):
+        family.add_metric(labels, totals[labels])
     return family
 
 
@@ -94,7 +129,7 @@ def series(counts: Counts, limit: int) -> Iterator[Metric]:
     """How full the counters are, and how much was counted as comm="(other)" for want of room."""
     yield GaugeMetricFamily(
         "killsnoop_series",
-        "Sets of comm, signal and result that have a counter of their own.",
+        "Sets of comm, signal and result that have a counter of their own, and are not idle.",
         value=counts.series_taken,
     )
     yield GaugeMetricFamily(
@@ -104,6 +139,11 @@ def series(counts: Counts, limit: int) -> Iterator[Metric]:
         "killsnoop_series_overflow",
         'Calls counted as comm="(other)" because every counter was taken.',
         value=sum(calls for _, _, calls in counts.overflow),
+    )
+    yield CounterMetricFamily(
+        "killsnoop_series_recycled",
+        'Counters given to a new name, as the old one was idle; its calls went to comm="(aged)".',
+        value=counts.series_recycled,
     )
 
 
@@ -167,15 +207,17 @@ class EventPath(Protocol):
 class Collector:
     """Reads the probe, and what the event path says of itself, whenever the page is asked for."""
 
-    def __init__(self, probe: Probe, path: EventPath | None) -> None:
+    def __init__(self, probe: Probe, path: EventPath | None, text: Callable[[bytes], str] = names.text) -> None:
         self._probe = probe
         self._path = path
+        self._text = lru_cache(probe.layout.series_max)(text)
+        self._steady = Steady()
 
     def collect(self) -> Iterator[Metric]:
         """Every family but the process's own."""
         ledger = self._probe.ledger()
         counts = self._probe.counts()
-        yield signals(counts)
+        yield signals(counts, self._text, self._steady)
         yield deliveries(counts)
         yield from deaths(counts)
         yield from events(ledger)
@@ -199,10 +241,10 @@ class Collector:
         yield info
 
 
-def registry(probe: Probe, path: EventPath | None) -> CollectorRegistry:
-    """Everything that is on the page."""
+def registry(probe: Probe, path: EventPath | None, text: Callable[[bytes], str]) -> CollectorRegistry:
+    """Everything that is on the page; `text` is what stands for a comm."""
     result = CollectorRegistry()
-    result.register(Collector(probe, path))
+    result.register(Collector(probe, path, text))
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)
     return result

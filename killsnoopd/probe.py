@@ -7,8 +7,10 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,12 @@ from pathlib import Path
 from killsnoopd import libbpf, names
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.in_hand import WORDS, InHand
-from killsnoopd.program import KINDS, LEDGER, RESULTS, SERIES_BYTES, Layout
+from killsnoopd.program import DIRECTORY, KINDS, LEDGER, RESULTS, SERIES_BYTES, Layout
 
+_VERSION = DIRECTORY.index("version")
+_READINGS = 1000  # slots change hands as fast as they age: nearly always, the first reading is undisturbed
 _PACKAGE = Path(__file__).parent
+_SERIES = struct.Struct("=16sIi")  # struct series of memory.h: comm, signal, result
 # Runs the loader under any Python, with this package importable and nothing else of the daemon's own path.
 _BOOTSTRAP = """\
 import importlib.util, runpy, sys
@@ -33,14 +38,16 @@ runpy.run_module("killsnoopd.loader", run_name="__main__", alter_sys=True)
 
 @dataclass(frozen=True)
 class Counts:
-    """One reading of the counters. The sum over `series` and `overflow` is the number of calls, exactly.
+    """One reading of the counters. The sum over `series`, `overflow` and `aged` is the number of calls, exactly.
 
     So are the sums over `deliveries`, signals that reached a process, and over `deaths`, processes that died of one.
     """
 
     series: list[tuple[bytes, int, int, int]]  # comm (16 bytes), signal 0..65, result (0 or -errno), calls
     overflow: list[tuple[int, str, int]]  # signal 0..65, result's name, calls that found every series taken
-    series_taken: int
+    aged: list[tuple[int, str, int]]  # the same of names that were idle, and lost their series to new ones
+    series_taken: int  # that are not idle
+    series_recycled: int  # ever
     deliveries: list[tuple[int, str, str, int]]  # signal 1..64, origin (names.ORIGINS), outcome (names.OUTCOMES), n
     deaths: list[tuple[int, bool, int]]  # signal 1..64, whether its sender was seen, n
     escalations: int  # SIGKILLs that followed a SIGTERM to the same process
@@ -48,7 +55,8 @@ class Counts:
     def calls(self, sig: int, res: int) -> int:
         """Calls by anyone, with this signal and result."""
         total = sum(n for _, s, r, n in self.series if (s, r) == (sig, res))
-        return total + sum(n for s, r, n in self.overflow if (s, r) == (sig, names.result_name(res)))
+        rest = self.overflow + self.aged
+        return total + sum(n for s, r, n in rest if (s, r) == (sig, names.result_name(res)))
 
     def delivered(self, sig: int) -> int:
         """Signals of this number that were generated, whatever became of them."""
@@ -75,7 +83,7 @@ class Probe:
         try:
             self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
             self._series = self._map("series", layout.series_max * SERIES_BYTES)
-            self._taken = self._map("slots_taken", 8).cast("Q")
+            self._directory = self._map("directory", len(DIRECTORY) * 8).cast("Q")
             self.in_hand = InHand(self._map("ledger", WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q"))
             self._ring = libbpf.RingBuffer(fds["map_events"])
         except OSError:
@@ -97,20 +105,29 @@ class Probe:
 
     def counts(self) -> Counts:
         """Every counter, as of now. A call that happens meanwhile is in this reading or in the next one."""
-        taken = min(self._taken[0], self.layout.series_max)
-        series = []
-        for slot, calls in enumerate(self._sum(0, taken)):
-            if calls:  # nothing is counted before the key is written; a slot lost to a race never counts
-                key = bytes(self._series[slot * SERIES_BYTES : (slot + 1) * SERIES_BYTES])
-                sig = int.from_bytes(key[16:20], sys.byteorder)
-                res = int.from_bytes(key[20:24], sys.byteorder, signed=True)
-                series.append((key[:16], sig, res, calls))
-        cells = self._sum(self.layout.overflow, len(names.SIGNALS) * len(RESULTS))
-        overflow = [
+        (escalations,) = self._sum(self.layout.escalations, 1)
+        deliveries, deaths = self._deliveries(), self._deaths()
+        for _ in range(_READINGS):
+            version = self._directory[_VERSION]
+            directory = dict(zip(DIRECTORY, self._directory, strict=True))
+            taken = min(directory["taken"], self.layout.series_max)
+            sums = self._sum(0, taken)  # before the keys: nothing is counted before the key is written
+            keys = bytes(self._series[: taken * SERIES_BYTES])
+            overflow, aged = self._by_result(self.layout.overflow), self._by_result(self.layout.aged)
+            if version % 2 == 0 and self._directory[_VERSION] == version:
+                break
+            time.sleep(0.001)
+        # A slot lost to a race never counts.
+        rows = zip(_SERIES.iter_unpack(keys), sums, strict=True)
+        series = [(comm, sig, res, calls) for (comm, sig, res), calls in rows if calls]
+        retired, recycled = directory["queue_tail"] - directory["queue_head"], directory["queue_head"]
+        return Counts(series, overflow, aged, taken - retired, recycled, deliveries, deaths, escalations)
+
+    def _by_result(self, first: int) -> list[tuple[int, str, int]]:
+        cells = self._sum(first, len(names.SIGNALS) * len(RESULTS))
+        return [
             (index // len(RESULTS), RESULTS[index % len(RESULTS)], calls) for index, calls in enumerate(cells) if calls
         ]
-        (escalations,) = self._sum(self.layout.escalations, 1)
-        return Counts(series, overflow, taken, self._deliveries(), self._deaths(), escalations)
 
     def _deliveries(self) -> list[tuple[int, str, str, int]]:
         cells = self._sum(self.layout.deliveries, self.layout.deaths - self.layout.deliveries)
@@ -198,6 +215,12 @@ def load(argv: list[str], layout: Layout, python: str) -> Probe:
         command = [python, "-I", "-c", _BOOTSTRAP, str(_PACKAGE), f"--fd={theirs.fileno()}", *argv]
         try:
             child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        except (BlockingIOError, MemoryError):  # EAGAIN: fork(2)
+            raise Failure(
+                Exit.OSERR,
+                "no process can be started (Resource temporarily unavailable): raise the limit of processes "
+                "(TasksMax=, pids.max, ulimit -u)",
+            ) from None
         except OSError as error:
             raise Failure(Exit.CONFIG, f"{python} cannot be run ({error.strerror}): install python3") from None
         theirs.close()

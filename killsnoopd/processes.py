@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from killsnoopd import names
@@ -106,6 +107,7 @@ class Processes:
         self._mounts = mounts((self._proc / "self/mountinfo").read_text())
         self._tree = next((Path(mount.at) for mount in self._mounts if mount.fstype == "cgroup2"), None)
         self._cgroups: dict[int, str | None] = {}
+        self._executable = lru_cache(_CACHE_MAX)(self._where)  # a storm has one sender
         self._walk()
 
     def identify(self, event: Event) -> Identity:
@@ -131,11 +133,14 @@ class Processes:
         """A death does not carry the names, but they were seen when the signal was sent."""
         key = sender.pid, sender.start_ns
         if sender.exe_names:
-            path = joined(sender.exe_names)
             if len(self._exes) >= _CACHE_MAX:
                 self._exes.clear()
-            self._exes[key] = visible_path(path, sender.exe_dev, self._mounts) if path.startswith("/") else path
+            self._exes[key] = self._executable(sender.exe_names, sender.exe_dev)
         return self._exes.get(key)
+
+    def _where(self, leaf_first: tuple[bytes, ...], dev: int) -> str:
+        path = joined(leaf_first)
+        return visible_path(path, dev, self._mounts) if path.startswith("/") else path
 
     def _cgroup(self, place: Place, pid: int, start_ns: int) -> tuple[str | None, str]:
         """The path of a process's cgroup, and how it was found (SOURCES)."""

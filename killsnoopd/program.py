@@ -18,9 +18,12 @@ LEDGER = ("filtered", "rate_limited", "ring_full", "emitted")  # enum fate
 KINDS = 3  # of events, enum kind: each has a ledger of its own in the kernel
 SERIES_BYTES = 24
 PROGRAMS = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")  # on_NAME each does the work
-MAPS = ("counts", "series", "slots_taken", "events", "ledger")  # the daemon's to read
+MAPS = ("counts", "series", "directory", "events", "ledger")  # the daemon's to read
+DIRECTORY = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum directory
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
-KEPT = ("slots", "budgets", "drafts", "doomed", "suspects", "dead", "memos", *JUMPS)  # the probe's own
+KEPT = (  # the probe's own
+    "slots", "retired", "used", "budgets", "newcomers", "drafts", "doomed", "suspects", "dead", "memos", *JUMPS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Settings:
     grace_s: int = 120  # a SIGKILL this soon after a SIGTERM is an escalation
     self_signals: bool = False
     max_series: int = 10_000
+    series_ttl_s: int = 86_400  # a name that was idle for so long may lose its counter to a new one; 0: never
     ring_bytes: int = 1 << 21
     excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
     rate: int = 500  # events a second and uid; 0: no limit
@@ -56,6 +60,8 @@ class Settings:
             "FATAL_HIGH": fatal >> 64,
             "EVENT_INTERVAL_NS": interval_ns,
             "EVENT_BURST_NS": interval_ns * (self.burst - 1),
+            # In ticks of 2**30 ns.
+            "TTL": -(-self.series_ttl_s * 1_000_000_000 // (1 << 30)),
             "GRACE_NS": self.grace_s * 1_000_000_000,
             "SELF_SIGNALS": int(self.self_signals),
         }
@@ -89,9 +95,14 @@ class Layout:
         return self.series_max
 
     @property
+    def aged(self) -> int:
+        """First cell of the calls whose name has lost its counter: like the overflow table."""
+        return self.overflow + len(names.SIGNALS) * len(RESULTS)
+
+    @property
     def deliveries(self) -> int:
         """First cell of the deliveries: a cell per signal, origin and outcome."""
-        return self.overflow + len(names.SIGNALS) * len(RESULTS)
+        return self.aged + len(names.SIGNALS) * len(RESULTS)
 
     @property
     def deaths(self) -> int:

@@ -12,6 +12,9 @@ from killsnoopd.sinks import Patience, Sink, Stopped
 
 log = logging.getLogger("killsnoopd")
 
+# After the ring buffer was emptied, so that events in a storm are taken some at a time: waking up costs, too.
+REST_MS = 10
+
 
 class Writer(threading.Thread):
     """Sleeps until there are events or it is told to stop; every event that it takes ends up in the ledger."""
@@ -37,10 +40,13 @@ class Writer(threading.Thread):
         poll = select.poll()
         poll.register(self._probe.events_fd, select.POLLIN)
         poll.register(self._patience.stop_fd, select.POLLIN)
+        rest = select.poll()
+        rest.register(self._patience.stop_fd, select.POLLIN)
         stopping = False
         while not stopping:
             stopping = any(fd == self._patience.stop_fd for fd, _ in poll.poll())
             self._probe.consume(self._log, over=lambda: self._pinned and self._patience.over())
+            rest.poll(REST_MS)
         self._sink.close()
         self.done.set()
 

@@ -14,7 +14,7 @@ class FakeProbe:
         self.tracepoints = ["kill", "tkill"]
         self.records = list(records)
         self.outcomes = []
-        self._counts = counts or Counts([], [], 0, [], [], 0)
+        self._counts = counts or Counts([], [], [], 0, 0, [], [], 0)
         self._ledger = ledger or Ledger({}, 0)
 
     def counts(self):

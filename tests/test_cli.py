@@ -14,11 +14,23 @@ def test_defaults():
         listen_addresses=(("", 10035),),
         systemd_socket=False,
         telemetry_path="/metrics",
+        web_config_file=None,
+        max_requests=40,
         events_target="auto",
+        fold=(),
         probe=Settings(excluded=frozenset({0, 17, 23, 28})),
         pin=None,
         log_level="info",
     )
+
+
+def test_settings_of_the_probe():
+    """Each flag that shapes the probe reaches it."""
+    flags = (
+        "--probe.syscalls=kill --events.grace-period=5 --probe.self-signals --metrics.max-series=7 --metrics.series-ttl=8 "
+        "--probe.ring-size=64K --events.include-signal=all --events.rate=9 --events.burst=10"
+    )
+    assert cli.parse(flags.split()).probe == Settings(("kill",), 5, True, 7, 8, 65536, frozenset(), 9, 10)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +90,7 @@ BAD = [
     (["--events.burst=0"], "'0' is no whole number from 1"),
     (["--metrics.max-series=0"], "'0' is no whole number from 1"),
     (["--metrics.max-series=9999999"], "'9999999' is no whole number"),
+    (["--metrics.fold=worker"], "'worker' is no rule: write a name with * for any text"),
     (["--probe.syscalls=kill,fork"], "'fork' is none of kill, tkill"),
     (["--probe.syscalls="], "'' is none of"),
     (["--probe.ring-size=3M"], "'3M' is no power of two"),
@@ -106,6 +119,15 @@ def test_a_bad_flag_is_one_line_and_exit_2(argv, said, capsys):
 def test_ring_size(text, size):
     """Sizes as people write them."""
     assert cli.parse([f"--probe.ring-size={text}"]).probe.ring_bytes == size
+
+
+def test_rules_keep_their_order():
+    """The first that matches holds."""
+    assert cli.parse(["--metrics.fold=b*=", "--metrics.fold=numbers", "--metrics.fold=a#"]).fold == (
+        "b*=",
+        "numbers",
+        "a#",
+    )
 
 
 def test_syscalls_keep_their_order():

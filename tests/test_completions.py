@@ -77,6 +77,7 @@ def test_a_flag_is_followed_by_its_sign():
         ("killsnoopd --events.exclude-signal=SIGKILL,SIGTE", ["SIGKILL,SIGTERM"]),
         ("killsnoopd --probe.syscalls=kill,tg", ["kill,tgkill"]),
         ("killsnoopd --probe.pin=/us", ["/usr"]),
+        ("killsnoopd --web.config.file=/etc/host.co", ["/etc/host.conf"]),
         ("killsnoopd --events.rate=", []),
         ("killsnoop w", ["who"]),
         ("killsnoop /et", ["/etc"]),

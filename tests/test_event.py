@@ -21,7 +21,7 @@ def record(exe=(), cgroup=(), tcgroup=(), **changes):
         "kind": 1, "origin": 0, "call": 0, "outcome": 0, "flags": 0,
         "comm": b"bash", "thread_comm": b"worker", "parent_comm": b"sshd", "tcomm": b"nginx",
     } | changes  # fmt: skip
-    head = struct.pack("=6Q6I2i2I4i2I3H5B5x16s16s16s16s", *values.values())
+    head = struct.pack("=6Q8x6I2i2I4i2I3H5B5x16s16s16s16s", *values.values())
     return head + b"".join(texts)
 
 

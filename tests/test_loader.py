@@ -64,11 +64,12 @@ def test_no_btf():
 
 def offsets(without=(), renamed=()):
     """A kernel whose fields are at 8, 16, 24, ... in the order of the loader's table."""
-    found = {"file": {"f_path": 8}, "path": {"dentry": 8}, "qstr": {"len": 4, "name": 8}}
+    found = {"file": {"f_path": 8}, "path": {"dentry": 8}, "qstr": {"len": 4, "name": 8}, "ns_common": {"inum": 4}}
     for number, (_, owner, *fields) in enumerate(loader._FIELDS + loader._FIELDS_OF_SOME, 1):
         name = fields[-1] if owner in renamed else fields[0]
         if name not in without:
             found.setdefault(owner, {})[name] = 8 * number
+    found["user_namespace"]["ns"] = 320
     found["dentry"] |= {"d_name": 32, "d_op": found["dentry"].get("d_shortname", found["dentry"].get("d_iname")) + 40}
     return lambda *structs: {struct: found.get(struct, {}) for struct in structs}
 
@@ -80,6 +81,7 @@ def test_task_macros():
     assert macros["FILE_DENTRY"] == 16
     assert (macros["DENTRY_NAME"], macros["DENTRY_NAME_LEN"]) == (40, 36)
     assert macros["SHORT_NAME_LEN"] == 40
+    assert macros["USER_NS_INUM"] == 324
     assert {"TASK_LOGINUID", "TASK_SESSIONID", "THREAD_INFO_STATUS"} < set(macros)
 
 

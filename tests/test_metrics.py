@@ -8,7 +8,7 @@ from fakes import FakeProbe
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from killsnoopd import metrics
+from killsnoopd import fold, metrics
 from killsnoopd.probe import Counts, Ledger
 
 PADDED = b"nginx".ljust(16, b"\0")
@@ -22,7 +22,8 @@ class Told:
 
 
 def counts(series=(), overflow=(), taken=0, **more):
-    return Counts(list(series), list(overflow), taken, **{"deliveries": [], "deaths": [], "escalations": 0} | more)
+    rest = {"aged": [], "series_recycled": 0, "deliveries": [], "deaths": [], "escalations": 0} | more
+    return Counts(list(series), list(overflow), series_taken=taken, **rest)
 
 
 def page(probe, path=None):
@@ -37,6 +38,8 @@ def test_the_page_is_that_of_the_golden_file():
         [(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
         [(65, "EINVAL", 4), (9, "(other)", 1)],
         2,
+        aged=[(9, "success", 8)],
+        series_recycled=6,
         deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
         deaths=[(9, True, 3), (11, False, 1)],
         escalations=1,
@@ -107,3 +110,65 @@ def test_counts_larger_than_a_float_can_count():
     """Prometheus' numbers are floats: beyond 2^53 the page rounds, and does not fail."""
     text = page(FakeProbe(counts([(PADDED, 9, 0, 2**53 + 1)])))
     assert float(re.search(r'comm="nginx",result="success",signal="SIGKILL"\} (\S+)', text)[1]) == 2**53
+
+
+def test_folded_names_are_added_up():
+    """Also with one who calls itself as they are shown, and with what only the fold makes read `(other)`."""
+    series = [
+        (b"worker-1", 9, 0, 1),
+        (b"worker-22", 9, 0, 2),
+        (b"worker-#", 9, 0, 4),
+        (b"worker-1", 9, -1, 8),
+        (b"(other)", 9, 0, 16),
+    ]
+    overflow = [(9, "success", 32)]
+    show = fold.folder(["numbers"])
+    found = {
+        (sample.labels["comm"], sample.labels["result"]): sample.value
+        for sample in metrics.signals(counts(series, overflow), show, metrics.Steady()).samples
+    }
+    assert found == {
+        ("worker-#", "success"): 7, ("worker-#", "EPERM"): 8, (r"\x28other)", "success"): 16, ("(other)", "success"): 32,
+    }  # fmt: skip
+    (sample,) = metrics.signals(counts([(b"x", 9, 0, 1)]), lambda _: "(other)", metrics.Steady()).samples
+    assert sample.labels["comm"] == r"\x28other)"
+
+
+def test_what_is_remembered_of_a_name_bends_no_count():
+    """The same slots with other names and higher counts, reading after reading, more names than are remembered."""
+    probe = FakeProbe()
+    registry = CollectorRegistry()
+    registry.register(metrics.Collector(probe, None, fold.folder(["worker-#"])))
+    for reading in range(1, 6):
+        names = [b"name-%d" % (reading * 7 + number) for number in range(3 * probe.layout.series_max)]
+        probe._counts = counts([(name, 15, 0, reading) for name in names] + [(b"worker-%d" % reading, 15, 0, reading)])
+        found = {
+            sample.labels["comm"]: sample.value
+            for family in text_string_to_metric_families(generate_latest(registry).decode())
+            for sample in family.samples
+            if sample.name == "killsnoop_signals_total"
+        }
+        assert found == {name.decode(): reading for name in names} | {"worker-#": reading}
+
+
+def test_a_label_of_many_names_does_not_go_down():
+    """When one of them ages out, its calls are in (aged); the label keeps them, and the sum is exact all the time."""
+    pages = [  # calls of worker-1, of worker-2, of rare errno EACCES (13) of worker-1; aged; counters recycled
+        (100, 10, 3, [], 0),
+        (105, 10, 3, [], 0),
+        (None, 12, None, [(9, "success", 105), (9, "(other)", 3)], 2),  # worker-1 has aged out
+        (None, 20, None, [(9, "success", 105), (9, "(other)", 3)], 2),
+        (1, 20, 1, [(9, "success", 105), (9, "(other)", 3)], 2),  # and is back
+        (2, None, 1, [(9, "success", 125), (9, "(other)", 3)], 3),
+    ]
+    steady, shown = metrics.Steady(), []
+    for first, second, rare, aged, recycled in pages:
+        series = [(b"worker-1", 9, 0, first), (b"worker-2", 9, 0, second), (b"worker-1", 9, -13, rare)]
+        read = counts([row for row in series if row[-1] is not None], aged=aged, series_recycled=recycled)
+        samples = metrics.signals(read, lambda _: "worker-#", steady).samples
+        found = {(sample.labels["comm"], sample.labels["result"]): sample.value for sample in samples}
+        assert sum(found.values()) == sum(row[-1] or 0 for row in series) + sum(calls for _, _, calls in aged)
+        assert min(found.values()) >= 0
+        shown.append(found)
+    assert [page["worker-#", "success"] for page in shown] == [110, 115, 115, 123, 124, 124]
+    assert shown[-1]["(aged)", "success"] == 125 + 2 - 124

@@ -14,7 +14,7 @@ def test_macros():
     """Every number that reaches the C, for one set of settings."""
     settings = Settings(
         self_signals=True, max_series=7, ring_bytes=65536, excluded=frozenset({0, 9, 64, 65}), rate=100, burst=11,
-        grace_s=3,
+        grace_s=3, series_ttl_s=60,
     )  # fmt: skip
     assert settings.macros(cpus=4, page_bytes=4096) == {
         "CPUS": 4,
@@ -32,6 +32,7 @@ def test_macros():
         | 1 << 26
         | 1 << 27,
         "FATAL_HIGH": 1,
+        "TTL": 56,
         "GRACE_NS": 3_000_000_000,
         "SELF_SIGNALS": 1,
     }
@@ -48,6 +49,7 @@ def test_no_rate_is_no_limit():
         {"syscalls": ("kill",)},
         {"self_signals": True},
         {"max_series": 1},
+        {"series_ttl_s": 3600},
         {"ring_bytes": 4096},
         {"excluded": frozenset({9})},
         {"rate": 1},
@@ -63,7 +65,13 @@ def test_every_setting_is_in_the_hash(change):
 
 @pytest.mark.parametrize(
     ("change", "same"),
-    [({"max_series": 1}, False), ({"ring_bytes": 4096}, False), ({"rate": 1}, True), ({"syscalls": ("kill",)}, True)],
+    [
+        ({"max_series": 1}, False),
+        ({"ring_bytes": 4096}, False),
+        ({"rate": 1}, True),
+        ({"series_ttl_s": 1}, True),
+        ({"syscalls": ("kill",)}, True),
+    ],
     ids=str,
 )
 def test_what_a_new_version_can_take_over(change, same):
@@ -94,15 +102,17 @@ def test_layout_is_that_of_the_source():
     assert enum("origin") == [*names.ORIGINS, "origins"]
     assert enum("outcome") == [*names.OUTCOMES, "outcomes"]
     assert len(enum("kind")) - 1 == program.KINDS
+    assert enum("directory") == [*program.DIRECTORY, "directory"]
     registers = (program.BPF_DIR / "registers.h").read_text()
     assert enum("call", registers) == [*names.SYSCALLS, "write", "other_call"]
     cells = re.search(r"enum cell \{(.*?)\};", source, re.S)[1]
     assert re.findall(r"^\t([A-Z_]+)", cells, re.M) == [
-        "SERIES", "OVERFLOW", "DELIVERIES", "DEATHS", "ESCALATIONS", "LEDGER", "CELLS",
+        "SERIES", "OVERFLOW", "AGED", "DELIVERIES", "DEATHS", "ESCALATIONS", "LEDGER", "CELLS",
     ]  # fmt: skip
     layout = Layout(cpus=2, series_max=10)
-    assert (layout.overflow, layout.deliveries, layout.deaths) == (10, 10 + 66 * 8, 10 + 66 * 8 + 66 * 5 * 5)
-    assert (layout.escalations, layout.ledger, layout.row) == (2320, 2321, 2336)
+    assert (layout.overflow, layout.aged, layout.deliveries) == (10, 10 + 66 * 8, 10 + 2 * 66 * 8)
+    assert layout.deaths == layout.deliveries + 66 * 5 * 5
+    assert (layout.escalations, layout.ledger, layout.row) == (2848, 2849, 2864)
     entries_and_workers = {name for program_name in program.PROGRAMS for name in (program_name, f"on_{program_name}")}
     assert entries_and_workers == set(re.findall(r"^int (\w+)\(", source, re.M))
     maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)

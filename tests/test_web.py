@@ -31,3 +31,14 @@ def test_an_address_in_use_says_so_and_lets_go_of_the_others():
             web.listen([("127.0.0.1", port), ("127.0.0.1", taken)])
         assert refused.value.exit_code == Exit.OSERR
         socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_client_that_goes_away_early_leaves_no_traceback(caplog):
+    """aiohttp says AssertionError of a client that was gone before its request's turn; of a bug of ours all is said."""
+    http = web._quiet_logger()
+    for error in (AssertionError(), ConnectionResetError(), ValueError("a bug")):
+        try:
+            raise error
+        except Exception:
+            http.exception("Unhandled exception")
+    assert [record.exc_info[0] for record in caplog.records] == [ValueError]

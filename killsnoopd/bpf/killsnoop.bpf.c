@@ -7,15 +7,17 @@
  * Macros that the loader defines, all of them integers that it has validated:
  *   CPUS               possible CPUs
  *   SERIES_MAX         (comm, signal, result) sets that get a counter of their own
+ *   TTL                ticks without a call after which such a set may lose it; 0: it never does
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
  *   FATAL_LOW/_HIGH    bit set of signals whose default action ends the process
- *   EVENT_INTERVAL_NS  ns between two events of one uid in the long run; 0: no limit
- *   EVENT_BURST_NS     how far ahead of that a uid may run: (burst - 1) * EVENT_INTERVAL_NS
+ *   EVENT_INTERVAL_NS  ns between two events of one payer in the long run; 0: no limit
+ *   EVENT_BURST_NS     how far ahead of that a payer may run: (burst - 1) * EVENT_INTERVAL_NS
  *   GRACE_NS           a SIGKILL that follows a SIGTERM within this time is an escalation
  *   SELF_SIGNALS       1: count tkill/tgkill to the sender's own process too
  *   PROBE_READ         1: the kernel lets programs read any of its memory (no lockdown=confidentiality)
  *   RDONLY_CAST        the number that stands for bpf_rdonly_cast; 0: the kernel has none
+ *   EVENTS_FD          the number that stands for the map of that name
  *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
  *   TASK_*, PID_*, ... byte offsets of fields, from the kernel's BTF (task.h)
  */
@@ -39,6 +41,8 @@
 #define SI_KERNEL 0x80
 #define MAX_ERRNO 4095
 #define DEPTH_MAX 12
+#define USER_NS_DEPTH_MAX 33 /* kernel/user_namespace.c */
+#define FEW_NEWCOMERS 4      /* at once, that get their whole burst: what the ring buffer can take */
 #define ROLLED _Pragma("clang loop unroll(disable)")
 
 /* Values are read anew from memory after this: the verifier, too, forgets which way each of them came about. */
@@ -78,22 +82,130 @@ static __always_inline u32 overflow_result(s32 res)
 	}
 }
 
-/* A new set of labels: give it the next free slot. Two CPUs may race for one; the loser's slot stays unused. */
-static __always_inline u32 *take_slot(struct series *key)
+/* Seconds, nearly. */
+static __always_inline u32 tick(void)
 {
-	u32 zero = 0, slot;
-	u64 *taken = slots_taken.lookup(&zero);
+	return bpf_ktime_get_ns() >> 30;
+}
 
-	if (!taken || *taken >= SERIES_MAX)
+#define NEVER ((u32)-1)
+/*
+ * A CPU trusts its memo for one era, 1024 jiffies: 10 s at the most (CONFIG_HZ=100). So nobody counts in a slot any more that
+ * has been in the queue for longer than that.
+ */
+#define ERA(jiffies) ((u32)((jiffies) >> 10))
+#define QUARANTINE 16 /* ticks */
+
+static __always_inline u64 *directory_entry(u32 which)
+{
+	return directory.lookup(&which);
+}
+
+/* Take a slot out of use if it was idle for long. A few at random for each new name: so the table follows the names. */
+static __always_inline void retire(u32 slot, u32 now, u64 *tail)
+{
+	u32 *last = used.lookup(&slot), at = *tail % SERIES_MAX;
+	struct series *key = series.lookup(&slot);
+	struct retired *entry = retired.lookup(&at);
+
+	if (!last || !key || !entry || *last == NEVER || (s32)(now - *last) < (s32)TTL)
+		return;
+	u32 *mapped = slots.lookup(key);
+
+	if (mapped && *mapped == slot)
+		slots.delete(key);
+	*last = NEVER;
+	entry->slot = slot;
+	entry->since = now;
+	*tail += 1;
+}
+
+/*
+ * The slot that has waited longest, for a new name. Its calls go where its old name is counted now, if that is back, or else to AGED.
+ * Returns SERIES_MAX if none is ripe. Preemption is off and the lock is held.
+ */
+static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *head)
+{
+	u32 at = *head % SERIES_MAX;
+	u64 total = 0, *version = directory_entry(VERSION);
+	struct retired *entry = retired.lookup(&at);
+
+	if (!entry || !version || (s32)(now - entry->since) < QUARANTINE)
+		return SERIES_MAX;
+	u32 slot = entry->slot, *last = used.lookup(&slot);
+	struct series *old = series.lookup(&slot);
+
+	*head += 1;
+	/* A CPU that had found the slot just before may have overwritten the mark: then it stays, until it has aged again. */
+	if (!old || old->sig >= SIGNALS || !last || *last != NEVER)
+		return SERIES_MAX;
+	u32 *heir = slots.lookup(old);
+	u32 to = cpu * ROW + (heir ? SERIES + *heir : AGED + old->sig * RESULTS + overflow_result(old->res));
+	u64 *sum = counts.lookup(&to);
+
+	if (!sum)
+		return SERIES_MAX;
+	__sync_fetch_and_add(version, 1);
+	ROLLED for (u32 row = 0; row < CPUS; row++) {
+		u32 from = row * ROW + SERIES + slot;
+		u64 *value = counts.lookup(&from);
+
+		if (value) {
+			total += *value;
+			*value = 0;
+		}
+	}
+	*sum += total;
+	*old = *key;
+	*last = now;
+	__sync_fetch_and_add(version, 1);
+	return slot;
+}
+
+/* One CPU at a time; who comes meanwhile goes without. */
+static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
+{
+	u64 *taken = directory_entry(TAKEN), *head = directory_entry(QUEUE_HEAD), *tail = directory_entry(QUEUE_TAIL),
+	    *lock = directory_entry(LOCK);
+	u32 now = tick(), slot = SERIES_MAX;
+
+	if (!taken || !head || !tail || !lock || !*taken || __sync_fetch_and_add(lock, 1))
+		return SERIES_MAX;
+	u32 in_use = *taken < SERIES_MAX ? *taken : SERIES_MAX;
+
+	retire(bpf_get_prandom_u32() % in_use, now, tail);
+	retire(bpf_get_prandom_u32() % in_use, now, tail);
+	if (*head != *tail)
+		slot = recycle(cpu, now, key, head);
+	__sync_lock_test_and_set(lock, 0);
+	return slot;
+}
+
+/* A new set of labels: give it a slot. Two CPUs may race for one; the loser's slot stays unused until it has aged. */
+static __always_inline u32 *take_slot(u32 cpu, struct series *key)
+{
+	u32 slot = SERIES_MAX;
+	u64 *taken = directory_entry(TAKEN);
+
+	if (!taken)
 		return NULL;
-	u64 next = __sync_fetch_and_add(taken, 1);
-	if (next >= SERIES_MAX)
-		return NULL;
-	slot = next;
-	struct series *entry = series.lookup(&slot);
-	if (!entry)
-		return NULL;
-	*entry = *key; /* before the slot can be found, so before anything is counted in it */
+	if (TTL)
+		slot = recycled_slot(cpu, key);
+	if (slot >= SERIES_MAX) {
+		if (*taken >= SERIES_MAX)
+			return NULL;
+		u64 next = __sync_fetch_and_add(taken, 1);
+		if (next >= SERIES_MAX)
+			return NULL;
+		slot = next;
+		struct series *entry = series.lookup(&slot);
+		if (!entry)
+			return NULL;
+		*entry = *key; /* before the slot can be found, so before anything is counted in it */
+		u32 now = tick();
+
+		used.update(&slot, &now);
+	}
 	slots.insert(key, &slot);
 	return slots.lookup(key);
 }
@@ -107,17 +219,24 @@ static __always_inline bool same(struct series *one, struct series *other)
 
 static __always_inline void count_call(u32 cpu, struct series *key, struct memo *memo)
 {
-	if (memo->slot_plus_one && same(key, &memo->key)) {
+	u32 era = ERA(bpf_jiffies64());
+
+	if (memo->slot_plus_one && memo->era == era && same(key, &memo->key)) {
 		add_one(cpu, SERIES + memo->slot_plus_one - 1);
 		return;
 	}
 	u32 *slot = slots.lookup(key);
 
 	if (!slot)
-		slot = take_slot(key);
+		slot = take_slot(cpu, key);
 	if (slot) {
+		u32 now = tick(), *last = used.lookup(slot);
+
+		if (last && *last != now && *last != NEVER)
+			*last = now;
 		memo->key = *key;
 		memo->slot_plus_one = *slot + 1;
+		memo->era = era;
 		add_one(cpu, SERIES + *slot);
 	} else {
 		add_one(cpu, OVERFLOW + key->sig * RESULTS + overflow_result(key->res));
@@ -135,31 +254,65 @@ static __always_inline bool fatal(u32 sig)
 }
 
 /*
- * A token bucket per uid, kept as one number, the time up to which the uid's events are spoken for (the generic cell
- * rate algorithm). Two CPUs that write it at once may let one event too many through; none is lost uncounted.
+ * Whose budget an event of this task is on: its uid's. In a user namespace many uids may be at one user's command: they are
+ * his, or the namespace's if root made it.
  */
-static __always_inline bool over_budget(u32 uid, u64 now)
+static __always_inline u64 payer_of(struct task_struct *task)
 {
-#if EVENT_INTERVAL_NS
-	u64 fresh = now + EVENT_INTERVAL_NS;
-	u64 *spoken_for = budgets.lookup(&uid);
+	struct cred *cred = task->cred;
+	struct user_namespace *user_ns = cred->user_ns;
 
-	if (!spoken_for) {
-		budgets.update(&uid, &fresh);
-		return false;
-	}
+	if (user_ns->level == 0)
+		return cred->uid;
+	ROLLED for (int i = 0; i < USER_NS_DEPTH_MAX && user_ns->level > 1; i++)
+		user_ns = user_ns->parent;
+	return user_ns->owner ? user_ns->owner : 1ULL << 32 | user_ns->inum;
+}
+
+/*
+ * A token bucket, kept as one number, the time up to which events are spoken for (the generic cell rate algorithm). Two CPUs
+ * that write it at once may let one event too many through; none is lost uncounted.
+ */
+static __always_inline bool spend(u64 *spoken_for, u64 now, u64 ahead)
+{
 	u64 until = *spoken_for;
+
 	if (until < now)
 		until = now;
-	if (until - now > EVENT_BURST_NS)
-		return true;
+	if (until - now > ahead)
+		return false;
 	*spoken_for = until + EVENT_INTERVAL_NS;
+	return true;
+}
+
+/*
+ * A bucket per payer. What may kill has a burst more: whoever floods us with failures cannot hide a kill behind them.
+ * The table holds those seen last; to get into it takes a token of a bucket that all newcomers share (two: one for what
+ * may kill), so that whoever commands many uids can neither push others out of it nor get a burst for each.
+ */
+static __always_inline bool over_budget(u64 payer, bool deadly, u64 now)
+{
+#if EVENT_INTERVAL_NS
+	u64 ahead = deadly ? 2 * EVENT_BURST_NS : EVENT_BURST_NS;
+	u64 *spoken_for = budgets.lookup(&payer);
+
+	if (spoken_for)
+		return !spend(spoken_for, now, ahead);
+	u32 which = deadly;
+	u64 *shared = newcomers.lookup(&which);
+
+	if (!shared || !spend(shared, now, EVENT_BURST_NS))
+		return true;
+	bool crowd = *shared - now > FEW_NEWCOMERS * EVENT_INTERVAL_NS;
+	u64 fresh = now + (crowd ? EVENT_BURST_NS : 0) + EVENT_INTERVAL_NS;
+
+	budgets.update(&payer, &fresh);
 #endif
 	return false;
 }
 
 /* Whether an event shall be made; if not, that is counted. */
-static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u32 uid, struct memo *memo, u64 *now)
+static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u64 payer, bool deadly, struct memo *memo, u64 *now)
 {
 	if (excluded(sig)) {
 		count_fate(cpu, kind, FILTERED);
@@ -167,17 +320,18 @@ static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u32 ui
 	}
 	u64 jiffy = bpf_jiffies64();
 
-	/* Reading the clock and the budget costs more than all the rest: once a jiffy will do for a uid in a storm. */
-	if (memo && memo->uid == uid && memo->jiffy == jiffy) {
+	/* Reading the clock and the budget costs more than all the rest: once a jiffy will do for a payer in a storm. */
+	if (memo && memo->payer == payer && memo->jiffy == jiffy && memo->over > deadly) {
 		count_fate(cpu, kind, RATE_LIMITED);
 		return false;
 	}
 	if (!*now)
 		*now = bpf_ktime_get_ns();
-	if (over_budget(uid, *now)) {
+	if (over_budget(payer, deadly, *now)) {
 		if (memo) {
-			memo->uid = uid;
+			memo->payer = payer;
 			memo->jiffy = jiffy;
+			memo->over = deadly + 1;
 		}
 		count_fate(cpu, kind, RATE_LIMITED);
 		return false;
@@ -211,14 +365,18 @@ static __always_inline bool add_name(struct draft *draft, int size)
 	return true;
 }
 
-static __always_inline void output(u32 cpu, enum kind kind, void *record, u32 size)
+/* Half of the ring buffer is for what may kill alone. */
+static __always_inline void output(u32 cpu, enum kind kind, bool deadly, void *record, u32 size)
 {
-	count_fate(cpu, kind, events.ringbuf_output(record, size, 0) ? RING_FULL : EMITTED);
+	/* bcc has no method for this helper: the loader puts the map in the place of that number. */
+	bool room = deadly || bpf_ringbuf_query((void *)bpf_pseudo_fd(1, EVENTS_FD), BPF_RB_AVAIL_DATA) < RING_PAGES * PAGE_SIZE / 2;
+
+	count_fate(cpu, kind, room && !events.ringbuf_output(record, size, 0) ? EMITTED : RING_FULL);
 }
 
-static __always_inline void output_draft(u32 cpu, enum kind kind, struct draft *draft)
+static __always_inline void output_draft(u32 cpu, enum kind kind, bool deadly, struct draft *draft)
 {
-	output(cpu, kind, draft, sizeof(draft->event) + within_text(draft->text_len));
+	output(cpu, kind, deadly, draft, sizeof(draft->event) + within_text(draft->text_len));
 }
 
 /* A pid as the process itself sees it, in its own pid namespace, up to four levels deep; deeper, -1. */
@@ -396,7 +554,7 @@ int on_sys_exit(struct sys_exit *ctx)
 	if (!draft)
 		return 0;
 	draft->now = 0;
-	if (!let_through(cpu, CALL, key.sig, task->cred->uid, memo, &draft->now))
+	if (!let_through(cpu, CALL, key.sig, payer_of(task), false, memo, &draft->now))
 		return 0;
 	__builtin_memset(&draft->event, 0, sizeof(draft->event));
 	draft->event.time_ns = draft->now;
@@ -410,7 +568,7 @@ int on_sys_exit(struct sys_exit *ctx)
 	draft->text_len = 0;
 	add_exe(draft, task);
 	add_cgroup(draft, task, &draft->event.cgroup_len);
-	output_draft(cpu, CALL, draft);
+	output_draft(cpu, CALL, false, draft);
 	return 0; /* no perf sample */
 }
 
@@ -601,16 +759,18 @@ int on_signal_generate(u64 *ctx)
 	event->sig = sig;
 	event->code = code;
 	event->outcome = outcome;
+	if (of_kernel(event))
+		event->payer = payer_of(target);
+	else
+		event->payer = payer_of(sender);
 	draft->suspect = suspect;
 	draft->deadly = deadly;
 	draft->emit = false;
 	draft->now = 0;
 	FORGET;
 	if (counted && !draft->suspect) {
-		u32 uid = of_kernel(event) ? target->cred->uid : sender->cred->uid;
-
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
-		draft->emit = let_through(cpu, DELIVERY, event->sig, uid, memo, &draft->now);
+		draft->emit = let_through(cpu, DELIVERY, event->sig, event->payer, draft->deadly, memo, &draft->now);
 	}
 	if (!draft->emit && !draft->deadly)
 		return 0;
@@ -645,11 +805,11 @@ int on_signal_generate(u64 *ctx)
 		if (suspects.update(&event->ttid, draft) == 0)
 			return 0;
 		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
-		draft->emit = let_through(cpu, DELIVERY, SIGKILL, event->tuid, memo, &draft->now);
+		draft->emit = let_through(cpu, DELIVERY, SIGKILL, event->payer, true, memo, &draft->now);
 	}
 	FORGET;
 	if (draft->emit)
-		output_draft(cpu, DELIVERY, draft);
+		output_draft(cpu, DELIVERY, draft->deadly, draft);
 	return 0;
 }
 
@@ -670,8 +830,8 @@ static __always_inline void resolve(u32 tid, bool oom)
 	count_late_delivery(cpu, SIGKILL, event->origin);
 	draft->now = event->time_ns;
 	/* In the cells of kind DEATH: a signal_generate in an interrupt writes those of kind DELIVERY. */
-	if (let_through(cpu, DEATH, SIGKILL, event->tuid, NULL, &draft->now))
-		output_draft(cpu, DEATH, draft);
+	if (let_through(cpu, DEATH, SIGKILL, event->payer, true, NULL, &draft->now))
+		output_draft(cpu, DEATH, true, draft);
 	suspects.delete(&tid);
 }
 
@@ -706,14 +866,14 @@ int on_sched_process_exit(u64 *ctx)
 	if (!sig || sig >= INVALID || dead.insert(&process, &zero))
 		return 0;
 	add_one(cpu, DEATHS + sig * 2 + attributed);
-	if (attributed && let_through(cpu, DEATH, sig, sent->pid ? sent->uid : sent->tuid, NULL, &now)) {
+	if (attributed && let_through(cpu, DEATH, sig, sent->payer, true, NULL, &now)) {
 		struct event event = *sent;
 
 		event.kind = DEATH;
 		event.lapse_ns = now - sent->time_ns;
 		event.time_ns = now;
 		event.exe_len = event.cgroup_len = event.tcgroup_len = 0;
-		output(cpu, DEATH, &event, sizeof(event));
+		output(cpu, DEATH, true, &event, sizeof(event));
 	}
 	doomed.delete(&key);
 	doomed.delete(&term);

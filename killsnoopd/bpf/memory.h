@@ -24,7 +24,8 @@ enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OU
 enum cell {
 	SERIES = 0, /* SERIES_MAX cells; a cell's meaning is in the slot of the same number of `series` */
 	OVERFLOW = SERIES + SERIES_MAX, /* SIGNALS * RESULTS cells: calls that found no free slot */
-	DELIVERIES = OVERFLOW + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
+	AGED = OVERFLOW + SIGNALS * RESULTS, /* as many: calls of names that have lost their slot, being idle */
+	DELIVERIES = AGED + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
 	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, seen */
 	ESCALATIONS = DEATHS + SIGNALS * 2,
 	LEDGER, /* KINDS * FATES cells: what became of each event here */
@@ -44,6 +45,7 @@ struct event {
 	u64 lapse_ns;              /* of a death: since the delivery; of an escalation: since the SIGTERM */
 	u64 start_ns, tstart_ns;   /* when the processes started, CLOCK_BOOTTIME: tells users of one pid apart */
 	u64 cgroup, tcgroup;       /* ids in the cgroup v2 tree */
+	u64 payer;                 /* whose budget it is on, see payer_of() */
 	u32 pid, tid, uid, ppid;
 	u32 loginuid, sessionid;   /* (u32)-1: not set */
 	s32 ns_pid, tns_pid;       /* in their own pid namespaces; 0: in the first one; -1: too deep */
@@ -71,9 +73,23 @@ struct draft {
 
 BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct series, series, SERIES_MAX, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, u64, slots_taken, 1, BPF_F_MMAPABLE);
+/*
+ * Which slots are whose. A slot whose name was idle for long is given to a new name (recycle() in killsnoop.bpf.c):
+ * first it is taken out of `slots` and waits in the queue `retired`; when surely no CPU counts in it any more, its calls
+ * move to AGED. VERSION is odd meanwhile, and a reader that sees it change reads again.
+ */
+enum directory { TAKEN, VERSION, QUEUE_HEAD, QUEUE_TAIL, LOCK, DIRECTORY };
+BPF_F_TABLE("array", u32, u64, directory, DIRECTORY, BPF_F_MMAPABLE);
 BPF_TABLE("hash", struct series, u32, slots, SERIES_MAX);
-BPF_TABLE("lru_hash", u32, u64, budgets, 4096); /* by uid: the time up to which its events are spoken for */
+struct retired {
+	u32 slot, since; /* ticks */
+};
+BPF_TABLE("array", u32, struct retired, retired, SERIES_MAX);
+BPF_TABLE("array", u32, u32, used, SERIES_MAX); /* by slot: the tick of its last use; NEVER: it is in the queue */
+
+/* By payer: the time up to which its events are spoken for. Those that are not in it share two budgets, see over_budget(). */
+BPF_TABLE("lru_hash", u64, u64, budgets, 16384);
+BPF_TABLE("array", u32, u64, newcomers, 2);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /* Written by the daemon alone (in_hand.py): what became of the events it took. Kept here, it outlives a restart. */
 BPF_F_TABLE("array", u32, u64, ledger, 16, BPF_F_MMAPABLE);
@@ -96,14 +112,16 @@ BPF_TABLE("lru_hash", struct process, u32, dead, 1024);
 
 /*
  * What a CPU found out last, so that a storm costs less: who called, where that is counted, and who is over budget.
- * Only this CPU touches it, with preemption off. A slot never changes its meaning, so `slot` is right for good.
+ * Only this CPU touches it, with preemption off.
  */
 struct memo {
 	struct series key;
 	u32 slot_plus_one; /* 0: nothing yet */
-	u32 uid;           /* is over budget throughout `jiffy` */
+	u32 era;           /* in which that holds */
+	u64 payer;         /* is over budget throughout `jiffy` */
 	u64 jiffy;
-	u64 padding[3];    /* to a cache line */
+	u32 over;          /* 1: but for what may kill; 2: for everything */
+	u32 padding[3];    /* to a cache line */
 };
 
 BPF_TABLE("array", u32, struct memo, memos, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */

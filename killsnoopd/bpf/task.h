@@ -25,8 +25,20 @@ struct pid {
 	};
 };
 
+struct user_namespace {
+	union {
+		FIELD_AT(USER_NS_PARENT, struct user_namespace *parent);
+		FIELD_AT(USER_NS_LEVEL, int level); /* 0: the first one */
+		FIELD_AT(USER_NS_OWNER, unsigned int owner);
+		FIELD_AT(USER_NS_INUM, unsigned int inum);
+	};
+};
+
 struct cred {
-	FIELD_AT(CRED_UID, unsigned int uid);
+	union {
+		FIELD_AT(CRED_UID, unsigned int uid);
+		FIELD_AT(CRED_USER_NS, struct user_namespace *user_ns);
+	};
 };
 
 struct kernfs_node {

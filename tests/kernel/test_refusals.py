@@ -32,6 +32,10 @@ CASES = {
         "mkdir -m 700 $T/secret", "setpriv --reuid=65534 --clear-groups",
         "--probe.pin=$T/secret", 77, "not allowed to open ",
     ),
+    "no process to be had": (
+        "", "setpriv --reuid=65534 --clear-groups prlimit --nproc=0", "",
+        71, "no process can be started (Resource temporarily unavailable)",
+    ),
     "not root": ("", "setpriv --reuid=65534 --clear-groups", "", 77, "it takes CAP_BPF and CAP_PERFMON; run as root"),
     "no CAP_BPF": (
         "", "setpriv --bounding-set=-bpf,-sys_admin", "", 77, "it takes CAP_BPF and CAP_PERFMON",
@@ -115,7 +119,7 @@ def test_loader_refusal(case, public):
 def test_debug_level_shows_what_the_verifier_said(public):
     """A probe that the kernel refuses: one line, and the verifier's last words above it at debug level alone."""
     source = Path(public) / "killsnoopd/bpf/killsnoop.bpf.c"
-    broken = "u64 *taken = slots_taken.lookup(&zero);"
+    broken = "u64 *taken = directory_entry(TAKEN);"
     source.write_text(source.read_text().replace(broken, f"{broken} *(taken + 9) = 1;"))
     for level in ("info", "debug"):
         result = in_namespace(public, "", "", f"killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")

@@ -6,6 +6,8 @@ complete -c killsnoopd -f
 complete -c killsnoopd -l web.listen-address -x -d 'Where to serve metrics'
 complete -c killsnoopd -l web.systemd-socket -d 'Serve on the sockets that systemd hands over'
 complete -c killsnoopd -l web.telemetry-path -x -d 'Where the metrics are'
+complete -c killsnoopd -l web.config.file -r -F -d 'TLS, users and HTTP headers'
+complete -c killsnoopd -l web.max-requests -x -d 'Scrapes answered at a time'
 complete -c killsnoopd -l events.target -x -a 'auto journal stdout none' -d 'Where events go'
 complete -c killsnoopd -l events.exclude-signal -x -a $signals -d 'Count these, but do not log them'
 complete -c killsnoopd -l events.include-signal -x -a $signals -d 'Log these whatever is excluded'
@@ -13,6 +15,8 @@ complete -c killsnoopd -l events.rate -x -d 'Events logged a second for each uid
 complete -c killsnoopd -l events.burst -x -d 'Events that a uid may log at once'
 complete -c killsnoopd -l events.grace-period -x -d 'SIGKILL this long after SIGTERM is an escalation'
 complete -c killsnoopd -l metrics.max-series -x -d 'Sets of comm, signal and result counted apart'
+complete -c killsnoopd -l metrics.series-ttl -x -d 'Idle seconds after which a set may lose its counter'
+complete -c killsnoopd -l metrics.fold -x -a 'numbers' -d 'Count names that match this under one'
 complete -c killsnoopd -l probe.syscalls -x -d 'System calls whose failures are seen' \
     -a 'kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal'
 complete -c killsnoopd -l probe.self-signals -d 'Count tkill and tgkill within one process too'

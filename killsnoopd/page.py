@@ -1,0 +1,57 @@
+"""The metrics page: built in a thread, one at a time, and shared by all who wait for it."""
+
+import asyncio
+import gzip
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+SWITCH_INTERVAL_S = 0.0002
+"""For sys.setswitchinterval: how long a page that is being built may keep the interpreter from a thread that wants it.
+
+An event asks for it several times. With 10,000 series scraped back to back, 400 events a second wait 70 ms (median; 200
+at most) at Python's 5 ms, 1.2 (65) at 0.5 ms and 0.6 (14) at 0.2 ms; less does not help. Scrapes take as long.
+"""
+_OPENMETRICS = "application/openmetrics-text"
+# What choose_encoder is asked for. With this escaping prometheus_client 0.26 takes two thirds of its time without, for
+# the same text: no name of ours needs any. Older releases do not know it.
+_ASKED = {False: "", True: f"{_OPENMETRICS}; version=1.0.0; escaping=allow-utf-8"}
+
+
+class Pages:
+    """Pages of a registry. A request is never answered with counts older than itself.
+
+    So it waits for the first build that begins after it; and so do all that come before that build begins. A thousand
+    requests at once cost two builds: the one that is running, and the one that they share.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._to_begin: dict[tuple[bool, bool], asyncio.Task[bytes]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def get(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+        """The body and the headers for a request with these headers."""
+        # Text or OpenMetrics, and no more. choose_encoder knows dialects besides (escaping=, version=), each a build of
+        # its own; and a version that is no number makes its newer releases raise.
+        openmetrics = any(choice.split(";")[0].strip() == _OPENMETRICS for choice in accept.split(","))
+        _, content_type = choose_encoder(_ASKED[openmetrics])
+        zipped = "gzip" in accept_encoding
+        kind = openmetrics, zipped
+        build = self._to_begin.get(kind)
+        if build is None:
+            build = self._to_begin[kind] = asyncio.create_task(self._build(kind))
+        body = await asyncio.shield(build)  # a client that goes away does not stop it for the others
+        encoding = {"Content-Encoding": "gzip"} if zipped else {}
+        return body, {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding", **encoding}
+
+    async def _build(self, kind: tuple[bool, bool]) -> bytes:
+        async with self._one_at_a_time:
+            del self._to_begin[kind]
+            return await asyncio.to_thread(self._encode, *kind)
+
+    def _encode(self, openmetrics: bool, zipped: bool) -> bytes:
+        encoder, _ = choose_encoder(_ASKED[openmetrics])
+        text = encoder(self._registry)
+        # Of 10,000 series, in 2 to 3 ms; the default level takes twice as long to save a tenth of the bytes.
+        return gzip.compress(text, compresslevel=1, mtime=0) if zipped else text

@@ -1,0 +1,41 @@
+"""Certificates for tests, by openssl: a CA, a server's, clients'."""
+
+import subprocess
+
+
+def _openssl(*arguments):
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def _key(path):
+    _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path)
+
+
+def ca(folder, name="ca"):
+    """NAME.crt and NAME.key, which sign others."""
+    _key(folder / f"{name}.key")
+    _openssl(
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        folder / f"{name}.key",
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={name}",
+        "-out",
+        folder / f"{name}.crt",
+    )
+    return folder / f"{name}.crt"
+
+
+def issue(folder, name, names, by="ca"):
+    """NAME.crt and NAME.key, signed by a CA there, for names like DNS:localhost."""
+    _key(folder / f"{name}.key")
+    _openssl(
+        "req", "-x509", "-new", "-key", folder / f"{name}.key", "-days", "2", "-subj", f"/CN={name}",
+        "-CA", folder / f"{by}.crt", "-CAkey", folder / f"{by}.key",
+        "-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE", "-out", folder / f"{name}.crt",
+    )  # fmt: skip
+    return folder / f"{name}.crt"

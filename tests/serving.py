@@ -1,0 +1,57 @@
+"""tests/web_server.py as a child process."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from attacks import ask
+
+PROGRAM = Path(__file__).with_name("web_server.py")
+
+
+class Served:
+    """`stop` ends it, and returns {reason: how often} of what it refused; `said` is what it logged."""
+
+    def __init__(self, page_bytes=4000, config="", max_requests=40, prefix=()):
+        command = [*prefix, sys.executable, PROGRAM, str(page_bytes), str(config), str(max_requests)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._lines = []
+        self._reader = threading.Thread(target=lambda: self._lines.extend(iter(self.process.stderr.readline, "")))
+        self._reader.start()
+        self.pid = self.process.pid
+        port = self.process.stdout.readline()
+        self.port = int(port) if port else 0
+
+    @property
+    def said(self):
+        return "".join(self._lines)
+
+    def rss_mb(self):
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+    def fds(self):
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
+    def ask(self, request=None, **options):
+        return ask(self.port, request, **options) if request else ask(self.port, **options)
+
+    def stop(self):
+        if self.process.stdin.closed:
+            return None
+        self.process.stdin.close()
+        try:
+            last = self.process.stdout.read()
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join()
+            self.process.stdout.close()
+            self.process.stderr.close()
+        return json.loads(last) if last else None

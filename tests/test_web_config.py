@@ -1,0 +1,570 @@
+"""--web.config.file: what is accepted and what is refused, as Prometheus' exporters do; then what it does, with real TLS."""
+
+import base64
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+
+import certificates
+import pytest
+from attacks import ATTACKS, CLIENT_HELLO, GET, SCRAPE, SLOWEST_S, Attack, Scraper, launch, trusting
+from serving import Served
+
+from killsnoopd import tls, web_config
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.web_config import CIPHERS, CIPHERS_13, CURVES
+from killsnoopd.web_config_file import WebConfigFile
+
+yaml = pytest.importorskip("yaml")
+bcrypt = pytest.importorskip("bcrypt")
+
+HASH = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
+PAIR = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """ca, other (a CA), server and three clients; `inline.yml` below `tls_server_config` has cert and key as text."""
+    result = tmp_path_factory.mktemp("certificates")
+    certificates.ca(result)
+    certificates.ca(result, "other")
+    certificates.issue(result, "server", "DNS:localhost,IP:127.0.0.1")
+    certificates.issue(
+        result, "client", "DNS:scraper.example,URI:spiffe://example/prometheus,IP:::1,email:p@example.org"
+    )
+    certificates.issue(result, "nameless", "DNS:somebody.else")
+    certificates.issue(result, "stranger", "DNS:scraper.example", by="other")
+    return result
+
+
+def indented(path):
+    return "".join(f"    {line}\n" for line in path.read_text().splitlines())
+
+
+def listed(key, values):
+    return f"  {key}:\n" + "".join(f"  - {value}\n" for value in values)
+
+
+AUTH = "  client_auth_type: {}\n"
+CA = "  client_ca_file: ca.crt\n"
+# The kinds of files that exporter-toolkit's own tests have, by name, made anew here; with its verdict, and in the two
+# cases where ours differs, ours. None: accepted. Else a part of the line that says why not.
+LIKE_THE_TOOLKIT = {
+    "somefile": (None, "No such file"),
+    "empty": ("", None),
+    "junk": ("hWkNKCp3fvIx3jKnsaBI\nTuEjdwNS8A2vYdFbiKqr\n", "is no mapping"),
+    "junk_key": ("tls_server_config:\n  cert_filse: server.crt\n", "tls_server_config.cert_filse is unknown"),
+    "certPath_empty": ("tls_server_config:\n  cert_file: ''\n  key_file: server.key\n", "neither cert_file nor cert"),
+    "cert_empty": ("tls_server_config:\n  cert: ''\n  key_file: server.key\n", "neither cert_file nor cert"),
+    "keyPath_empty": ("tls_server_config:\n  cert_file: server.crt\n  key_file: ''\n", "neither key_file nor key"),
+    "key_empty": ("tls_server_config:\n  cert_file: server.crt\n  key: ''\n", "neither key_file nor key"),
+    "certPath_keyPath_empty": ("tls_server_config:\n  cert_file: ''\n  key_file: ''\n  client_auth_type: x\n", "is none of"),
+    "certPath_invalid": ("tls_server_config:\n  cert_file: somefile\n  key_file: server.key\n", "somefile: No such file"),
+    "keyPath_invalid": ("tls_server_config:\n  cert_file: server.crt\n  key_file: somefile\n", "somefile: No such file"),
+    "certPath_keyPath_invalid": ("tls_server_config:\n  cert_file: somefile\n  key_file: somefile\n", "somefile: No such"),
+    "noAuth.bad (a CA, no policy)": (PAIR + CA, "without a client_auth_type"),
+    "clientCAs_invalid": (PAIR + "  client_ca_file: somefile\n", "somefile: No such file"),
+    "clientCAs_missing": (PAIR + AUTH.format("RequireAndVerifyClientCert"), None),
+    "good.blocking": (PAIR + AUTH.format("RequireAndVerifyClientCert"), None),
+    "user_list_invalid": (PAIR + "basic_auth_users:\n  john: doe\n", "basic_auth_users.john is no bcrypt hash"),
+    "inventedCiphers": (PAIR + listed("cipher_suites", ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA2048"]), "SHA2048' is none of"),
+    "inventedCurves": (PAIR + listed("curve_preferences", ["CurveP257"]), "CurveP257' is none of"),
+    "wrongTLSVersion": (PAIR + "  min_version: TLS111\n", "TLS111' is none of"),
+    "noAuth.good": (PAIR + AUTH.format("VerifyClientCertIfGiven"), None),
+    "tlsInline": ("tls_server_config:\n  cert: |\nCERT  key: |\nKEY" + AUTH.format("VerifyClientCertIfGiven"), None),
+    "allCiphers": (PAIR + listed("cipher_suites", [*CIPHERS, *CIPHERS_13]), None),
+    "someCiphers": (PAIR + listed("cipher_suites", list(CIPHERS)[:2]) + "  min_version: TLS12\n  max_version: TLS12\n", None),
+    "someCiphers_noOrder": (PAIR + listed("cipher_suites", list(CIPHERS)[:2]) + "  prefer_server_cipher_suites: false\n", None),
+    "allCurves": (PAIR + listed("curve_preferences", CURVES), None),
+    "someCurves": (PAIR + listed("curve_preferences", ["CurveP521"]) + "  min_version: TLS13\n", None),
+    "noHTTP2": (PAIR + listed("cipher_suites", list(CIPHERS)[1:2]) + "  max_version: TLS12\nhttp_server_config:\n  http2: false\n", None),
+    "noHTTP2Cipher": (PAIR + listed("cipher_suites", list(CIPHERS)[1:2]) + "  max_version: TLS12\n", "HTTP/2 wants"),
+    "headers": (
+        "http_server_config:\n  headers:\n    X-Frame-Options: deny\n    X-Content-Type-Options: nosniff\n    X-XSS-Protection: 1\n"
+        "    Strict-Transport-Security: max-age=31536000\n    Content-Security-Policy: \"default-src 'self' *.example.org\"\n",
+        None,
+    ),
+    "headers_content_type_options": ("http_server_config:\n  headers:\n    X-Content-Type-Options: sniff\n", "'sniff' is none of nosniff"),
+    "headers_frame_options": ("http_server_config:\n  headers:\n    X-Frame-Options: foo\n", "'foo' is none of deny, sameorigin"),
+    "headers_extra_header": ("http_server_config:\n  headers:\n    Content-Type: foo\n", "'Content-Type' is none of"),
+    "requireandverifyclientcert": (PAIR + AUTH.format("RequireAndVerifyClientCert") + CA, None),
+    "client_san": (PAIR + AUTH.format("RequireAndVerifyClientCert") + CA + listed("client_allowed_sans", ["one", "test3"]), None),
+    "rate_limiter_nonblocking": ("rate_limit:\n  interval: 0\n  burst: 0\n", None),
+    "rate_limiter_one_second": ('rate_limit:\n  interval: "1s"\n  burst: 0\n', None),
+    "users": (PAIR + f"basic_auth_users:\n  alice: {HASH}\n  dave: {HASH}\n", None),
+    "users_noTLS": (f"basic_auth_users:\n  alice: {HASH}\n", None),
+    # Accepted there.
+    "requireanyclientcert": (PAIR + AUTH.format("RequireAnyClientCert"), "takes any certificate unseen"),
+    "requireanyclientcertkeyinline": (
+        "tls_server_config:\n  cert_file: server.crt\n  key: |\nKEY" + AUTH.format("RequireAnyClientCert"), "takes any certificate unseen",
+    ),
+}  # fmt: skip
+MORE = {
+    "all comments": ("# nothing\n", None),
+    "null sections": ("tls_server_config:\nhttp_server_config: ~\nbasic_auth_users: null\nrate_limit: {}\n", None),
+    "http2": ("http_server_config:\n  http2: true\n", None),
+    "no boolean": ("http_server_config:\n  http2: perhaps\n", "neither true nor false"),
+    "unknown key": ("tls:\n  cert_file: x\n", "tls is unknown"),
+    "unknown key of http": ("http_server_config:\n  http3: true\n", "http_server_config.http3 is unknown"),
+    "unknown key of the rate": ("rate_limit:\n  rate: 1\n", "rate_limit.rate is unknown"),
+    "a key twice": (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}\n", "line 3: this key is there already"),
+    "no YAML": ("a: [\n", "it is no YAML"),
+    "a tag": ("!!python/object/apply:os.system ['false']\n", "is no mapping"),
+    "no UTF-8": (b"\xff\xfe\xff", "codec can't decode"),
+    "a list": ("- a\n", "is no mapping"),
+    "only a version: no TLS": ("tls_server_config:\n  min_version: TLS13\n", None),
+    "only a policy": ("tls_server_config:\n  client_auth_type: NoClientCert\n", "neither cert_file nor cert"),
+    "RequestClientCert": (PAIR + AUTH.format("RequestClientCert"), None),
+    "RequireClientCert": (PAIR + AUTH.format("RequireClientCert"), "takes any certificate unseen"),
+    "names of nobody": (PAIR + listed("client_allowed_sans", ["a"]), "client_allowed_sans is of no use"),
+    "names, unverified": (PAIR + AUTH.format("RequestClientCert") + listed("client_allowed_sans", ["a"]), "is of no use"),
+    "a CA that is none": (PAIR + AUTH.format("RequireAndVerifyClientCert") + "  client_ca_file: server.key\n", "holds no certificate"),
+    "an empty CA": (PAIR + AUTH.format("RequireAndVerifyClientCert") + "  client_ca_file: /dev/null\n", "holds no certificate"),
+    "another's key": ("tls_server_config:\n  cert_file: server.crt\n  key_file: client.key\n", "no certificate and its key"),
+    "a key as certificate": ("tls_server_config:\n  cert_file: server.key\n  key_file: server.key\n", "no certificate and its key"),
+    "upside down": (PAIR + "  min_version: TLS13\n  max_version: TLS12\n", "max_version is below min_version"),
+    "ciphers of 1.3 under 1.2": (
+        PAIR + listed("cipher_suites", CIPHERS_13) + "  max_version: TLS12\nhttp_server_config: {http2: false}\n", "max_version is below",
+    ),
+    "TLS 1.0": (PAIR + "  min_version: TLS10\n", None),
+    "a duration": ("rate_limit: {interval: 1m30.5s, burst: 3}\n", None),
+    "no duration": ("rate_limit: {interval: 1 day}\n", "is no duration"),
+    "a negative burst": ("rate_limit: {interval: 1s, burst: -1}\n", "is no whole number"),
+    "a header of two lines": ('http_server_config: {headers: {X-XSS-Protection: "1\\r\\nX-Evil: 1"}}\n', "a header is one line"),
+    "bcrypt of old": ("basic_auth_users: {a: " + HASH.replace("$2b$", "$2$") + "}\n", "is no bcrypt hash"),
+    "bcrypt of PHP": ("basic_auth_users: {a: " + HASH.replace("$2b$", "$2y$") + "}\n", None),
+    "bcrypt, cut": ("basic_auth_users: {a: " + HASH[:-1] + "}\n", "is no bcrypt hash"),
+    "an inline CA": (PAIR + AUTH.format("RequireAndVerifyClientCert") + "  client_ca: |\nCACERT", None),
+}  # fmt: skip
+
+
+def write(folder, path, text):
+    if isinstance(text, str):
+        for name, file in (("CACERT", "ca.crt"), ("CERT", "server.crt"), ("KEY", "server.key")):
+            text = re.sub(rf"\b{name}(?=  key|  client_auth|$)", lambda _, file=file: indented(folder / file), text)
+        text = text.encode()
+    path.write_bytes(text)
+    return path
+
+
+@pytest.mark.parametrize("name", [*LIKE_THE_TOOLKIT, *MORE])
+def test_accepted_or_refused(folder, tmp_path, name):
+    """At start: one line with the file, what is wrong in it and what to do; exit code 78."""
+    text, why = (LIKE_THE_TOOLKIT | MORE)[name]
+    path = folder / f"{name.replace(' ', '_').replace('/', '_')}.yml"
+    if text is not None:
+        write(folder, path, text)
+    if why is None:
+        WebConfigFile(path)
+        return
+    with pytest.raises(Failure) as refused:
+        WebConfigFile(path)
+    assert refused.value.exit_code == Exit.CONFIG
+    line = str(refused.value)
+    assert why in line
+    assert line.startswith(f"--web.config.file={path}: ")
+    assert line.endswith("; mend it, or leave the flag out")
+    assert "\n" not in line
+
+
+def test_what_is_read():
+    """Everything a file can say, by its own names."""
+    config = web_config.parse(
+        "http_server_config: {headers: {X-XSS-Protection: 1, Content-Security-Policy: ''}}\n"
+        f"basic_auth_users: {{'12': '{HASH}'}}\nrate_limit: {{interval: 1m30.5s, burst: 3}}\n",
+        None,
+    )
+    assert config == web_config.WebConfig(None, {"X-XSS-Protection": "1"}, {b"12": HASH.encode()}, (90.5, 3))
+    assert web_config.parse("rate_limit: {interval: 5000000}", None).rate == (0.005, 0)
+    assert HASH not in repr(config)
+
+
+def test_every_cipher_and_curve_is_openssls():
+    """Of each of Go's names OpenSSL knows its own."""
+    for name in CIPHERS.values():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers(name)
+        assert [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"] == [name]
+    for name in set(CURVES.values()) - {"X25519"}:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve(name)
+
+
+def test_a_curve_that_python_cannot_set_alone(folder, monkeypatch):
+    """The next one is used instead, or the file is refused; never any curve at all."""
+    chosen = []
+
+    def set_ecdh_curve(_, name):
+        if name == "X25519":
+            raise ssl.SSLError("unknown group")
+        chosen.append(name)
+
+    monkeypatch.setattr(tls.ssl.SSLContext, "set_ecdh_curve", set_ecdh_curve)
+    config = web_config.parse(PAIR + listed("curve_preferences", ["X25519", "CurveP384", "CurveP256"]), folder)
+    tls.context(config.tls)
+    assert chosen == ["secp384r1"]
+    with pytest.raises(ValueError, match="cannot be held to X25519 alone"):
+        tls.context(web_config.parse(PAIR + listed("curve_preferences", ["X25519"]), folder).tls)
+
+
+def test_the_key_is_not_left_on_disk_nor_told(folder):
+    """It passes through memory alone, and no repr shows it."""
+    config = web_config.parse((PAIR), folder)
+    tls.context(config.tls)
+    assert "PRIVATE" not in repr(config)
+
+
+def client_context(folder, name=None, **settings):
+    context = trusting(folder / "ca.crt")
+    if name:
+        context.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
+    for key, value in settings.items():
+        setattr(context, key, value)
+    return context
+
+
+@pytest.fixture
+def serve(folder):
+    """Start a server with a configuration; it must end without a traceback or a task left over."""
+    started = []
+
+    def start(text, page_bytes=4000):
+        path = folder / f"live{len(started)}.yml"
+        started.append(Served(page_bytes, write(folder, path, text)))
+        assert started[-1].port, started[-1].said
+        started[-1].config = path
+        return started[-1]
+
+    yield start
+    for served in started:
+        refused = served.stop()
+        assert refused is None or refused["tasks"] == 0
+        assert "Traceback" not in served.said
+
+
+VERIFY = PAIR + AUTH.format("RequireAndVerifyClientCert") + CA
+GIVEN = PAIR + AUTH.format("VerifyClientCertIfGiven") + CA
+
+
+@pytest.mark.parametrize(
+    ("config", "client", "status"),
+    [
+        (PAIR, None, 200),
+        (PAIR, "stranger", 200),
+        (PAIR + AUTH.format("RequestClientCert"), None, 200),
+        (PAIR + AUTH.format("RequestClientCert"), "stranger", 200),
+        (VERIFY, "client", 200),
+        (VERIFY, None, 0),
+        (VERIFY, "stranger", 0),
+        (PAIR + AUTH.format("RequireAndVerifyClientCert"), "client", 0),  # no CA but the system's
+        (GIVEN, None, 200),
+        (GIVEN, "client", 200),
+        (GIVEN, "stranger", 0),
+        (VERIFY + listed("client_allowed_sans", ["x", "scraper.example"]), "client", 200),
+        (VERIFY + listed("client_allowed_sans", ["spiffe://example/prometheus"]), "client", 200),
+        (VERIFY + listed("client_allowed_sans", ["p@example.org"]), "client", 200),
+        (VERIFY + listed("client_allowed_sans", ["::1"]), "client", 200),
+        (VERIFY + listed("client_allowed_sans", ["scraper.example"]), "nameless", 0),
+        (VERIFY + listed("client_allowed_sans", ["client"]), "client", 0),  # the common name is no alternative name
+        (VERIFY + listed("client_allowed_sans", ["scraper.example"]), "stranger", 0),
+        (GIVEN + listed("client_allowed_sans", ["scraper.example"]), None, 0),
+        (GIVEN + listed("client_allowed_sans", ["scraper.example"]), "client", 200),
+        (PAIR + AUTH.format("RequireAndVerifyClientCert") + "  client_ca: |\nCACERT", "client", 200),
+        (PAIR + AUTH.format("RequireAndVerifyClientCert") + "  client_ca: |\nCACERT", "stranger", 0),
+    ],
+)
+def test_client_certificates(folder, serve, config, client, status):
+    """Who gets the page, and who does not get in: counted as `tls`."""
+    served = serve(config)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        assert served.ask(context=client_context(folder, client, maximum_version=version))[0] == status
+    assert served.stop()["tls"] == (0 if status else 2)
+
+
+def handshake(folder, served, ciphers=None, curve=None, **settings):
+    """(version, cipher) of a connection, None if there was none."""
+    context = client_context(folder, **settings)
+    if ciphers:
+        context.set_ciphers(ciphers)
+    if curve:
+        context.set_ecdh_curve(curve)
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", served.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            return client.version(), client.cipher()[0]
+    except OSError:
+        return None
+
+
+def test_versions_ciphers_and_curves(folder, serve):
+    """What the file leaves out is refused; whose order counts is as it says."""
+    tls12 = {"maximum_version": ssl.TLSVersion.TLSv1_2}
+    served = serve(PAIR)
+    assert handshake(folder, served)[0] == "TLSv1.3"
+    assert handshake(folder, served, **tls12)[0] == "TLSv1.2"
+    served = serve(PAIR + "  min_version: TLS13\n")
+    assert handshake(folder, served, **tls12) is None
+    served = serve(PAIR + "  max_version: TLS12\n")
+    assert handshake(folder, served)[0] == "TLSv1.2"
+    two = ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]
+    mine, theirs = (CIPHERS[name] for name in two)
+    for order, chosen in (("", mine), ("  prefer_server_cipher_suites: false\n", theirs)):
+        served = serve(PAIR + listed("cipher_suites", two) + order)
+        assert handshake(folder, served, f"{theirs}:{mine}", **tls12)[1] == chosen
+        assert handshake(folder, served, "ECDHE-ECDSA-AES256-SHA", **tls12) is None
+    served = serve(PAIR + listed("cipher_suites", CIPHERS_13) + "http_server_config: {http2: false}\n")
+    assert handshake(folder, served, **tls12) is None
+    served = serve(PAIR + listed("curve_preferences", ["CurveP521"]))
+    assert handshake(folder, served, curve="secp521r1")
+    assert handshake(folder, served, curve="prime256v1") is None
+
+
+def test_inline_certificate(folder, serve):
+    """As text in the file."""
+    served = serve("tls_server_config:\n  cert: |\nCERT  key: |\nKEY")
+    assert served.ask(context=client_context(folder))[0] == 200
+
+
+def test_headers_are_on_every_answer(serve):
+    """On pages, on refusals of ours, on 404."""
+    served = serve("http_server_config: {headers: {X-Frame-Options: deny, Strict-Transport-Security: max-age=1}}\n")
+    for path in (b"/metrics", b"/", b"/nothing"):
+        answer = served.ask(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)[1]
+        assert b"\r\nX-Frame-Options: deny\r\n" in answer
+        assert b"\r\nStrict-Transport-Security: max-age=1\r\n" in answer
+
+
+def test_rate_limit(serve):
+    """A burst, then one each interval; 429 to the others."""
+    served = serve("rate_limit: {interval: 1h, burst: 3}\n")
+    assert [served.ask()[0] for _ in range(5)] == [200, 200, 200, 429, 429]
+    assert served.stop()["busy"] == 2
+    assert serve("rate_limit: {interval: 1s, burst: 0}\n").ask()[0] == 429
+
+
+@pytest.mark.parametrize("name", ["silent", "half a request", "TLS garbage", "hello"])
+def test_tls_under_attack(folder, serve, name):
+    """Plain text, garbage, handshakes that are begun and not ended: a scraper with TLS is answered within a second."""
+    hello = Attack(300, CLIENT_HELLO)
+    what = hello if name == "hello" else Attack(min(ATTACKS[name].connections, 800), ATTACKS[name].payload)
+    served = serve(PAIR)
+    context = client_context(folder)
+    assert served.ask(context=context)[0] == 200
+    before = served.rss_mb()
+    with Scraper(served.port, context=context) as scraper:
+        opened = launch(served.port, what)
+        time.sleep(1)
+    for client in opened:
+        client.close()
+    assert scraper.scrapes
+    assert scraper.failed() == []
+    assert scraper.slowest_s() < SLOWEST_S
+    assert served.rss_mb() - before < 24
+
+
+def test_a_handshake_has_five_seconds(folder, serve):
+    """Of silence, then it is over."""
+    served = serve(PAIR)
+    begin = time.monotonic()
+    with socket.create_connection(("127.0.0.1", served.port), 20) as client:
+        client.sendall(CLIENT_HELLO[:20])
+        assert client.recv(100) == b""
+    assert 4 < time.monotonic() - begin < 15
+
+
+def test_who_reads_nothing_over_tls(folder, serve):
+    """A page of 4 MB is in memory once for 40 of them, and they make room for one who reads."""
+    served = serve(PAIR, 4_000_000)
+    context = client_context(folder)
+    assert served.ask(SCRAPE, context=context)[0] == 200
+    before, opened = served.rss_mb(), []
+    for _ in range(70):
+        plain = socket.create_connection(("127.0.0.1", served.port), 10)
+        opened.append(context.wrap_socket(plain, server_hostname="localhost"))
+        opened[-1].sendall(GET)
+    status, answer = served.ask(context=context)
+    assert status == 200
+    assert len(answer) > 3_000_000
+    assert served.rss_mb() - before < 130
+    for client in opened:
+        client.close()
+
+
+def basic(user, password):
+    given = base64.b64encode(f"{user}:{password}".encode())
+    return SCRAPE[:-2] + b"Authorization: Basic " + given + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (SCRAPE, 401),
+        (basic("scraper", "right"), 200),
+        (basic("scraper", "wrong"), 401),
+        (basic("scraper", ""), 401),
+        (basic("nobody", "right"), 401),
+        (basic("", ""), 401),
+        (basic("scraper", "right" + "\0"), 401),
+        (basic("scraper", "a" * 5000), 401),
+        (basic("scraper", "right").replace(b"Basic", b"basic"), 200),
+        (basic("scraper", "right").replace(b"Basic", b"Bearer"), 401),
+        (SCRAPE[:-2] + b"Authorization: Basic \xff\xfe\r\n\r\n", 401),
+        (SCRAPE[:-2] + b"Authorization: Basic %%%\r\n\r\n", 401),
+        (SCRAPE[:-2] + b"Authorization: Basic c2NyYXBlcg==\r\n\r\n", 401),
+        (SCRAPE[:-2] + b"Authorization:\r\n\r\n", 401),
+        (basic("scraper", "right").replace(b"/metrics", b"/nothing"), 404),
+        (GET.replace(b"/metrics", b"/-/healthy"), 401),
+        (GET.replace(b"/metrics", b"/nothing"), 401),
+    ],
+)
+def test_passwords(serve, request_, status):
+    """Who is let in; nobody else learns even which pages there are."""
+    served = serve(f"basic_auth_users: {{scraper: '{HASH}'}}\n")
+    for _ in range(2):  # what was right or wrong stays so
+        got, answer = served.ask(request_)
+        assert got == status
+        assert (b"WWW-Authenticate: Basic realm=" in answer) == (status == 401)
+
+
+def test_no_way_round_the_password_by_what_was_remembered(serve):
+    """A user whose name ends in a hash, and a password that begins with one (CVE-2022-46146)."""
+    served = serve(f"basic_auth_users: {{scraper: '{HASH}'}}\n")
+    assert served.ask(basic("scraper", "right"))[0] == 200
+    assert served.ask(basic(f"scraper{HASH}", "right"))[0] == 401
+    assert served.ask(basic("scraper", f"{HASH}right"))[0] == 401
+
+
+def test_a_flood_of_wrong_passwords(serve):
+    """A thousand, of users who are and who are not: the one that is known is answered within a second, and so is a new one."""
+    slow = bcrypt.hashpw(b"right", bcrypt.gensalt(10)).decode()
+    served = serve(f"basic_auth_users: {{scraper: '{slow}', second: '{slow}'}}\n")
+    assert served.ask(basic("scraper", "right"))[0] == 200
+    with Scraper(served.port, basic("scraper", "right")) as scraper:
+        opened = []
+        for number in range(1000):
+            user = ("scraper", "second", f"nobody{number}")[number % 3]
+            opened += launch(served.port, Attack(1, basic(user, f"wrong{number}"), reads=True))
+            if number == 500:  # not seen before, from another address
+                assert served.ask(basic("second", "right"), source="127.0.0.2")[0] == 200
+        time.sleep(0.5)
+    for client in opened:
+        client.close()
+    assert scraper.failed() == []
+    assert scraper.slowest_s() < SLOWEST_S
+    refused = served.stop()
+    assert refused["busy"] > 500
+
+
+def test_a_user_who_does_not_exist_takes_as_long(serve):
+    """As one who does, with a wrong password."""
+    slow = bcrypt.hashpw(b"right", bcrypt.gensalt(10)).decode()
+    served = serve(f"basic_auth_users: {{scraper: '{slow}'}}\n")
+
+    def fastest_s(user):
+        seconds = []
+        for number in range(5):
+            begin = time.monotonic()
+            assert served.ask(basic(user, f"wrong{number}"))[0] == 401
+            seconds.append(time.monotonic() - begin)
+        return min(seconds)
+
+    there, not_there = fastest_s("scraper"), fastest_s("nobody")
+    assert 0.5 < there / not_there < 2
+
+
+def wait_for(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_change_holds_at_once(folder, serve):
+    """Users, headers and TLS, without a signal; a broken file changes nothing, is logged once, and again for a signal."""
+    served = serve(f"basic_auth_users: {{scraper: '{HASH}'}}\n")
+    assert served.ask(basic("scraper", "right"))[0] == 200
+    changed = bcrypt.hashpw(b"other", bcrypt.gensalt(4)).decode()
+    served.config.write_text(f"basic_auth_users: {{scraper: '{changed}'}}\n")
+    assert served.ask(basic("scraper", "right"))[0] == 401
+    assert served.ask(basic("scraper", "other"))[0] == 200
+    served.config.write_text("basic_auth_users: {scraper: broken}\n")
+    for _ in range(3):
+        assert served.ask(basic("scraper", "other"))[0] == 200
+    line = f"--web.config.file={served.config}: basic_auth_users.scraper is no bcrypt hash"
+    wait_for(lambda: line in served.said)
+    assert served.said.count(line) == 1
+    served.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: served.said.count(line) == 2)
+    assert served.ask(basic("scraper", "wrong"))[0] == 401
+    served.config.unlink()
+    assert served.ask(basic("scraper", "other"))[0] == 200
+    wait_for(lambda: "No such file or directory; the former one stays in force" in served.said)
+    served.config.write_text(PAIR)
+    assert served.ask(context=client_context(folder))[0] == 200
+    assert served.ask()[0] == 0
+    served.config.write_text("")
+    assert served.ask()[0] == 200
+
+
+def test_a_new_certificate_needs_no_signal(folder, serve, tmp_path):
+    """Put in place file by file: while certificate and key do not match, the former pair stays."""
+    for name in ("server.crt", "server.key"):
+        shutil.copy(folder / name, tmp_path)
+    served = serve(f"tls_server_config: {{cert_file: {tmp_path}/server.crt, key_file: {tmp_path}/server.key}}\n")
+
+    def serial():
+        with (
+            socket.create_connection(("127.0.0.1", served.port), 10) as plain,
+            client_context(folder).wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            return client.getpeercert()["serialNumber"]
+
+    former = serial()
+    certificates.issue(folder, "renewed", "DNS:localhost")
+    shutil.copy(folder / "renewed.crt", tmp_path / "server.crt")
+    assert serial() == former
+    shutil.copy(folder / "renewed.key", tmp_path / "server.key")
+    assert serial() != former
+    wait_for(lambda: "the former one stays in force" in served.said)
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "says"),
+    [
+        ("yaml", "", "--web.config.file needs PyYAML: install python3-yaml (with pip: killsnoopd[web])"),
+        (
+            "bcrypt",
+            f"basic_auth_users: {{a: '{HASH}'}}",
+            "basic_auth_users needs bcrypt: install python3-bcrypt (with pip: killsnoopd[web])",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path, module, config, says):
+    """One line, exit code 78, before anything else is tried; without the flag neither is needed."""
+    (tmp_path / "web.yml").write_text(config)
+    program = (
+        f"import sys; sys.modules['{module}'] = None; from killsnoopd.daemon import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flag = f"--web.config.file={tmp_path}/web.yml"
+    result = subprocess.run([sys.executable, "-c", program, flag], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (78, f"killsnoopd: {says}\n")
+    program = "import sys; from killsnoopd import daemon; sys.exit('yaml' in sys.modules or 'bcrypt' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_broken_file_at_start(tmp_path):
+    """Before a port is opened or a probe loaded: one line, exit code 78."""
+    (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: x}\n")
+    command = [sys.executable, "-m", "killsnoopd", f"--web.config.file={tmp_path}/web.yml"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 78
+    assert result.stderr == (
+        f"killsnoopd: --web.config.file={tmp_path}/web.yml: tls_server_config has neither key_file nor key; "
+        "mend it, or leave the flag out\n"
+    )
