@@ -42,9 +42,9 @@ TimeoutStartSec=infinity
 [Install]
 WantedBy=multi-user.target
 """
-# In this order: the last one removes the package.
+# In this order: faults sets the clock, removal removes the package.
 AFTER_REBOOT = [
-    f"test_{name}.py" for name in ("boot", "journal", "privileges", "pins", "no_loss", "journald", "removal")
+    f"test_{name}.py" for name in ("boot", "journal", "privileges", "pins", "no_loss", "journald", "faults", "removal")
 ]
 IMAGE_SIZE, RESULTS_SIZE = 4 << 30, 256 << 20
 

@@ -4,10 +4,25 @@ import os
 import subprocess
 from pathlib import Path
 
-from conftest import calls, flags, journal, kill_as, ledger, run, scrape, show, wait_for
+import pytest
+from conftest import active, calls, flags, journal, kill_as, ledger, run, scrape, show, wait_for
 from senders import NO_SUCH_PID, forked, send
 
-JOURNALD = ("systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket", "systemd-journald-audit.socket")  # fmt: skip
+pytestmark = pytest.mark.usefixtures("unlimited")
+
+# Its audit socket is active on Debian 12 alone.
+JOURNALD = [
+    f"systemd-journald{kind}"
+    for kind in (".service", ".socket", "-dev-log.socket", "-audit.socket")
+    if active(f"systemd-journald{kind}")
+]
+
+
+@pytest.fixture(scope="module")
+def unlimited():
+    """A daemon that logs whatever it sees."""
+    with flags("--events.rate=0 --probe.ring-size=32M"):
+        yield
 
 
 def start_journald():
@@ -29,45 +44,55 @@ def logged(comm):
 
 def test_stopped_with_its_sockets():
     """Scrapes go on, counts are exact; when journald is back, all of it is logged, without a restart."""
-    with flags("--events.rate=0 --probe.ring-size=8M"):
-        run("systemctl", "stop", *JOURNALD, check=False)
-        try:
-            storm("ks-away", 2000)
-            page = scrape()
-            assert page['killsnoop_signals_total{comm="ks-away",result="ESRCH",signal="SIGKILL"}'] == 2000
-            assert page["killsnoop_events_pending"] > 0
-        finally:
-            start_journald()
-        assert ledger()["journal_error"] == 0
-        wait_for(lambda: len(logged("ks-away")) >= 2000, "journald to have written")
-        assert logged("ks-away") == list(range(2000))
+    run("systemctl", "stop", *JOURNALD, check=False)
+    try:
+        storm("ks-away", 2000)
+        page = scrape()
+        assert page['killsnoop_signals_total{comm="ks-away",result="ESRCH",signal="SIGKILL"}'] == 2000
+        assert page["killsnoop_events_pending"] > 0
+    finally:
+        start_journald()
+    assert ledger()["journal_error"] == 0
+    run("journalctl", "--sync")
+    assert logged("ks-away") == list(range(2000))
 
 
 def test_killed_under_load(record_property):
     """What journald had taken and not written yet is lost, and no one can tell; it is at most what fits in its socket."""
-    with flags("--events.rate=0 --probe.ring-size=32M"):
-        sender = forked(lambda: [send("kill", NO_SUCH_PID - number, 9) for number in range(10_000)], b"ks-crash")
-        for _ in range(2):
-            run("systemctl", "kill", "-s", "KILL", "systemd-journald.service")
-            wait_for(lambda: show("systemd-journald.service", "ActiveState") == "active", "journald")
-        os.waitpid(sender, 0)
-        assert calls("ks-crash") == 10_000
-        became = ledger()
-        assert became["journal_error"] == became["ring_full"] == 0
-        run("journalctl", "--sync")
-        found = logged("ks-crash")
-        assert len(set(found)) == len(found)
-        record_property("lost_of_10000", 10_000 - len(found))
-        assert len(found) > 9_000
+    count = 3000
+    sender = forked(lambda: [send("kill", NO_SUCH_PID - number, 9) for number in range(count)], b"ks-crash")
+    for _ in range(2):
+        run("systemctl", "kill", "-s", "KILL", "systemd-journald.service")
+        wait_for(lambda: show("systemd-journald.service", "ActiveState") == "active", "journald")
+    os.waitpid(sender, 0)
+    assert calls("ks-crash") == count
+    became = ledger()
+    assert became["journal_error"] == became["ring_full"] == 0
+    run("journalctl", "--sync")
+    found = logged("ks-crash")
+    assert len(set(found)) == len(found)
+    record_property(f"lost_of_{count}", count - len(found))
+    assert len(found) > count * 0.9
 
 
 def test_its_rate_limit_is_not_for_us():
-    """More than journald takes from a service in 30 s (10,000): the unit switches that limit off."""
-    with flags("--events.rate=0 --probe.ring-size=32M"):
-        storm("ks-flood", 12_000)
+    """A service that says as much loses lines; the unit switches that limit off for ours."""
+    folder = Path("/run/systemd/journald.conf.d")
+    folder.mkdir()
+    # journald multiplies the burst by up to 6, by the space that is left.
+    (folder / "test.conf").write_text("[Journal]\nRateLimitIntervalSec=10min\nRateLimitBurst=100\n")
+    try:
+        run("systemctl", "restart", "systemd-journald.service")
+        run("systemd-run", "--wait", "--unit=ks-chatty", "sh", "-c", "seq 1000")
+        storm("ks-flood", 1000)
         assert ledger()["ring_full"] == 0
-        wait_for(lambda: len(logged("ks-flood")) >= 12_000, "journald to have written")
-        assert len(logged("ks-flood")) == 12_000
+        run("journalctl", "--sync")
+        assert len(journal("-u", "ks-chatty", "SYSLOG_IDENTIFIER=sh")) < 1000
+        assert len(logged("ks-flood")) == 1000
+    finally:
+        (folder / "test.conf").unlink()
+        folder.rmdir()
+        run("systemctl", "restart", "systemd-journald.service")
 
 
 def test_no_space_left(tmp_path):

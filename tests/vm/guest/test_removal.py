@@ -6,8 +6,7 @@ from conftest import PINS, active, our_programs, run, wait_for
 def test_stop_lets_go_of_everything():
     """No pin, no program; the port goes with its own unit."""
     run("systemctl", "stop", "killsnoopd")
-    wait_for(lambda: not PINS.exists(), "the pins to go")
-    assert our_programs() == []
+    wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
     assert active("killsnoopd.socket")
     run("systemctl", "start", "killsnoopd")
 
@@ -17,8 +16,7 @@ def test_removed():
     run("apt-get", "remove", "-y", "killsnoopd")
     for unit in ("killsnoopd.service", "killsnoopd.socket", "killsnoopd-probe.service"):
         assert not active(unit)
-    wait_for(lambda: not PINS.exists(), "the pins to go")
-    assert our_programs() == []
+    wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
     assert "killsnoop" not in run("ss", "-ltnp")
     assert ":10035" not in run("ss", "-ltn")
 

@@ -1,0 +1,35 @@
+"""Faults that only a machine of its own can be put through: its clock is set, its memory is short."""
+
+import time
+
+from conftest import active, calls, journal, kill_as, main_pid, run, wait_for
+from senders import NO_SUCH_PID, send
+
+
+def test_the_clock_is_set():
+    """A day on, two days back, and back again: counts go on, nothing is restarted, events have the clock's time."""
+    pid, off_s = main_pid(), 0
+    for step_s in (86_400, -172_800, 86_400):
+        off_s += step_s
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + step_s)
+        comm = f"ks-clock{off_s}"
+        kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
+        assert calls(comm) == 1
+        (event,) = wait_for(lambda comm=comm: journal(f"KILLSNOOP_COMM={comm}"), "the event")
+        assert event["KILLSNOOP_TIMESTAMP"][:10] == time.strftime("%Y-%m-%d", time.gmtime())
+    assert off_s == 0
+    assert main_pid() == pid
+
+
+def test_no_memory_left():
+    """The daemon is killed by its own memory limit: systemd starts it again, counts go on, its death is an event."""
+    kill_as("ks-before", lambda: send("kill", NO_SUCH_PID, 9))
+    pid = main_pid()
+    run("systemctl", "set-property", "--runtime", "killsnoopd.service", "MemoryMax=4M", check=False)
+    try:
+        wait_for(lambda: main_pid() != pid, "the daemon to be killed")
+    finally:
+        run("systemctl", "revert", "killsnoopd.service")
+    wait_for(lambda: active() and main_pid() not in (0, pid), "the next daemon")
+    assert calls("ks-before") == 1
+    wait_for(lambda: journal("KILLSNOOP_ORIGIN=oom", f"KILLSNOOP_TPID={pid}"), "the event of its own death")
