@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""A flood on every core, and a name that is no name: what killsnoopd and its peers tell of somebody else meanwhile.
+
+One tool after the other. While one uid sends itself signals in a tight loop on every core, another sends itself 300, a
+hundred a second: how many of these the tool tells, what it costs, and whether a process name gets into its output as it
+is. Run it as root; peers that are not installed get no row.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tests/kernel")]
+
+from coverage import Tool, running, tools  # noqa: E402
+from senders import forked, run, send  # noqa: E402
+
+ATTACKER, QUIET = 20_001, 20_002  # uids
+COUNT, PACE_S = 300, 0.01
+BURST_S = 5.0  # then the burst that a uid may log at once is over
+HOSTILE = b"ks-\x1b[31m\nroot"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def flood() -> None:
+    """Until it is killed, a minute at most."""
+    signal.alarm(60)
+    while True:
+        send("kill", os.getpid(), signal.SIGURG)
+
+
+def numbered() -> None:
+    """A signal every ten milliseconds."""
+    for _ in range(COUNT):
+        send("kill", os.getpid(), signal.SIGURG)
+        time.sleep(PACE_S)
+
+
+def cpu_s(without: list[int]) -> float:
+    """CPU time of our children that are alive, but for some: of the tool, all its threads."""
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == os.getpid() and int(stat.parent.name) not in without:
+            total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def attacked(tool: Tool, folder: Path) -> tuple[int, float, int, bool]:
+    """Of the quiet uid's signals, those told; the tool's CPU share; bytes written; whether the name got through raw."""
+    with running(tool, folder):
+        pids = [forked(flood, b"ks-flood", ATTACKER) for _ in os.sched_getaffinity(0)]
+        try:
+            time.sleep(BURST_S)
+            before_s, began_s = cpu_s(pids), time.monotonic()
+            run(numbered, b"ks-quiet", QUIET)
+            share = (cpu_s(pids) - before_s) / (time.monotonic() - began_s)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        time.sleep(1)  # for what is on its way, but not for a backlog of a minute
+        told = sum(b"ks-quiet" in line for line in tool.output.read_bytes().splitlines())
+        size = tool.output.stat().st_size
+        run(numbered_once, HOSTILE)
+        time.sleep(1)
+        raw = HOSTILE[:8] in tool.output.read_bytes()[size:]
+    return told, share, size, raw
+
+
+def numbered_once() -> None:
+    """One signal to ourselves."""
+    send("kill", os.getpid(), signal.SIGURG)
+
+
+def main() -> None:
+    """Prints the table."""
+    print(f"{'':14} of {COUNT} by another uid   CPU, of one core   output, kB   escape sequence in a name")
+    with tempfile.TemporaryDirectory() as folder:
+        for found in tools():
+            # killsnoopd as it is shipped, but that it logs SIGURG.
+            tool = replace(found, command=[word for word in found.command if word != "--events.rate=0"])
+            told, share, size, raw = attacked(tool, Path(folder))
+            through = "gets through" if raw else "does not"
+            print(f"{tool.name:14} {told:10} told {share:21.0%} {size / 1000:14.0f}   {through}")
+            tool.output.unlink()
+
+
+if __name__ == "__main__":
+    main()
