@@ -63,16 +63,20 @@ def test_a_million_names(start, record_property):
             # Each second one with a signal number of its own that is none.
             send("kill", NO_SUCH_PID, 9 if number % 2 else 100 + number)
 
+    def peak():
+        """The page, and the most memory seen while it is read a few times: a build reuses what an earlier one left, or not."""
+        readings = [(daemon.signals(), int(daemon.status("VmRSS"))) for _ in range(5)]
+        return readings[-1][0], max(kb for _, kb in readings)
+
     run(lambda: numbered(7, 0), b"ks-early")
     run(lambda: names(0, 20_000))  # more than there are counters
-    full = daemon.signals()
-    before_kb = int(daemon.status("VmRSS"))
+    full, before_kb = peak()
     share = (MILLION - 20_000) // len(CORES)
     for pid in [forked(lambda n=n: names(20_000 + n * share, share)) for n in range(len(CORES))]:
         assert os.waitpid(pid, 0)[1] == 0
     run(lambda: numbered(5, 0), b"ks-early")
-    found = daemon.signals()
-    grown_kb = int(daemon.status("VmRSS")) - before_kb
+    found, after_kb = peak()
+    grown_kb = after_kb - before_kb
     record_property("rss_grown_kb", grown_kb)
     assert set(full) == set(found)
     assert len(found) < 10_000 + 66 * 8
@@ -83,7 +87,7 @@ def test_a_million_names(start, record_property):
     }
     assert sum(calls.values()) == 20_000 + share * len(CORES) + 12
     assert daemon.value("killsnoop_series_overflow_total") > 900_000
-    assert grown_kb < 4096
+    assert grown_kb < 1024
 
 
 def test_names_that_are_idle_make_room(start):
