@@ -151,9 +151,8 @@ async def _pulse(opened: Probe, writer: Writer | None) -> None:
 def _status(opened: Probe) -> str:
     """One line for `systemctl status` and for the last words."""
     counts, ledger = opened.counts(), opened.ledger()
-    calls = sum(entry[-1] for entry in counts.series) + sum(entry[-1] for entry in counts.overflow)
     lost = sum(ledger.outcomes[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
-    return f"{calls} signals counted, {ledger.outcomes['logged']} events logged, {lost} not logged"
+    return f"{counts.total} signals counted, {ledger.outcomes['logged']} events logged, {lost} not logged"
 
 
 def _stop(opened: Probe, writer: Writer | None) -> None:

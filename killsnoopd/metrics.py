@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from killsnoopd import __version__, names
 from killsnoopd.probe import Counts, Ledger, Probe
-from killsnoopd.program import PROGRAMS, RESULTS
+from killsnoopd.program import RESULTS
 
 OTHER, AGED = "(other)", "(aged)"
 _STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -172,7 +172,7 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
-        "Events that the kernel did not show to the program, because another one held the CPU (Linux 6.7 and later).",
+        "What passed the program uncounted: another one held the CPU (told by Linux 6.7 and later), or somebody broke it.",
         labels=("program",),
     )
     seconds = CounterMetricFamily(
@@ -185,9 +185,9 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     )
     for tracepoint in probe.tracepoints:
         attached.add_metric((tracepoint,), probe.attached(tracepoint))
-    for program in PROGRAMS:
+    for program, not_handled in probe.not_handled().items():
         info = probe.program(program)
-        missed.add_metric((program,), info.misses)
+        missed.add_metric((program,), info.misses + not_handled)
         seconds.add_metric((program,), info.run_time_ns / 1e9)
         runs.add_metric((program,), info.runs)
     yield attached

@@ -18,7 +18,7 @@ from pathlib import Path
 from killsnoopd import libbpf, names
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.in_hand import WORDS, InHand
-from killsnoopd.program import DIRECTORY, KINDS, LEDGER, RESULTS, SERIES_BYTES, Layout
+from killsnoopd.program import DIRECTORY, KINDS, LEDGER, PROGRAMS, RESULTS, SERIES_BYTES, Layout
 
 _VERSION = DIRECTORY.index("version")
 _READINGS = 1000  # slots change hands as fast as they age: nearly always, the first reading is undisturbed
@@ -51,6 +51,11 @@ class Counts:
     deliveries: list[tuple[int, str, str, int]]  # signal 1..64, origin (names.ORIGINS), outcome (names.OUTCOMES), n
     deaths: list[tuple[int, bool, int]]  # signal 1..64, whether its sender was seen, n
     escalations: int  # SIGKILLs that followed a SIGTERM to the same process
+
+    @property
+    def total(self) -> int:
+        """Calls by anyone."""
+        return sum(entry[-1] for table in (self.series, self.overflow, self.aged) for entry in table)
 
     def calls(self, sig: int, res: int) -> int:
         """Calls by anyone, with this signal and result."""
@@ -163,6 +168,10 @@ class Probe:
         kernel = {fate: sum(cells[index :: len(LEDGER)]) for index, fate in enumerate(LEDGER)}
         pending = kernel.pop("emitted") - sum(own.values())
         return Ledger(own | kernel, max(0, pending))
+
+    def not_handled(self) -> dict[str, int]:
+        """How often each program had nothing to jump to, so that what it saw is not counted anywhere else."""
+        return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS)), strict=True))
 
     def attached(self, tracepoint: str) -> bool:
         """Whether a program is still attached to the tracepoint."""

@@ -17,7 +17,8 @@ RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "
 LEDGER = ("filtered", "rate_limited", "ring_full", "emitted")  # enum fate
 KINDS = 3  # of events, enum kind: each has a ledger of its own in the kernel
 SERIES_BYTES = 24
-PROGRAMS = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")  # on_NAME each does the work
+# enum program: NAME is attached, on_NAME does the work
+PROGRAMS = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")
 MAPS = ("counts", "series", "directory", "events", "ledger")  # the daemon's to read
 DIRECTORY = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum directory
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
@@ -120,9 +121,14 @@ class Layout:
         return self.escalations + 1
 
     @property
+    def not_handled(self) -> int:
+        """First cell of the runs that came to nothing: one per program."""
+        return self.ledger + KINDS * len(LEDGER)
+
+    @property
     def row(self) -> int:
         """Cells in a row."""
-        return -(-(self.ledger + KINDS * len(LEDGER)) // 8) * 8
+        return -(-(self.not_handled + len(PROGRAMS)) // 8) * 8
 
 
 def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:

@@ -350,7 +350,7 @@ def health() -> list[Json]:
                target(f"sum by (instance) ({grown('killsnoop_series_overflow_total')}) > 0", "{{instance}}"), bars=True),
         series("Counters given to new names", "Counters of names that had been idle for long (--metrics.series-ttl).",
                target(f"sum by (instance) ({grown('killsnoop_series_recycled_total')})", "{{instance}}"), bars=True),
-        series("Missed by the probe", "What the kernel did not show to a program, because another one held the CPU. Counted by Linux 6.7 and later.",
+        series("Missed by the probe", "What passed a program uncounted: another one held the CPU (told by Linux 6.7 and later), or somebody broke it.",
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
         series("Time of the newest event", "How long ago the newest event that was logged happened.",
                target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),

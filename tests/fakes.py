@@ -26,6 +26,9 @@ class FakeProbe:
     def attached(self, tracepoint):
         return tracepoint == "kill"
 
+    def not_handled(self):
+        return {"sys_exit": 3, "signal_generate": 0, "mark_victim": 0, "sched_process_exit": 0}
+
     def program(self, program):
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)
 

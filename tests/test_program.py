@@ -99,6 +99,7 @@ def test_layout_is_that_of_the_source():
         return [item.lower() for item in re.findall(r"\b([A-Z][A-Z_]+)\b(?: =|,| \}|\s*$| /\*)", body)]
 
     assert enum("fate") == [*program.LEDGER, "fates"]
+    assert enum("program") == [*program.PROGRAMS, "programs"]
     assert enum("origin") == [*names.ORIGINS, "origins"]
     assert enum("outcome") == [*names.OUTCOMES, "outcomes"]
     assert len(enum("kind")) - 1 == program.KINDS
@@ -107,12 +108,12 @@ def test_layout_is_that_of_the_source():
     assert enum("call", registers) == [*names.SYSCALLS, "write", "other_call"]
     cells = re.search(r"enum cell \{(.*?)\};", source, re.S)[1]
     assert re.findall(r"^\t([A-Z_]+)", cells, re.M) == [
-        "SERIES", "OVERFLOW", "AGED", "DELIVERIES", "DEATHS", "ESCALATIONS", "LEDGER", "CELLS",
+        "SERIES", "OVERFLOW", "AGED", "DELIVERIES", "DEATHS", "ESCALATIONS", "LEDGER", "NOT_HANDLED", "CELLS",
     ]  # fmt: skip
     layout = Layout(cpus=2, series_max=10)
     assert (layout.overflow, layout.aged, layout.deliveries) == (10, 10 + 66 * 8, 10 + 2 * 66 * 8)
     assert layout.deaths == layout.deliveries + 66 * 5 * 5
-    assert (layout.escalations, layout.ledger, layout.row) == (2848, 2849, 2864)
+    assert (layout.escalations, layout.ledger, layout.not_handled, layout.row) == (2848, 2849, 2861, 2872)
     entries_and_workers = {name for program_name in program.PROGRAMS for name in (program_name, f"on_{program_name}")}
     assert entries_and_workers == set(re.findall(r"^int (\w+)\(", source, re.M))
     maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)

@@ -82,7 +82,7 @@ static __always_inline u32 overflow_result(s32 res)
 	}
 }
 
-/* Seconds, nearly. */
+/* Seconds, nearly. They stand still while the machine sleeps, as jiffies do: eras are shorter than QUARANTINE. */
 static __always_inline u32 tick(void)
 {
 	return bpf_ktime_get_ns() >> 30;
@@ -326,7 +326,7 @@ static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u64 pa
 		return false;
 	}
 	if (!*now)
-		*now = bpf_ktime_get_ns();
+		*now = bpf_ktime_get_boot_ns();
 	if (over_budget(payer, deadly, *now)) {
 		if (memo) {
 			memo->payer = payer;
@@ -775,7 +775,7 @@ int on_signal_generate(u64 *ctx)
 	if (!draft->emit && !draft->deadly)
 		return 0;
 	FORGET;
-	event->time_ns = draft->now ? draft->now : bpf_ktime_get_ns();
+	event->time_ns = draft->now ? draft->now : bpf_ktime_get_boot_ns();
 	event->lapse_ns = 0;
 	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* which is what the sender is told */
 	event->kind = DELIVERY;
@@ -880,27 +880,43 @@ int on_sched_process_exit(u64 *ctx)
 	return 0;
 }
 
-/* The entries: what is attached, and stays so when a new version of the programs above takes over (memory.h). */
+/*
+ * The entries: what is attached, and stays so when a new version of the programs above takes over (memory.h). A jump does
+ * not return, unless there is nothing to jump to: somebody emptied the table.
+ */
+static __always_inline void count_not_handled(enum program program)
+{
+	u32 at = bpf_get_smp_processor_id() * ROW + NOT_HANDLED + program;
+	u64 *value = counts.lookup(&at);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
 int sys_exit(void *ctx)
 {
 	to_sys_exit.call(ctx, 0);
+	count_not_handled(SYS_EXIT);
 	return 0;
 }
 
 int signal_generate(void *ctx)
 {
 	to_signal_generate.call(ctx, 0);
+	count_not_handled(SIGNAL_GENERATE);
 	return 0;
 }
 
 int mark_victim(void *ctx)
 {
 	to_mark_victim.call(ctx, 0);
+	count_not_handled(MARK_VICTIM);
 	return 0;
 }
 
 int sched_process_exit(void *ctx)
 {
 	to_sched_process_exit.call(ctx, 0);
+	count_not_handled(SCHED_PROCESS_EXIT);
 	return 0;
 }

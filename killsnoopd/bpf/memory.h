@@ -10,6 +10,7 @@
 #define ROUND_UP_8(n) (((n) + 7) / 8 * 8)
 
 enum kind { CALL, DELIVERY, DEATH, KINDS };
+enum program { SYS_EXIT, SIGNAL_GENERATE, MARK_VICTIM, SCHED_PROCESS_EXIT, PROGRAMS };
 enum fate { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, FATES };
 enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, KERNEL, ORIGINS };
 enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OUTCOMES }; /* trace/events/signal.h */
@@ -29,7 +30,8 @@ enum cell {
 	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, seen */
 	ESCALATIONS = DEATHS + SIGNALS * 2,
 	LEDGER, /* KINDS * FATES cells: what became of each event here */
-	CELLS = LEDGER + KINDS * FATES,
+	NOT_HANDLED = LEDGER + KINDS * FATES, /* a cell per program: runs of an entry whose table was empty */
+	CELLS = NOT_HANDLED + PROGRAMS,
 };
 #define ROW ROUND_UP_8(CELLS)
 
@@ -41,7 +43,7 @@ struct series {
 
 /* One event; killsnoopd/event.py decodes it. The sender is the kernel if pid is 0. The target is unknown if tpid is 0. */
 struct event {
-	u64 time_ns;               /* CLOCK_MONOTONIC */
+	u64 time_ns;               /* CLOCK_BOOTTIME: it goes on while the machine sleeps */
 	u64 lapse_ns;              /* of a death: since the delivery; of an escalation: since the SIGTERM */
 	u64 start_ns, tstart_ns;   /* when the processes started, CLOCK_BOOTTIME: tells users of one pid apart */
 	u64 cgroup, tcgroup;       /* ids in the cgroup v2 tree */

@@ -132,8 +132,10 @@ def test_partial_pins_are_replaced(start, pins, broken):
 
 
 def test_silent_pins_are_replaced(start, pins):
-    """Attached, but someone has emptied the table by which the entry jumps: the probe is loaded anew, the counts go on."""
+    """Attached, but someone has emptied the table by which the entry jumps: what passes is counted as missed, and at the
+    next start the probe is loaded anew, and the counts go on."""
     load(pins)
+    watching = start(f"--probe.pin={pins}")
     run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-before")
     (whole,) = pins_in(pins)
     table = libbpf.obj_get(str(pins / "kept" / whole.name / "map_to_sys_exit"))
@@ -141,6 +143,9 @@ def test_silent_pins_are_replaced(start, pins):
     assert ctypes.CDLL("libbpf.so.1").bpf_map_delete_elem(table, key) == 0
     os.close(table)
     run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-silence")
+    assert watching.value("killsnoop_probe_missed_total", program="sys_exit") >= 1
+    assert watching.value("killsnoop_probe_missed_total", program="signal_generate") == 0
+    watching.stop()
     refused = subprocess.run(
         [sys.executable, "-m", "killsnoopd", f"--probe.pin={pins}", "--web.listen-address=127.0.0.1:0"],
         capture_output=True, text=True, check=False, timeout=60,

@@ -257,6 +257,14 @@ def attached(value):
     )
 
 
+def missed(scrapes, seen, passed, already=0):
+    """So many calls are counted from one scrape to the next, and so many missed."""
+    return [
+        page(kills={"bash": seen * n}, more={'killsnoop_probe_missed_total{program="sys_exit"}': already + passed * n})
+        for n in range(scrapes)
+    ]
+
+
 def series_taken(value):
     return page(more={"killsnoop_series{}": value, "killsnoop_series_limit{}": 10000})
 
@@ -267,6 +275,11 @@ def series_taken(value):
         pytest.param("KillsnoopProbeDetached", [*minutes(5, attached(1)), *minutes(2, attached(0))], "program", ["signal_generate"], id="detached"),
         pytest.param("KillsnoopProbeDetached", minutes(7, attached(1)), "program", [], id="attached"),
         pytest.param("KillsnoopProbeDetached", [*minutes(5, attached(1)), attached(0), attached(1)], "program", [], id="while it is exchanged"),
+        pytest.param("KillsnoopSignalsMissed", missed(60, 98, 2), "instance", ["web1"], id="2 % missed"),
+        pytest.param("KillsnoopSignalsMissed", missed(60, 0, 2), "instance", ["web1"], id="all missed"),
+        pytest.param("KillsnoopSignalsMissed", missed(60, 998, 2), "instance", [], id="0.2 % missed"),
+        pytest.param("KillsnoopSignalsMissed", missed(60, 98, 0), "instance", [], id="none missed"),
+        pytest.param("KillsnoopSignalsMissed", [*missed(20, 0, 0), *missed(20, 0, 0, 9)], "instance", [], id="nine missed"),
         pytest.param("KillsnoopEventsLost", growing(60, logged=10, rate_limited=1, ring_full=0), "outcome", ["rate_limited"], id="9 % lost"),
         pytest.param("KillsnoopEventsLost", growing(60, logged=1000, rate_limited=10), "outcome", [], id="1 % lost"),
         pytest.param("KillsnoopEventsLost", growing(60, logged=1, filtered=50, journal_error=1), "outcome", ["journal_error"], id="half lost"),
@@ -326,6 +339,12 @@ WEB1 = {"job": "killsnoopd", "instance": "web1"}
             "KillsnoopProbeDetached", [*minutes(5, attached(1)), *minutes(2, attached(0))], "critical", {"program": "signal_generate"},
             "killsnoopd does not see signal_generate on web1",
             "The probe at signal_generate is detached on web1. Signals that pass there are neither counted nor logged, whoever sends them.",
+        ),
+        (
+            "KillsnoopSignalsMissed", missed(60, 0, 2), "critical", {},
+            "killsnoopd does not count all signals on web1",
+            "100% of what passed the probe in the last ten minutes on web1 was neither counted nor logged: other BPF programs kept it "
+            "out of their CPU, or somebody broke it.",
         ),
         (
             "KillsnoopEventsLost", growing(60, logged=10, rate_limited=10), "warning", {"outcome": "rate_limited"},
