@@ -56,7 +56,7 @@ class Event:
     """A call that failed or asked with signal 0, a signal that reached a process, or a death of one."""
 
     kind: str  # call, delivery or death; a death has all that was known of the delivery
-    time_ns: int  # CLOCK_MONOTONIC
+    time_ns: int  # CLOCK_BOOTTIME
     sig: int  # as the sender wrote it
     code: int  # si_code, of a delivery
     res: int  # 0 or -errno: what the call returns

@@ -125,7 +125,7 @@ def _ms(ns: int | None) -> str | None:
 
 
 def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
-    """What is logged of an event. `boot_ns`: the realtime clock when the monotonic one was 0."""
+    """What is logged of an event. `boot_ns`: the realtime clock at boot."""
     found: dict[str, object] = {
         "MESSAGE": message(event, identity),
         "PRIORITY": priority(event),

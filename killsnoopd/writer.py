@@ -61,7 +61,7 @@ class Writer(threading.Thread):
         """Log one record; its outcome. Never raises: this is called from C."""
         try:
             decoded = event.decode(record)
-            boot_ns = time.time_ns() - time.monotonic_ns()
+            boot_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             if self._stopped:
                 return "journal_error"
             self._sink.send(fields.fields(decoded, self._processes.identify(decoded), boot_ns))

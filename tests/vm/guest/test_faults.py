@@ -1,6 +1,9 @@
 """Faults that only a machine of its own can be put through: its clock is set, its memory is short."""
 
+import os
+import signal
 import time
+from datetime import datetime
 
 from conftest import active, calls, journal, kill_as, main_pid, run, wait_for
 from senders import NO_SUCH_PID, send
@@ -18,6 +21,24 @@ def test_the_clock_is_set():
         (event,) = wait_for(lambda comm=comm: journal(f"KILLSNOOP_COMM={comm}"), "the event")
         assert event["KILLSNOOP_TIMESTAMP"][:10] == time.strftime("%Y-%m-%d", time.gmtime())
     assert off_s == 0
+    assert main_pid() == pid
+
+
+def test_the_machine_sleeps():
+    """An event that waits to be logged meanwhile has the time at which it happened; counts go on."""
+    pid = main_pid()
+    os.kill(pid, signal.SIGSTOP)
+    before_s = time.time()
+    kill_as("ks-asleep", lambda: send("kill", NO_SUCH_PID, 9))
+    monotonic_s, boot_s = time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    run("rtcwake", "--mode=freeze", "--seconds=20")
+    slept_s = time.clock_gettime(time.CLOCK_BOOTTIME) - boot_s - (time.monotonic() - monotonic_s)
+    os.kill(pid, signal.SIGCONT)
+    assert slept_s > 5
+    (event,) = wait_for(lambda: journal("KILLSNOOP_COMM=ks-asleep"), "the event")
+    happened_s = datetime.fromisoformat(event["KILLSNOOP_TIMESTAMP"]).timestamp()
+    assert before_s - 0.1 < happened_s < before_s + 5
+    assert calls("ks-asleep") == 1
     assert main_pid() == pid
 
 
