@@ -172,7 +172,7 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
-        "What passed the program uncounted: another one held the CPU (told by Linux 6.7 and later), or somebody broke it.",
+        "What passed the program uncounted: another one held the CPU (told by Linux 6.7 and later), or it is broken.",
         labels=("program",),
     )
     seconds = CounterMetricFamily(

@@ -10,7 +10,6 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from attacks import SLOWEST_S
 from running import wait_for
 from senders import NO_SUCH_PID, forked, run, send, set_name, victim
 
@@ -157,7 +156,7 @@ def test_a_flood_hides_nobody_else(start, record_property):
         assert 'comm="ks-quiet"' in page
     record_property("cpu_share_of_a_core", round(share, 3))
     record_property("slowest_scrape_s", round(slowest_s, 3))
-    assert slowest_s < SLOWEST_S
+    assert slowest_s < 1
     assert told(daemon, "ks-quiet") == list(range(1000))
     assert daemon.signals("ks-quiet") == {("ks-quiet", "SIGKILL", "ESRCH"): 1000}
     assert daemon.signals("ks-attack")["ks-attack", "SIGTERM", "ESRCH"] > 100_000
