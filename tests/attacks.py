@@ -144,14 +144,13 @@ class Scraper:
         self.scrapes = self._pipe.recv()
         self._process.join()
 
-    def failed(self):
-        return [scrape for scrape in self.scrapes if scrape[0] != 200]
-
     def slowest_s(self):
         return max(seconds for _, seconds in self.scrapes)
 
-    def in_time(self):
-        """Whether each took less than a second; one may have taken three, for which a busy machine is to blame."""
+    def well_served(self):
+        """Whether each was answered within a second; one may have taken three, for which a busy machine is to blame."""
+        if not self.scrapes or any(status != 200 for status, _ in self.scrapes):
+            return False
         late = [seconds for _, seconds in self.scrapes if seconds >= 1]
         return not late or (len(late) == 1 and late[0] < 3)
 

@@ -90,8 +90,8 @@ static __always_inline u32 tick(void)
 
 #define NEVER ((u32)-1)
 /*
- * A CPU trusts its memo for one era, 1024 jiffies: 10 s at the most (CONFIG_HZ=100). So nobody counts in a slot any more that
- * has been in the queue for longer than that.
+ * A CPU trusts its memo for one era, 1024 jiffies: 10 s at the most (CONFIG_HZ=100). So nobody counts in a slot any more
+ * that has been in the queue for longer than that.
  */
 #define ERA(jiffies) ((u32)((jiffies) >> 10))
 #define QUARANTINE 16 /* ticks */
@@ -121,8 +121,8 @@ static __always_inline void retire(u32 slot, u32 now, u64 *tail)
 }
 
 /*
- * The slot that has waited longest, for a new name. Its calls go where its old name is counted now, if that is back, or else to AGED.
- * Returns SERIES_MAX if none is ripe. Preemption is off and the lock is held.
+ * The slot that has waited longest, for a new name. Its calls go where its old name is counted now, if that is back, or
+ * else to AGED. Returns SERIES_MAX if none is ripe. Preemption is off and the lock is held.
  */
 static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *head)
 {
@@ -312,7 +312,8 @@ static __always_inline bool over_budget(u64 payer, bool deadly, u64 now)
 }
 
 /* Whether an event shall be made; if not, that is counted. */
-static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u64 payer, bool deadly, struct memo *memo, u64 *now)
+static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u64 payer, bool deadly, struct memo *memo,
+					u64 *now)
 {
 	if (excluded(sig)) {
 		count_fate(cpu, kind, FILTERED);
@@ -369,7 +370,8 @@ static __always_inline bool add_name(struct draft *draft, int size)
 static __always_inline void output(u32 cpu, enum kind kind, bool deadly, void *record, u32 size)
 {
 	/* bcc has no method for this helper: the loader puts the map in the place of that number. */
-	bool room = deadly || bpf_ringbuf_query((void *)bpf_pseudo_fd(1, EVENTS_FD), BPF_RB_AVAIL_DATA) < RING_PAGES * PAGE_SIZE / 2;
+	void *ring = (void *)bpf_pseudo_fd(1, EVENTS_FD);
+	bool room = deadly || bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < RING_PAGES * PAGE_SIZE / 2;
 
 	count_fate(cpu, kind, room && !events.ringbuf_output(record, size, 0) ? EMITTED : RING_FULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What outlives a version of the probe: its maps, and the entries that stay attached to the tracepoints. An upgrade whose memory.h is the same
- * goes on with what is pinned; one whose memory.h is not starts at zero.
+ * What outlives a version of the probe: its maps, and the entries that stay attached to the tracepoints. An upgrade
+ * whose memory.h is the same goes on with what is pinned; one whose memory.h is not starts at zero.
  */
 #pragma once
 
