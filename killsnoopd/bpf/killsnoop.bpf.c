@@ -43,6 +43,7 @@
 #define DEPTH_MAX 12
 #define USER_NS_DEPTH_MAX 33 /* kernel/user_namespace.c */
 #define FEW_NEWCOMERS 4      /* at once, that get their whole burst: what the ring buffer can take */
+#define RING_BYTES (RING_PAGES * PAGE_SIZE)
 #define ROLLED _Pragma("clang loop unroll(disable)")
 
 /* Values are read anew from memory after this: the verifier, too, forgets which way each of them came about. */
@@ -270,8 +271,29 @@ static __always_inline u64 payer_of(struct task_struct *task)
 }
 
 /*
- * A token bucket, kept as one number, the time up to which events are spoken for (the generic cell rate algorithm). Two CPUs
- * that write it at once may let one event too many through; none is lost uncounted.
+ * Bytes of the ring buffer that wait to be logged. bcc has no method for this helper: the loader puts the map in the place
+ * of that number.
+ */
+static __always_inline u64 waiting(void)
+{
+	return bpf_ringbuf_query((void *)bpf_pseudo_fd(1, EVENTS_FD), BPF_RB_AVAIL_DATA);
+}
+
+/*
+ * How many tokens the last one in a bucket costs: 1 while next to nothing waits, 2 if a sixteenth of the ring buffer does,
+ * 65 if half of it does. So those who have spent their bursts share what the daemon and the journal can do, however little
+ * that is, and leave room for all others.
+ */
+static __always_inline u64 price(void)
+{
+	u64 part = waiting() * 64 / RING_BYTES;
+
+	return 1 + part * part / 16;
+}
+
+/*
+ * A token bucket, kept as one number, the time up to which events are spoken for (the generic cell rate algorithm). Two
+ * CPUs that write it at once may let one event too many through; none is lost uncounted.
  */
 static __always_inline bool spend(u64 *spoken_for, u64 now, u64 ahead)
 {
@@ -281,7 +303,7 @@ static __always_inline bool spend(u64 *spoken_for, u64 now, u64 ahead)
 		until = now;
 	if (until - now > ahead)
 		return false;
-	*spoken_for = until + EVENT_INTERVAL_NS;
+	*spoken_for = until + EVENT_INTERVAL_NS * (until - now + EVENT_INTERVAL_NS > ahead ? price() : 1);
 	return true;
 }
 
@@ -369,9 +391,7 @@ static __always_inline bool add_name(struct draft *draft, int size)
 /* Half of the ring buffer is for what may kill alone. */
 static __always_inline void output(u32 cpu, enum kind kind, bool deadly, void *record, u32 size)
 {
-	/* bcc has no method for this helper: the loader puts the map in the place of that number. */
-	void *ring = (void *)bpf_pseudo_fd(1, EVENTS_FD);
-	bool room = deadly || bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < RING_PAGES * PAGE_SIZE / 2;
+	bool room = deadly || waiting() < RING_BYTES / 2;
 
 	count_fate(cpu, kind, room && !events.ringbuf_output(record, size, 0) ? EMITTED : RING_FULL);
 }

@@ -177,6 +177,28 @@ def test_a_flood_does_not_hide_its_own_kill(start):
     assert kinds == {"delivery", "death"}
 
 
+def test_a_flood_leaves_room_while_nobody_reads(start):
+    """The daemon is stopped, or the journal slow, and one uid floods with what may kill: others' events find room all the
+    same, for who has spent his burst gets the less the more waits to be logged."""
+    daemon = start()
+
+    def deadly_flood():
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        while True:
+            send("kill", os.getpid(), signal.SIGTERM)
+
+    os.kill(daemon.pid, signal.SIGSTOP)
+    with attack(deadly_flood, uid=ATTACKER):
+        time.sleep(5)
+        run(lambda: numbered(500), b"ks-quiet", VICTIM)
+    os.kill(daemon.pid, signal.SIGCONT)
+    assert told(daemon, "ks-quiet") == list(range(500))
+    ledger = daemon.settled_ledger()
+    assert ledger["ring_full"] == 0
+    assert ledger["rate_limited"] > 100_000
+    assert sum(ledger.values()) == daemon.attempted()
+
+
 def test_uids_without_end_push_nobody_out(start, record_property):
     """A process that may choose its uid tries a hundred thousand of them; a uid seen before has every event logged."""
     daemon = start()
