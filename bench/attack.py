@@ -61,9 +61,7 @@ def told(tool: Tool) -> int:
 
 
 def attacked(tool: Tool, folder: Path) -> tuple[int, int, float, int, bool]:
-    """Of the quiet uid's signals, those told at once, and those told at all; the tool's CPU share; bytes written; whether
-    the name got through raw.
-    """
+    """The quiet uid's signals told at once, and at all; the tool's CPU share; bytes written; whether the name got through."""
     with running(tool, folder):
         pids = [forked(flood, b"ks-flood", ATTACKER) for _ in os.sched_getaffinity(0)]
         try:
