@@ -61,7 +61,7 @@ def told(tool: Tool) -> int:
 
 
 def attacked(tool: Tool, folder: Path) -> tuple[int, int, float, int, bool]:
-    """The quiet uid's signals told at once, and at all; the tool's CPU share; bytes written; whether the name got through."""
+    """Signals told at once, and at all; the CPU share of the tool; bytes written; whether the name got through raw."""
     with running(tool, folder):
         pids = [forked(flood, b"ks-flood", ATTACKER) for _ in os.sched_getaffinity(0)]
         try:
