@@ -2,8 +2,8 @@
 """A flood on every core, and a name that is no name: what killsnoopd and its peers tell of somebody else meanwhile.
 
 One tool after the other. While one uid sends itself signals in a tight loop on every core, another sends itself 300, a
-hundred a second: how many of these the tool tells, at once or later, what it costs, and whether a process name gets into
-its output as it is. Run it as root; peers that are not installed get no row.
+hundred a second: how many of these the tool tells, at once or later, what it costs, and whether a process name gets
+into its output as it is. Run it as root; peers that are not installed get no row.
 """
 
 import os
