@@ -255,7 +255,7 @@ def parser() -> argparse.ArgumentParser:
         type=_bytes,
         default=defaults.ring_bytes,
         metavar="SIZE",
-        help="memory for events that wait to be logged, a power of two (default 4M)",
+        help="memory for events that wait to be logged, a power of two (default 2M)",
     )
     add(
         "--probe.pin",

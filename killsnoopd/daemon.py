@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: cli.Config, argv: list[str]) -> int:
     """Everything from the open port to the last event."""
+    page.set_up_interpreter()
     web_config = WebConfigFile(config.web_config_file)
     # Before the probe is loaded: a second daemon on the same port must not disturb the first.
     sockets = systemd.listening_sockets() if config.systemd_socket else web.listen(config.listen_addresses)
@@ -98,7 +99,6 @@ async def _serve(  # noqa: PLR0917 # everything that it serves
     processes: Processes,
 ) -> None:
     """Answer HTTP until SIGTERM or SIGINT."""
-    sys.setswitchinterval(page.SWITCH_INTERVAL_S)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

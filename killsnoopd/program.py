@@ -36,7 +36,7 @@ class Settings:
     self_signals: bool = False
     max_series: int = 10_000
     series_ttl_s: int = 86_400  # a name that was idle for so long may lose its counter to a new one; 0: never
-    ring_bytes: int = 1 << 22
+    ring_bytes: int = 1 << 21
     excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
     rate: int = 500  # events a second and uid; 0: no limit
     burst: int = 2000  # events

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
+import tempfile
 from pathlib import Path
 
 from attacks import ask
@@ -17,19 +17,18 @@ class Served:
 
     def __init__(self, page_bytes=4000, config="", max_requests=40, prefix=()):
         command = [*prefix, sys.executable, PROGRAM, str(page_bytes), str(config), str(max_requests)]
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 # until stop()
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True
         )
-        self._lines = []
-        self._reader = threading.Thread(target=lambda: self._lines.extend(iter(self.process.stderr.readline, "")))
-        self._reader.start()
         self.pid = self.process.pid
         port = self.process.stdout.readline()
         self.port = int(port) if port else 0
 
     @property
     def said(self):
-        return "".join(self._lines)
+        self._stderr.seek(0)
+        return self._stderr.read().decode()
 
     def rss_mb(self):
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
@@ -51,7 +50,5 @@ class Served:
         finally:
             self.process.kill()
             self.process.wait()
-            self._reader.join()
             self.process.stdout.close()
-            self.process.stderr.close()
         return json.loads(last) if last else None

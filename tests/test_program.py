@@ -130,7 +130,6 @@ def test_possible_cpus(text, cpus, tmp_path):
 
 
 def test_ring_capacity():
-    """Half of a default ring holds a uid's whole burst, of what may kill: a record with its names is 400 bytes long, most
-    often."""
+    """Half of a default ring holds a uid's whole burst: a record with its names is 400 bytes long, most often."""
     header_bytes = 8  # of each record in a BPF ring buffer
-    assert Settings().ring_bytes // (400 + header_bytes) > 2 * 2 * Settings().burst
+    assert Settings().ring_bytes // (400 + header_bytes) > 2 * Settings().burst

@@ -1,6 +1,8 @@
 """--web.config.file: what is accepted and what is refused, as Prometheus' exporters do; then what it does, with real TLS."""
 
 import base64
+import contextlib
+import multiprocessing
 import re
 import shutil
 import signal
@@ -329,6 +331,30 @@ def test_inline_certificate(folder, serve):
     """As text in the file."""
     served = serve("tls_server_config:\n  cert: |\nCERT  key: |\nKEY")
     assert served.ask(context=client_context(folder))[0] == 200
+
+
+def test_a_flood_of_handshakes(folder, serve):
+    """Several clients complete one handshake after the other, and ask for nothing."""
+    served = serve(PAIR)
+    context = client_context(folder)
+
+    def handshakes():
+        for _ in range(200):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", served.port), 10) as plain,
+                context.wrap_socket(plain, server_hostname="localhost"),
+            ):
+                pass
+
+    clients = [multiprocessing.get_context("fork").Process(target=handshakes) for _ in range(4)]
+    with Scraper(served.port, context=context) as scraper:
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join(60)
+            assert client.exitcode == 0
+    assert scraper.well_served(), scraper.scrapes
 
 
 def test_headers_are_on_every_answer(serve):

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from killsnoopd import web
 from killsnoopd.failure import Failure
-from killsnoopd.page import SWITCH_INTERVAL_S
+from killsnoopd.page import set_up_interpreter
 from killsnoopd.web_config_file import WebConfigFile
 
 
@@ -34,7 +34,7 @@ class Filler:
 
 
 async def main(size, config="", max_requests="40"):
-    sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the daemon does
+    set_up_interpreter()  # as the daemon does
     file = WebConfigFile(Path(config) if config else None)
     sockets = web.listen([("127.0.0.1", 0)])
     registry = CollectorRegistry()

@@ -280,9 +280,9 @@ static __always_inline u64 waiting(void)
 }
 
 /*
- * How many tokens the last one in a bucket costs: 1 while next to nothing waits, 2 if a sixteenth of the ring buffer does,
- * 65 if half of it does. So those who have spent their bursts share what the daemon and the journal can do, however little
- * that is, and leave room for all others.
+ * How many tokens an event costs after a burst: 1 while next to nothing waits, 2 if a sixteenth of the ring buffer does, 65
+ * if half of it does. So those who have spent their bursts share what the daemon and the journal can do, however little that
+ * is, and leave room for all others.
  */
 static __always_inline u64 price(void)
 {
@@ -303,12 +303,13 @@ static __always_inline bool spend(u64 *spoken_for, u64 now, u64 ahead)
 		until = now;
 	if (until - now > ahead)
 		return false;
-	*spoken_for = until + EVENT_INTERVAL_NS * (until - now + EVENT_INTERVAL_NS > ahead ? price() : 1);
+	*spoken_for = until + EVENT_INTERVAL_NS * (until - now + EVENT_INTERVAL_NS > EVENT_BURST_NS ? price() : 1);
 	return true;
 }
 
 /*
- * A bucket per payer. What may kill has a burst more: whoever floods us with failures cannot hide a kill behind them.
+ * A bucket per payer. What may kill has a burst more, at the price of the moment: whoever floods us with failures cannot
+ * hide a kill behind them.
  * The table holds those seen last; to get into it takes a token of a bucket that all newcomers share (two: one for what
  * may kill), so that whoever commands many uids can neither push others out of it nor get a burst for each.
  */

@@ -6,7 +6,10 @@ import random
 import signal
 import subprocess
 
+from prometheus_client.parser import text_string_to_metric_families
 from senders import NO_SUCH_PID, forked, run, send, set_name
+
+from killsnoopd import names
 
 MILLION = 1_000_000
 
@@ -133,6 +136,32 @@ def test_hostile_names(daemon, promtool):
     logged = [event for event in daemon.events() if event["KILLSNOOP_SIGNAL"] == "SIGRTMIN+29"]
     assert len({event["KILLSNOOP_COMM"] for event in logged}) == len(raws)
     assert all(value.isprintable() for event in logged for value in event.values())
+
+
+def test_a_hundred_thousand_random_names(start, promtool):
+    """As many series as names that differ, in their bad bytes, too."""
+    daemon = start("--metrics.max-series=120000", "--events.target=none")
+    seeded = random.Random(4)
+    raws = set()
+    while len(raws) < 100_000:
+        raws.add(seeded.randbytes(15).partition(b"\0")[0])
+
+    def act():
+        for raw in raws:
+            set_name(raw)
+            send("kill", NO_SUCH_PID, 63)
+
+    run(act)
+    page = daemon.get()
+    promtool(page)
+    read = [
+        (sample.labels["comm"], sample.value)
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "killsnoop_signals_total" and sample.labels["signal"] == "SIGRTMIN+29"
+    ]
+    assert len(read) == len(raws)
+    assert dict(read) == {names.text(raw): 1 for raw in raws}
 
 
 def test_a_thousand_threads_at_once(daemon):
