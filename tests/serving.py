@@ -21,14 +21,16 @@ class Served:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True
         )
+        self._last_words = None
         self.pid = self.process.pid
         port = self.process.stdout.readline()
         self.port = int(port) if port else 0
 
     @property
     def said(self):
-        self._stderr.seek(0)
-        return self._stderr.read().decode()
+        if self._last_words is None:
+            return os.pread(self._stderr.fileno(), 1 << 20, 0).decode()
+        return self._last_words
 
     def rss_mb(self):
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
@@ -51,4 +53,6 @@ class Served:
             self.process.kill()
             self.process.wait()
             self.process.stdout.close()
+            self._last_words = self.said
+            self._stderr.close()
         return json.loads(last) if last else None
