@@ -102,40 +102,46 @@ class Probe:
         mapped = mmap.mmap(self._fds[f"map_{name}"], pages, mmap.MAP_SHARED, protection)
         return memoryview(mapped)[:size]
 
-    def _sum(self, first: int, count: int) -> list[int]:
-        """Cells added up over the CPUs."""
+    def _rows(self) -> list[memoryview]:
+        """The cells of each CPU, as they change."""
         row = self.layout.row
-        rows = (self._counts[cpu * row + first : cpu * row + first + count] for cpu in range(self.layout.cpus))
-        return [sum(cells) for cells in zip(*map(memoryview.tolist, rows), strict=True)]
+        return [self._counts[cpu * row : (cpu + 1) * row] for cpu in range(self.layout.cpus)]
+
+    def _sum(self, first: int, count: int, rows: list[memoryview] | None = None) -> list[int]:
+        """Cells added up over the CPUs, as of now or out of a copy of _rows()."""
+        parts = (row[first : first + count].tolist() for row in rows or self._rows())
+        return [sum(cells) for cells in zip(*parts, strict=True)]
 
     def counts(self) -> Counts:
         """Every counter, as of now. A call that happens meanwhile is in this reading or in the next one."""
-        (escalations,) = self._sum(self.layout.escalations, 1)
-        deliveries, deaths = self._deliveries(), self._deaths()
         for _ in range(_READINGS):
+            # Copied as fast as can be, and looked at afterwards: no slot should change hands meanwhile.
             version = self._directory[_VERSION]
             directory = dict(zip(DIRECTORY, self._directory, strict=True))
             taken = min(directory["taken"], self.layout.series_max)
-            sums = self._sum(0, taken)  # before the keys: nothing is counted before the key is written
+            copies = [row.tobytes() for row in self._rows()]  # before the keys: no slot counts before it has one
             keys = bytes(self._series[: taken * SERIES_BYTES])
-            overflow, aged = self._by_result(self.layout.overflow), self._by_result(self.layout.aged)
             if version % 2 == 0 and self._directory[_VERSION] == version:
                 break
             time.sleep(0.001)
+        rows = [memoryview(copy).cast("Q") for copy in copies]
+        counted = zip(_SERIES.iter_unpack(keys), self._sum(0, taken, rows), strict=True)
         # A slot lost to a race never counts.
-        rows = zip(_SERIES.iter_unpack(keys), sums, strict=True)
-        series = [(comm, sig, res, calls) for (comm, sig, res), calls in rows if calls]
+        series = [(comm, sig, res, calls) for (comm, sig, res), calls in counted if calls]
+        overflow, aged = (self._by_result(first, rows) for first in (self.layout.overflow, self.layout.aged))
+        deliveries, deaths = self._deliveries(rows), self._deaths(rows)
+        (escalations,) = self._sum(self.layout.escalations, 1, rows)
         retired, recycled = directory["queue_tail"] - directory["queue_head"], directory["queue_head"]
         return Counts(series, overflow, aged, taken - retired, recycled, deliveries, deaths, escalations)
 
-    def _by_result(self, first: int) -> list[tuple[int, str, int]]:
-        cells = self._sum(first, len(names.SIGNALS) * len(RESULTS))
+    def _by_result(self, first: int, rows: list[memoryview]) -> list[tuple[int, str, int]]:
+        cells = self._sum(first, len(names.SIGNALS) * len(RESULTS), rows)
         return [
             (index // len(RESULTS), RESULTS[index % len(RESULTS)], calls) for index, calls in enumerate(cells) if calls
         ]
 
-    def _deliveries(self) -> list[tuple[int, str, str, int]]:
-        cells = self._sum(self.layout.deliveries, self.layout.deaths - self.layout.deliveries)
+    def _deliveries(self, rows: list[memoryview]) -> list[tuple[int, str, str, int]]:
+        cells = self._sum(self.layout.deliveries, self.layout.deaths - self.layout.deliveries, rows)
         outcomes, found = len(names.OUTCOMES), []
         for index, count in enumerate(cells):
             if count:
@@ -144,8 +150,8 @@ class Probe:
                 found.append((sig, names.ORIGINS[origin], names.OUTCOMES[outcome], count))
         return found
 
-    def _deaths(self) -> list[tuple[int, bool, int]]:
-        cells = self._sum(self.layout.deaths, self.layout.escalations - self.layout.deaths)
+    def _deaths(self, rows: list[memoryview]) -> list[tuple[int, bool, int]]:
+        cells = self._sum(self.layout.deaths, self.layout.escalations - self.layout.deaths, rows)
         return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
 
     def missed(self, syscalls: tuple[str, ...]) -> list[str]:

@@ -13,7 +13,7 @@ from killsnoopd.sinks import Patience, Sink, Stopped
 log = logging.getLogger("killsnoopd")
 
 # After the ring buffer was emptied, so that events in a storm are taken some at a time: waking up costs, too.
-REST_MS = 30
+REST_MS = 15
 
 
 class Writer(threading.Thread):
