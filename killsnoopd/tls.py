@@ -100,9 +100,8 @@ def _versions_and_ciphers(result: ssl.SSLContext, tls: Tls) -> None:
     if lowest > highest:
         raise ValueError("tls_server_config: max_version is below min_version, or below what cipher_suites need")
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # TLS 1.0 and 1.1; OpenSSL's own policy may forbid them still
+        # TLS 1.0 and 1.1. OpenSSL's own policy may forbid them still.
+        warnings.simplefilter("ignore", DeprecationWarning)
         result.minimum_version, result.maximum_version = lowest, highest
 
 
