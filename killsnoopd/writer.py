@@ -12,7 +12,8 @@ from killsnoopd.sinks import Patience, Sink, Stopped
 
 log = logging.getLogger("killsnoopd")
 
-# After the ring buffer was emptied, so that events in a storm are taken some at a time: waking up costs, too.
+# After the ring buffer was emptied, so that events in a storm are taken some at a time: waking up costs, too. 500 events a
+# second took this thread 7.1 % of a core with 10 ms, 5.7 with 30; but an event must not wait for long beside a scrape.
 REST_MS = 15
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import certificates
 import pytest
 
 
@@ -15,3 +16,18 @@ def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and exitstatus == pytest.ExitCode.OK and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """ca, other (a CA), server and three clients; `inline.yml` below `tls_server_config` has cert and key as text."""
+    result = tmp_path_factory.mktemp("certificates")
+    certificates.ca(result)
+    certificates.ca(result, "other")
+    certificates.issue(result, "server", "DNS:localhost,IP:127.0.0.1")
+    certificates.issue(
+        result, "client", "DNS:scraper.example,URI:spiffe://example/prometheus,IP:::1,email:p@example.org"
+    )
+    certificates.issue(result, "nameless", "DNS:somebody.else")
+    certificates.issue(result, "stranger", "DNS:scraper.example", by="other")
+    return result
