@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from killsnoopd import names
 
-_HEAD = struct.Struct("=6Q 8x 6I 2i 2I 4i 2I 3H 5B 5x 16s 16s 16s 16s")  # struct event in killsnoop.bpf.c
+_HEAD = struct.Struct("=6Q 8x 6I 2i 2I 4i 2I 3H 5B 5x 16s 16s 16s 16s")  # struct event of memory.h
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _KINDS = ("call", "delivery", "death")
 _COMPAT, _ESCALATION, _NAMESPACE_END = 1, 2, 4

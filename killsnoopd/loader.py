@@ -22,7 +22,7 @@ from typing import Any
 from killsnoopd import cli, libbpf, names, pins, privileges, tracepoints
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import Probe
-from killsnoopd.program import BPF_DIR, JUMPS, KEPT, MAPS, PROGRAMS, SOURCE, Layout, Settings, possible_cpus
+from killsnoopd.program import BPF_DIR, JUMPS, KEPT, MAPS, PROGRAMS, Layout, Settings, possible_cpus, source
 
 _LICENSE = "Dual MIT/GPL"  # as the source says
 _LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # of an instruction that loads a map: opcode, source register
@@ -195,7 +195,7 @@ def compiled(bpf_class: Any, settings: Settings) -> Any:
     macros["EVENTS_FD"] = _EVENTS_FD
     flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
     with kernel_tree():
-        return bpf_class(src_file=str(SOURCE), cflags=flags)
+        return bpf_class(text=source(), cflags=flags)
 
 
 def relocated(instructions: bytes, maps: dict[int, int], rdonly_cast: int) -> bytes:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from killsnoopd import names
 
 BPF_DIR = Path(__file__).parent / "bpf"
-SOURCE = BPF_DIR / "killsnoop.bpf.c"
+MAIN = BPF_DIR / "killsnoop.bpf.c"
 MEMORY = BPF_DIR / "memory.h"
 PAGE_BYTES = 4096
 
@@ -74,6 +75,22 @@ class Settings:
     def memory_hash(self) -> str:
         """Names what the probe keeps: one of the same memory can take over from another, counts and all."""
         return _digest([self.max_series, self.ring_bytes], MEMORY)
+
+
+def source() -> str:
+    """The probe's source as one text, the .c files in place of their #include.
+
+    bcc understands `counts.lookup()` and the like in its main file alone.
+    """
+    lines = []
+    for number, line in enumerate(MAIN.read_text().splitlines(), 1):
+        included = re.fullmatch(r'#include "(\w+\.c)"', line)
+        if included:
+            text = (BPF_DIR / included[1]).read_text()
+            lines.append(f'#line 1 "{included[1]}"\n{text}#line {number + 1} "{MAIN.name}"')
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _digest(settings: list[object], *files: Path) -> str:

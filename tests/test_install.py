@@ -39,6 +39,7 @@ def test_install_and_uninstall(installed):
         "usr/bin/killsnoop",
         "usr/lib/killsnoopd/killsnoopd-loader",
         "usr/lib/killsnoopd/killsnoopd/bpf/killsnoop.bpf.c",
+        "usr/lib/killsnoopd/killsnoopd/bpf/counters.c",
         "usr/lib/killsnoopd/killsnoopd/bpf/include/linux/types.h",
         "usr/lib/systemd/catalog/killsnoopd.catalog",
         "usr/share/man/man8/killsnoopd.8",

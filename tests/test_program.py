@@ -87,9 +87,24 @@ def test_the_source_is_in_the_hash(tmp_path, monkeypatch):
     assert Settings().hash() not in (before, "")
 
 
+def test_the_source_is_one_text_whose_lines_keep_their_names():
+    """What clang says of a line, it says by its own file and number; no .c file is left out, or left to be included."""
+    told, file, number = {}, program.MAIN.name, 0
+    for line in program.source().splitlines():
+        number += 1
+        if marker := re.fullmatch(r'#line (\d+) "(.+)"', line):
+            file, number = marker[2], int(marker[1]) - 1
+        else:
+            told.setdefault(file, {})[number] = line
+    for path in program.BPF_DIR.glob("*.c"):
+        lines = enumerate(path.read_text().splitlines(), 1)
+        assert told.pop(path.name) == {n: line for n, line in lines if not re.match(r'#include ".+\.c"', line)}
+    assert told == {}
+
+
 def test_layout_is_that_of_the_source():
     """Constants that C and Python both spell are equal, and cells do not overlap."""
-    source = program.MEMORY.read_text() + program.SOURCE.read_text()
+    source = program.MEMORY.read_text() + program.source()
     assert int(re.search(r"#define SIGNALS (\d+)", source)[1]) == len(names.SIGNALS)
     assert int(re.search(r"#define INVALID (\d+)", source)[1]) == names.INVALID
     assert int(re.search(r"#define RESULTS (\d+)", source)[1]) == len(program.RESULTS)

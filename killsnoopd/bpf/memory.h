@@ -76,7 +76,7 @@ struct draft {
 BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct series, series, SERIES_MAX, BPF_F_MMAPABLE);
 /*
- * Which slots are whose. A slot whose name was idle for long is given to a new name (recycle() in killsnoop.bpf.c):
+ * Which slots are whose. A slot whose name was idle for long is given to a new name (recycle() in counters.c):
  * first it is taken out of `slots` and waits in the queue `retired`; when surely no CPU counts in it any more, its calls
  * move to AGED. VERSION is odd meanwhile, and a reader that sees it change reads again.
  */

@@ -118,7 +118,7 @@ def test_loader_refusal(case, public):
 
 def test_debug_level_shows_what_the_verifier_said(public):
     """A probe that the kernel refuses: one line, and the verifier's last words above it at debug level alone."""
-    source = Path(public) / "killsnoopd/bpf/killsnoop.bpf.c"
+    source = Path(public) / "killsnoopd/bpf/counters.c"
     broken = "u64 *taken = directory_entry(TAKEN);"
     source.write_text(source.read_text().replace(broken, f"{broken} *(taken + 9) = 1;"))
     for level in ("info", "debug"):
