@@ -1,6 +1,7 @@
 """From an Event to the fields that are logged, and the one line a person reads."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from killsnoopd import names
 from killsnoopd.event import Event, Sender, Target
@@ -84,11 +85,16 @@ def message(event: Event, identity: Identity) -> str:
     return line
 
 
+@lru_cache(1)
+def _to_the_second(realtime_s: int) -> str:
+    """The same second's for all events of a storm."""
+    return f"{datetime.fromtimestamp(realtime_s, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
 def timestamp(realtime_ns: int) -> str:
     """RFC 3339 in UTC, to the microsecond."""
     seconds, ns = divmod(realtime_ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1000:06d}Z"
+    return f"{_to_the_second(seconds)}.{ns // 1000:06d}Z"
 
 
 def _of_sender(sender: Sender | None) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from killsnoopd import names
 from killsnoopd.event import Event, Place, Sender
 
 _CACHE_MAX = 10_000  # cgroups whose paths are kept
+_LATELY_S = 0.1  # what /proc said is taken for true for so long: asking costs twice what all the rest of an event does
 _TICK_NS = 10_000_000  # of /proc/PID/stat: USER_HZ is 100 on every machine that is left
 _UNIT = re.compile(r"_?(.+\.(?:service|scope|socket|mount|swap|device|timer|path|target|automount))")
 # docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope, SLICE:cri-containerd:ID, or the bare ID;
@@ -32,6 +34,11 @@ class Identity:
     target_container: str | None = None
 
 
+# A storm has one sender, and few targets: what their names come to is worked out once. That is half of identify's time.
+_remembered = lru_cache(1000)
+
+
+@_remembered
 def unit(cgroup: str) -> str | None:
     """The systemd unit of a cgroup path, by the rules of sd_pid_get_unit(3): the first part that is no slice."""
     for part in cgroup.split("/"):
@@ -41,6 +48,7 @@ def unit(cgroup: str) -> str | None:
     return None
 
 
+@_remembered
 def container(cgroup: str) -> str | None:
     """The container's id, 64 hexadecimal digits, of a cgroup path that docker, containerd, CRI-O or podman made."""
     for part in reversed(cgroup.split("/")):
@@ -49,6 +57,7 @@ def container(cgroup: str) -> str | None:
     return None
 
 
+@_remembered
 def joined(parts: tuple[bytes, ...]) -> str:
     """The path of names that lead from a file up to the root; a lone name that is no root (`memfd:x`) is itself."""
     *rest, top = parts
@@ -107,7 +116,8 @@ class Processes:
         self._mounts = mounts((self._proc / "self/mountinfo").read_text())
         self._tree = next((Path(mount.at) for mount in self._mounts if mount.fstype == "cgroup2"), None)
         self._cgroups: dict[int, str | None] = {}
-        self._executable = lru_cache(_CACHE_MAX)(self._where)  # a storm has one sender
+        self._executable = lru_cache(_CACHE_MAX)(self._where)
+        self._asked_lately = lru_cache(_CACHE_MAX)(self._from_proc)
         self._walk()
 
     def identify(self, event: Event) -> Identity:
@@ -146,7 +156,7 @@ class Processes:
         """The path of a process's cgroup, and how it was found (SOURCES)."""
         path, source = self._path(place)
         # Where systemd keeps its tree in cgroup v1, every process is at the root of v2.
-        if path in (None, "/") and (found := self._from_proc(pid, start_ns)):
+        if path in (None, "/") and (found := self._asked_lately(pid, start_ns, int(time.monotonic() / _LATELY_S))):
             return found, "proc"
         return path, source
 
@@ -183,7 +193,7 @@ class Processes:
                         self._remember(entry.inode(), child)
                         waiting.append((child, Path(entry.path)))
 
-    def _from_proc(self, pid: int, start_ns: int) -> str | None:
+    def _from_proc(self, pid: int, start_ns: int, _lately: int) -> str | None:
         """What /proc says, if the pid is still that process's; a zombie still has a cgroup."""
         try:
             lines = (self._proc / str(pid) / "cgroup").read_bytes().splitlines()
