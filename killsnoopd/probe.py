@@ -109,8 +109,10 @@ class Probe:
 
     def _sum(self, first: int, count: int, rows: list[memoryview] | None = None) -> list[int]:
         """Cells added up over the CPUs, as of now or out of a copy of _rows()."""
-        parts = (row[first : first + count].tolist() for row in rows or self._rows())
-        return [sum(cells) for cells in zip(*parts, strict=True)]
+        # A CPU's cells are taken for one long number, so that one addition adds them all: no cell carries into the next
+        # before its sum is 2^64. Half the time of adding them one by one, next to none for a CPU that is not there.
+        parts = (int.from_bytes(row[first : first + count], sys.byteorder) for row in rows or self._rows())
+        return memoryview(sum(parts).to_bytes(count * 8, sys.byteorder)).cast("Q").tolist()
 
     def counts(self) -> Counts:
         """Every counter, as of now. A call that happens meanwhile is in this reading or in the next one."""

@@ -48,3 +48,28 @@ def test_a_slot_that_changes_hands_meanwhile():
     assert counts.aged == [(SIGKILL, "success", CALLS)]
     assert counts.total == CALLS
     assert (counts.series_taken, counts.series_recycled) == (1, 1)
+
+
+def test_cells_are_added_over_the_cpus():
+    """Each by itself, up to the largest; a CPU that never ran counts nothing."""
+    layout = Layout(cpus=3, series_max=2)
+    largest = 2**64 - 1
+    cells, directory = array("Q", [0] * layout.row * layout.cpus), array("Q", [0] * len(DIRECTORY))
+    directory[DIRECTORY.index("taken")] = 2
+    delivery, death = layout.deliveries + SIGKILL * 25, layout.deaths + 2 * SIGKILL + 1
+    for cpu, at, count in [
+        (0, 0, 1), (2, 0, largest - 1),
+        (0, 1, 2**53), (2, 1, 1),
+        (0, layout.overflow, 3), (2, layout.overflow, 4),
+        (2, delivery, 5), (0, death, 6), (2, death, 7), (0, layout.escalations, 8), (2, layout.escalations, 9),
+    ]:  # fmt: skip
+        cells[cpu * layout.row + at] = count
+    probe = Probe.__new__(Probe)
+    probe.layout, probe._counts, probe._directory = layout, memoryview(cells), memoryview(directory)
+    probe._series = series(b"one") + series(b"two")
+    counts = probe.counts()
+    assert [calls for *_, calls in counts.series] == [largest, 2**53 + 1]
+    assert counts.overflow == [(0, "success", 7)]
+    assert counts.deliveries == [(SIGKILL, "syscall", "delivered", 5)]
+    assert counts.deaths == [(SIGKILL, True, 13)]
+    assert counts.escalations == 17
