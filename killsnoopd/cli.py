@@ -188,7 +188,8 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(0, 1_000_000),
         default=defaults.rate,
         metavar="N",
-        help="log at most this many events a second for each sender uid; 0: no limit (default %(default)s)",
+        help="log at most this many events a second for each sender uid, and of all uids what 6 %% of a core can; "
+        "0: no limit (default %(default)s)",
     )
     add(
         "--events.burst",

@@ -9,7 +9,7 @@ import sys
 import time
 from socket import socket
 
-from killsnoopd import __version__, cli, fold, metrics, page, privileges, probe, sinks, systemd, web
+from killsnoopd import __version__, cli, fold, metrics, pace, page, privileges, probe, sinks, systemd, web
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import Probe
 from killsnoopd.processes import Processes
@@ -84,7 +84,8 @@ def _start_writer(config: cli.Config, opened: Probe, processes: Processes, patie
     sink = sinks.choose(config.events_target, patience, opened.in_hand.send)
     if sink is None:
         return None
-    writer = Writer(opened, sink, processes, patience, pinned=config.pin is not None)
+    cpu_share = pace.SHARE if config.probe.rate else None
+    writer = Writer(opened, sink, processes, patience, pinned=config.pin is not None, cpu_share=cpu_share)
     writer.start()
     log.info("events go to %s", "journald" if isinstance(sink, sinks.Journal) else "stdout")
     return writer

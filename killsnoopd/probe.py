@@ -189,18 +189,22 @@ class Probe:
         """What the kernel says of a program, one of program.PROGRAMS."""
         return libbpf.prog_info(self._fds[f"prog_{program}"])
 
-    def consume(self, log: Callable[[bytes], str], over: Callable[[], bool]) -> None:
-        """Hand over the records that wait in the ring buffer until there is none, or it is over.
+    def consume(self, log: Callable[[bytes], str], over: Callable[[], bool]) -> int:
+        """Hand over the records that wait in the ring buffer until there is none, or it is over; how many it were.
 
         `log` returns what became of the record, one of in_hand.OUTCOMES; neither function may raise.
         """
+        taken = 0
 
         def on_record(record: bytes) -> bool:
+            nonlocal taken
+            taken += 1
             if self.in_hand.take(self._ring.position):
                 self.in_hand.settle(log(record))
             return not over()
 
         self._ring.consume(on_record)
+        return taken
 
     def detach(self) -> None:
         """Let go of the tracepoints. A pinned probe stays attached: its pins hold it."""

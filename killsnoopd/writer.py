@@ -6,28 +6,37 @@ import threading
 import time
 
 from killsnoopd import event, fields
+from killsnoopd.pace import Pace
 from killsnoopd.probe import Probe
 from killsnoopd.processes import Processes
 from killsnoopd.sinks import Patience, Sink, Stopped
 
 log = logging.getLogger("killsnoopd")
 
-# After the ring buffer was emptied, so that events in a storm are taken some at a time: waking up costs, too. 500 events a
-# second took this thread 7.1 % of a core with 10 ms, 5.7 with 30; but an event must not wait for long beside a scrape.
-REST_MS = 15
-
 
 class Writer(threading.Thread):
     """Sleeps until there are events or it is told to stop; every event that it takes ends up in the ledger."""
 
-    def __init__(self, probe: Probe, sink: Sink, processes: Processes, patience: Patience, pinned: bool) -> None:
-        """When patience is over, events that could not be logged stay in a pinned ring buffer, or else are lost."""
+    def __init__(  # noqa: PLR0917 # everything that it works with
+        self,
+        probe: Probe,
+        sink: Sink,
+        processes: Processes,
+        patience: Patience,
+        pinned: bool,
+        cpu_share: float | None,
+    ) -> None:
+        """When patience is over, events that could not be logged stay in a pinned ring buffer, or else are lost.
+
+        `cpu_share`: what the thread may take of one core; None: all of it.
+        """
         super().__init__(name="killsnoopd-ev", daemon=True)
         self._probe = probe
         self._sink = sink
         self._processes = processes
         self._patience = patience
         self._pinned = pinned
+        self._cpu_share = cpu_share
         self._stopped = False
         self._failures: set[str] = set()
         self.done = threading.Event()
@@ -43,11 +52,11 @@ class Writer(threading.Thread):
         poll.register(self._patience.stop_fd, select.POLLIN)
         rest = select.poll()
         rest.register(self._patience.stop_fd, select.POLLIN)
-        stopping = False
-        while not stopping:
-            stopping = any(fd == self._patience.stop_fd for fd, _ in poll.poll())
-            self._probe.consume(self._log, over=lambda: self._pinned and self._patience.over())
-            rest.poll(REST_MS)
+        pace = Pace(self._cpu_share)
+        while not any(fd == self._patience.stop_fd for fd, _ in poll.poll()):
+            taken = self._probe.consume(self._log, over=lambda: pace.owed_s() > 0 or self._given_up())
+            rest.poll(pace.rest_s(taken) * 1000)
+        self._probe.consume(self._log, over=self._given_up)
         self._sink.close()
         self.done.set()
 
@@ -57,6 +66,9 @@ class Writer(threading.Thread):
         self.done.wait(timeout_s)
         self.join(0.1)
         return not self.is_alive()
+
+    def _given_up(self) -> bool:
+        return self._pinned and self._patience.over()
 
     def _log(self, record: bytes) -> str:
         """Log one record; its outcome. Never raises: this is called from C."""

@@ -33,7 +33,9 @@ class FakeProbe:
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)
 
     def consume(self, log, over):
+        before = len(self.outcomes)
         while self.records:
             self.outcomes.append(log(self.records.pop(0)))
             if over():
                 break
+        return len(self.outcomes) - before

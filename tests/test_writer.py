@@ -31,7 +31,7 @@ def written(sink, records):
     probe = FakeProbe(records=records)
     patience = sinks.Patience(1)
     probe.events_fd = patience.stop_fd
-    writer = Writer(probe, sink, Processes(), patience, pinned=False)
+    writer = Writer(probe, sink, Processes(), patience, pinned=False, cpu_share=None)
     writer.start()
     assert writer.stop(10)
     assert sink.closed
@@ -72,7 +72,7 @@ def pinned(sink, records, grace_s):
     probe = FakeProbe(records=records)
     patience = sinks.Patience(grace_s)
     probe.events_fd = patience.stop_fd
-    writer = Writer(probe, sink, Processes(), patience, pinned=True)
+    writer = Writer(probe, sink, Processes(), patience, pinned=True, cpu_share=None)
     writer.start()
     return probe, writer
 

@@ -42,51 +42,51 @@ static __always_inline u64 waiting(void)
 }
 
 /*
- * How many tokens an event costs after a burst: 1 while next to nothing waits, 2 if a sixteenth of the ring buffer does, 65
- * if half of it does. So those who have spent their bursts share what the daemon and the journal can do, however little that
- * is, and leave room for all others.
+ * How many tokens an event costs: one, as long as events that wait take less than 3/8 of the room for its kind (half of the
+ * ring buffer is for what may kill alone). Beyond that the more, the less room is left, and the more of its burst the payer
+ * has used. So those who flood share what the daemon and the journal can do, however little that is, and leave room for all
+ * others. It is not for the end of a burst alone: a process that runs every now and then has gained some tokens each time,
+ * and twenty of them would fill the room with these.
  */
-static __always_inline u64 price(void)
+static __always_inline u64 price(bool deadly, u64 used, u64 burst)
 {
-	u64 part = waiting() * 64 / RING_BYTES;
+	u64 taken = waiting() * 64 / (deadly ? RING_BYTES : RING_BYTES / 2), beyond = taken > 24 ? taken - 24 : 0;
 
-	return 1 + part * part / 16;
+	return 1 + 2 * beyond * beyond * ((used + EVENT_INTERVAL_NS) * 64 / (burst + EVENT_INTERVAL_NS)) / 64;
 }
 
 /*
  * A token bucket, kept as one number, the time up to which events are spoken for (the generic cell rate algorithm). Two
  * CPUs that write it at once may let one event too many through; none is lost uncounted.
  */
-static __always_inline bool spend(u64 *spoken_for, u64 now, u64 ahead)
+static __always_inline bool spend(u64 *spoken_for, u64 now, bool deadly, u64 burst)
 {
 	u64 until = *spoken_for;
 
 	if (until < now)
 		until = now;
-	if (until - now > ahead)
+	if (until - now > burst)
 		return false;
-	*spoken_for = until + EVENT_INTERVAL_NS * (until - now + EVENT_INTERVAL_NS > EVENT_BURST_NS ? price() : 1);
+	*spoken_for = until + EVENT_INTERVAL_NS * price(deadly, until - now, burst);
 	return true;
 }
 
 /*
- * A bucket per payer. What may kill has a burst more, at the price of the moment: whoever floods us with failures cannot
- * hide a kill behind them.
+ * A bucket per payer. What may kill has a burst more: whoever floods us with failures cannot hide a kill behind them.
  * The table holds those seen last; to get into it takes a token of a bucket that all newcomers share (two: one for what
  * may kill), so that whoever commands many uids can neither push others out of it nor get a burst for each.
  */
 static __always_inline bool over_budget(u64 payer, bool deadly, u64 now)
 {
 #if EVENT_INTERVAL_NS
-	u64 ahead = deadly ? 2 * EVENT_BURST_NS : EVENT_BURST_NS;
 	u64 *spoken_for = budgets.lookup(&payer);
 
 	if (spoken_for)
-		return !spend(spoken_for, now, ahead);
+		return !spend(spoken_for, now, deadly, deadly ? 2 * EVENT_BURST_NS : EVENT_BURST_NS);
 	u32 which = deadly;
 	u64 *shared = newcomers.lookup(&which);
 
-	if (!shared || !spend(shared, now, EVENT_BURST_NS))
+	if (!shared || !spend(shared, now, deadly, EVENT_BURST_NS))
 		return true;
 	bool crowd = *shared - now > FEW_NEWCOMERS * EVENT_INTERVAL_NS;
 	u64 fresh = now + (crowd ? EVENT_BURST_NS : 0) + EVENT_INTERVAL_NS;

@@ -142,6 +142,11 @@ class Daemon:
         """A field of /proc/PID/status."""
         return re.search(rf"^{field}:\s*(\S+)", Path(f"/proc/{self.pid}/status").read_text(), re.M)[1]
 
+    def on_cpu_s(self):
+        """CPU time of its threads so far; to the nanosecond, where /proc/PID/stat counts ticks."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
     def stop(self, number=signal.SIGTERM):
         """End it; its exit code."""
         if self._notify.fileno() < 0:

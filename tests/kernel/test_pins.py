@@ -1,5 +1,6 @@
 """The pinned hand-over: the loader leaves the probe on bpffs and is gone; daemons come and go, the counts stay."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -84,22 +85,29 @@ def test_another_version_takes_over_between_two_signals(start, pins):
     others = our_programs()
     load(pins, "--events.rate=0")
     daemon = start("--events.rate=0", f"--probe.pin={pins}")
-    targets = [str(NO_SUCH_PID - number) for number in range(30_000)]
+    stop, told = os.eventfd(0, os.EFD_NONBLOCK), os.pipe()
 
     def numbered():
-        for target in targets:
-            assert send("kill", int(target), 9) == -errno.ESRCH
-            time.sleep(100e-6)
+        sent = 0
+        while sent < 300_000:  # more than twenty takeovers take
+            assert send("kill", NO_SUCH_PID - sent, 9) == -errno.ESRCH
+            sent += 1
+            time.sleep(200e-6)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(stop)
+                break
+        os.write(told[1], str(sent).encode())
 
     sender = forked(numbered, b"ks-upgrade")
-    takeovers = 0
-    while os.waitpid(sender, os.WNOHANG) == (0, 0):
-        takeovers += 1
-        said = load(pins, "--events.rate=0", f"--events.grace-period={takeovers}")
+    for number in range(1, 8):
+        said = load(pins, "--events.rate=0", f"--events.grace-period={number}")
         assert "in the place of the one that was pinned, whose counts go on" in said
-    assert takeovers >= 5
+    os.eventfd_write(stop, 1)
+    targets = [str(NO_SUCH_PID - number) for number in range(int(os.read(told[0], 20)))]
+    assert os.waitpid(sender, 0)[1] == 0
     wait_for(lambda: len(our_programs() - others) == 8, "the programs in between to go")
     assert daemon.signals("ks-upgrade") == {("ks-upgrade", "SIGKILL", "ESRCH"): len(targets)}
+    assert len(targets) > 1000
     assert [event["KILLSNOOP_TPID"] for event in daemon.events("ks-upgrade")] == targets
 
 

@@ -35,15 +35,10 @@ def test_at_rest(start):
     assert "libbpf.so" in maps
     assert not re.search("libbcc|LLVM|clang", maps)
 
-    def on_cpu_s():
-        return sum(
-            int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{daemon.pid}/task").iterdir()
-        ) / 1e9  # fmt: skip
-
     time.sleep(0.5)  # the connection above ends meanwhile
-    before = on_cpu_s()
+    before = daemon.on_cpu_s()
     time.sleep(10)
-    percent = (on_cpu_s() - before) / 10 * 100
+    percent = (daemon.on_cpu_s() - before) / 10 * 100
     assert f"{percent:.1f}" == "0.0"
     kinds = {}
     for fd in Path(f"/proc/{daemon.pid}/fd").iterdir():

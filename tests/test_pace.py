@@ -1,0 +1,64 @@
+"""What the event thread may take of a core."""
+
+import pytest
+
+from killsnoopd.pace import Pace
+
+
+class Machine:
+    """A clock, and what a thread has used of a CPU; `event` is the work of one."""
+
+    def __init__(self, share, event_cpu_s):
+        self.now_s = self.cpu_s = 1000.0
+        self.event_cpu_s = event_cpu_s
+        self.pace = Pace(share, cpu_s=lambda: self.cpu_s, now_s=lambda: self.now_s)
+
+    def event(self):
+        self.cpu_s += self.event_cpu_s
+        self.now_s += self.event_cpu_s
+
+    def storm(self, seconds):
+        """Events without end, as the writer takes them; how many, and the share of a core that they took."""
+        began_s, used_s, events = self.now_s, self.cpu_s, 0
+        while self.now_s < began_s + seconds:
+            taken = 0
+            while taken == 0 or (taken < 10_000 and self.pace.owed_s() == 0):
+                self.event()
+                taken += 1
+            events += taken
+            self.now_s += self.pace.rest_s(taken)
+        return events, (self.cpu_s - used_s) / (self.now_s - began_s)
+
+
+@pytest.mark.parametrize("event_cpu_s", [20e-6, 100e-6, 0.01])
+def test_a_storm_takes_its_share_and_no_more(event_cpu_s):
+    """Be the machine fast or slow: what is saved up at once, then the share."""
+    machine = Machine(0.06, event_cpu_s)
+    machine.storm(30)
+    _, share = machine.storm(30)
+    assert share == pytest.approx(0.06, rel=0.05)
+
+
+def test_what_is_saved_up_is_spent_at_once():
+    """0.3 s of CPU without a rest, and what is earned meanwhile, after however long a silence."""
+    machine = Machine(0.06, 100e-6)
+    for silence_s in (0, 3600):
+        machine.now_s += silence_s
+        events = 0
+        while machine.pace.owed_s() == 0:
+            machine.event()
+            events += 1
+        assert events == pytest.approx(3000 / (1 - 0.06), rel=0.01)
+
+
+def test_without_a_share_there_is_no_bound():
+    """As much as it takes, with a rest between two looks."""
+    machine = Machine(None, 100e-6)
+    _, share = machine.storm(30)
+    assert share > 0.95
+
+
+def test_a_lone_event_makes_the_next_one_wait_less_than_a_storm():
+    """Milliseconds, up to 20."""
+    machine = Machine(0.06, 50e-6)
+    assert [machine.pace.rest_s(taken) for taken in (0, 1, 3, 4, 1000)] == [0, 0.005, 0.015, 0.02, 0.02]
