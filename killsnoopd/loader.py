@@ -192,7 +192,7 @@ def compiled(bpf_class: Any, settings: Settings) -> Any:
     macros["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
     cast = libbpf.rdonly_cast_ids()
     macros |= {"RDONLY_CAST": _RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": cast[1] if cast else 0}
-    macros["EVENTS_FD"] = _EVENTS_FD
+    macros |= {"EVENTS_FD": _EVENTS_FD, "MARK_VICTIM_PID": tracepoints.field_offset("mark_victim", "pid")}
     flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in macros.items())]
     with kernel_tree():
         return bpf_class(text=source(), cflags=flags)

@@ -20,13 +20,13 @@ def _event(name: str) -> str:
     return "oom/mark_victim" if name == "mark_victim" else f"syscalls/sys_exit_{name}"
 
 
-def tracepoint_id(name: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
-    """The number by which perf_event_open(2) knows a tracepoint; source: tracefs."""
+def _described(name: str, file: str, tracefs: tuple[Path, ...]) -> str:
+    """What a file of tracefs says of a tracepoint."""
     mounted = [root for root in tracefs if (root / "events").is_dir()]
     for root in mounted:
-        path = root / "events" / _event(name) / "id"
+        path = root / "events" / _event(name) / file
         try:
-            return int(path.read_text())
+            return path.read_text()
         except PermissionError:
             raise Failure(Exit.NOPERM, f"not allowed to read {path}: run the loader as root") from None
         except FileNotFoundError:
@@ -35,6 +35,22 @@ def tracepoint_id(name: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
                 f"this kernel has no tracepoint {_event(name)}: it must be built with CONFIG_FTRACE_SYSCALLS",
             ) from None
     raise Failure(Exit.UNAVAILABLE, f"tracefs is not mounted: mount -t tracefs tracefs {tracefs[0]}, then start again")
+
+
+def tracepoint_id(name: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
+    """The number by which perf_event_open(2) knows a tracepoint; source: tracefs."""
+    return int(_described(name, "id", tracefs))
+
+
+def field_offset(name: str, field: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
+    """Where a field is in a tracepoint's record, in bytes; source: tracefs. The first ones are at 8, or at 12."""
+    found = re.search(rf"\b{field};\s*offset:(\d+);", _described(name, "format", tracefs))
+    if not found:
+        raise Failure(
+            Exit.UNAVAILABLE,
+            f"kernel {os.uname().release} has no field {field} in tracepoint {_event(name)}: please report it",
+        )
+    return int(found[1])
 
 
 class _PerfEventAttr(ctypes.Structure):  # struct perf_event_attr, PERF_ATTR_SIZE_VER0

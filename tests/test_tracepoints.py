@@ -30,3 +30,36 @@ def test_tracefs(tmp_path):
     (old / "events/oom/mark_victim").mkdir(parents=True)
     (old / "events/oom/mark_victim/id").write_text("609\n")
     assert tracepoints.tracepoint_id("mark_victim", (new, old)) == 609
+
+
+COMMON = """\
+name: mark_victim
+ID: 609
+format:
+	field:unsigned short common_type;	offset:0;	size:2;	signed:0;
+	field:unsigned char common_flags;	offset:2;	size:1;	signed:0;
+	field:unsigned char common_preempt_count;	offset:3;	size:1;	signed:0;
+	field:int common_pid;	offset:4;	size:4;	signed:1;
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "offset"),
+    [
+        ("\tfield:int pid;\toffset:8;\tsize:4;\tsigned:1;\n", 8),
+        (
+            "\tfield:unsigned char common_preempt_lazy_count;\toffset:8;\tsize:1;\tsigned:0;\n\n"
+            "\tfield:int pid;\toffset:12;\tsize:4;\tsigned:1;\n",
+            12,
+        ),
+    ],
+    ids=["most kernels", "PREEMPT_RT"],
+)
+def test_where_a_field_is(tmp_path, fields, offset):
+    """As the kernel says it; a field that is not there is a failure with its name."""
+    event = tmp_path / "events/oom/mark_victim"
+    event.mkdir(parents=True)
+    (event / "format").write_text(COMMON + fields)
+    assert tracepoints.field_offset("mark_victim", "pid", (tmp_path,)) == offset
+    with pytest.raises(Failure, match="no field victim in tracepoint oom/mark_victim"):
+        tracepoints.field_offset("mark_victim", "victim", (tmp_path,))

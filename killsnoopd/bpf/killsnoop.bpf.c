@@ -19,6 +19,7 @@
  *   RDONLY_CAST        the number that stands for bpf_rdonly_cast; 0: the kernel has none
  *   EVENTS_FD          the number that stands for the map of that name
  *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
+ *   MARK_VICTIM_PID    byte offset of the pid in a record of oom:mark_victim
  *   TASK_*, PID_*, ... byte offsets of fields, from the kernel's BTF (task.h)
  */
 #define BPF_LICENSE Dual MIT/GPL
@@ -49,8 +50,7 @@
 #include "origin.c"
 
 struct sys_exit {
-	u64 common;
-	s64 nr;
+	u64 common_and_nr[2]; /* 8 bytes and a number, or 12 on some kernels for real time: the next 8 begin at 16 */
 	s64 ret;
 };
 
@@ -230,8 +230,7 @@ static __always_inline void resolve(u32 tid, bool oom)
 }
 
 struct mark_victim {
-	u64 common;
-	s32 pid; /* of the thread that the SIGKILL was sent to */
+	FIELD_AT(MARK_VICTIM_PID, s32 pid); /* of the thread that the SIGKILL was sent to */
 };
 
 /* Tracepoint oom:mark_victim: right after the OOM killer's SIGKILL (__oom_kill_process). */
