@@ -129,6 +129,16 @@ def test_debug_level_shows_what_the_verifier_said(public):
         assert ("invalid access to map value" in result.stderr) == (level == "debug")
 
 
+def test_a_bug_is_told_whole(public):
+    """Exit code 1, and the traceback that a report needs."""
+    source = Path(public) / "killsnoopd/daemon.py"
+    source.write_text(source.read_text().replace("privileges.drop()", "privileges.dorp()"))
+    result = in_namespace(public, "", "", "killsnoopd --web.listen-address=127.0.0.1:0")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("Traceback")
+    assert "no attribute 'dorp'" in result.stderr.splitlines()[-1]
+
+
 def test_from_a_folder_that_only_its_owner_can_read(public):
     """`sudo make run` in a home of mode 0700: with its capabilities gone, root could not read a module there any more."""
     Path(public).chmod(0o700)
