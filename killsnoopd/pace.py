@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 # A tenth of a core is what a flood may cost; the rest of that is for those who scrape meanwhile.
 SHARE = 0.06
-# What may be spent at once after a rest: some 4,000 events on the machine that this was written on.
-_SAVED_CPU_S = 0.3
+# What may be spent at once after a rest, so that half a minute of a flood is within that tenth, too.
+_SAVED_CPU_S = 0.6
 # Between two looks at the ring buffer, for each event that the last look found, and at most: in a storm events are
 # taken some at a time, for waking up costs as much as an event; one alone makes the next one wait for next to nothing.
 _REST_S, _LONGEST_REST_S = 0.005, 0.02

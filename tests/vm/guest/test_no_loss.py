@@ -10,12 +10,13 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import DEADLINE_S, active, calls, drop_in, flags, journal, ledger, main_pid, run, scrape, show, wait_for
+from conftest import active, calls, drop_in, flags, journal, ledger, main_pid, run, scrape, show
 from senders import NO_SUCH_PID, forked, send
+from waiting import DEADLINE_S, wait_for
 
 AT_LEAST = 20_000
 PACE_S = 0.001  # between two signals
-RATE = 25  # of them logged a second: an emulated CPU takes 10 ms for one
+RATE = 5  # of them logged a second: an emulated CPU takes 10 ms for one, and the daemon a part of it alone
 STOP = Path("/run/ks-stop")
 PACKAGES = Path("/input/packages")
 
