@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tests/kernel")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
 from coverage import Tool, running, tools  # noqa: E402
 from senders import forked, run, send  # noqa: E402

@@ -22,7 +22,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
 from attacks import ATTACKS, SCRAPE, Attack, Scraper, ask, launch, read_all, room_for  # noqa: E402
-from running import Daemon, wait_for  # noqa: E402
+from running import Daemon  # noqa: E402
+from waiting import wait_for  # noqa: E402
 
 SECONDS = 2.0
 FEW_FILES = ("prlimit", "--nofile=64:64")

@@ -24,7 +24,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests/kernel")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
 from cases import Processes, out_of_memory  # noqa: E402
 from grafana import DASHBOARD, Prometheus, filled, panels, variables  # noqa: E402

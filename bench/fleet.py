@@ -17,7 +17,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/prometheus")]
 
 from fleet import Fleet, Host  # noqa: E402
-from servers import RULES, Prometheus, wait_for  # noqa: E402
+from servers import RULES, Prometheus  # noqa: E402
+from waiting import wait_for  # noqa: E402
 
 
 def up(prometheus: Prometheus, hosts: int) -> bool:

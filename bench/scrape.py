@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests/kernel")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
-from running import Daemon, wait_for  # noqa: E402
+from running import Daemon  # noqa: E402
 from senders import forked, run, set_name, victim  # noqa: E402
+from waiting import wait_for  # noqa: E402
 
 SERIES = (10, 1000, 10_000)
 MOST_MS_A_HUNDRED, MOST_DELAY_MS = 2.0, 200.0  # the targets

@@ -7,15 +7,15 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from waiting import DEADLINE_S, wait_for
+
 RULES = Path(__file__).parent.parent / "deploy/prometheus/rules"
-DEADLINE_S = float(os.environ.get("DEADLINE_S", "120"))
 
 
 def tool(name):
@@ -24,15 +24,6 @@ def tool(name):
     found = shutil.which(beside if beside.is_absolute() else name)
     assert found, f"{name} is missing: PROMTOOL=$(scripts/promtool), as make test has it"
     return Path(found)
-
-
-def wait_for(condition, what, deadline_s=DEADLINE_S):
-    """The first true value of condition(); fails after the deadline."""
-    end = time.monotonic() + deadline_s
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {deadline_s:.0f} s for {what}"
-        time.sleep(0.1)
-    return value
 
 
 def free_port():

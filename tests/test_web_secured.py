@@ -13,6 +13,7 @@ import certificates
 import pytest
 from attacks import ATTACKS, CLIENT_HELLO, GET, SCRAPE, Attack, Scraper, launch, trusting
 from serving import Served
+from waiting import wait_for
 
 from killsnoopd.web_config import CIPHERS, CIPHERS_13
 
@@ -303,13 +304,6 @@ def test_a_user_who_does_not_exist_takes_as_long(serve):
     assert 0.5 < there / not_there < 2
 
 
-def wait_for(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_a_change_holds_at_once(folder, serve):
     """Users, headers and TLS, without a signal; a broken file changes nothing, is logged once, and again for a signal."""
     served = serve(f"basic_auth_users: {{scraper: '{HASH}'}}\n")
@@ -322,14 +316,14 @@ def test_a_change_holds_at_once(folder, serve):
     for _ in range(3):
         assert served.ask(basic("scraper", "other"))[0] == 200
     line = f"--web.config.file={served.config}: basic_auth_users.scraper is no bcrypt hash"
-    wait_for(lambda: line in served.said)
+    wait_for(lambda: line in served.said, "the line")
     assert served.said.count(line) == 1
     served.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: served.said.count(line) == 2)
+    wait_for(lambda: served.said.count(line) == 2, "the line again")
     assert served.ask(basic("scraper", "wrong"))[0] == 401
     served.config.unlink()
     assert served.ask(basic("scraper", "other"))[0] == 200
-    wait_for(lambda: "No such file or directory; the former one stays in force" in served.said)
+    wait_for(lambda: "No such file or directory; the former one stays in force" in served.said, "the line")
     served.config.write_text(PAIR)
     assert served.ask(context=client_context(folder))[0] == 200
     assert served.ask()[0] == 0
@@ -356,4 +350,4 @@ def test_a_new_certificate_needs_no_signal(folder, serve, tmp_path):
     assert serial() == former
     shutil.copy(folder / "renewed.key", tmp_path / "server.key")
     assert serial() != former
-    wait_for(lambda: "the former one stays in force" in served.said)
+    wait_for(lambda: "the former one stays in force" in served.said, "the line")

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from running import wait_for
 from senders import NO_SUCH_PID, NOBODY, forked, run, send, set_name, siginfo
+from waiting import wait_for
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWPID = 0x20000000

@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from running import DEADLINE_S, wait_for
+from waiting import DEADLINE_S, wait_for
 
 DASHBOARD = Path(__file__).parents[2] / "deploy/grafana-dashboard.json"
 _VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)(?::(\w+))?\}")

@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import yaml
-from running import PRIVATE, wait_for
+from running import PRIVATE
+from waiting import wait_for
 
 TOP = Path(__file__).parent.parent.parent
 KUBERNETES = TOP / "deploy/kubernetes"

@@ -8,31 +8,21 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import DEADLINE_S, wait_for
 
 from killsnoopd import libbpf
 
 # lockdown=confidentiality forbids it: tests of what takes it are left out then, for nothing on such a machine can run them.
 MAY_READ_KERNEL_MEMORY = libbpf.may_read_kernel_memory()
-DEADLINE_S = float(os.environ.get("DEADLINE_S", "30"))  # an emulated machine may take ten times as long
 # A mount namespace from which nothing leaks; `/` need not be a mount point (a chroot).
 UNSHARE = ("unshare", "-m", "--propagation", "unchanged", "sh", "-c")
 PRIVATE = (
     """awk '{print $5}' /proc/self/mountinfo | while read -r at; do mount --make-private "$at" 2>/dev/null || :; done"""
 )
-
-
-def wait_for(condition, what, deadline_s=DEADLINE_S):
-    """The first true value of condition(); fails after the deadline."""
-    end = time.monotonic() + deadline_s
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {deadline_s:.0f} s for {what}"
-        time.sleep(0.01)
-    return value
 
 
 class Daemon:

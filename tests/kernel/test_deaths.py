@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from cases import Processes
-from running import wait_for
 from senders import forked, run, send, siginfo
+from waiting import wait_for
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from cases import cgroup, cgroup_tree
-from running import MAY_READ_KERNEL_MEMORY, wait_for
+from running import MAY_READ_KERNEL_MEMORY
 from senders import forked, run, send, set_name, siginfo
+from waiting import wait_for
 
 import killsnoopd
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from cases import Processes
-from running import PRIVATE, UNSHARE, load, wait_for
+from running import PRIVATE, UNSHARE, load
 from senders import NO_SUCH_PID, NOBODY, forked, run, send, victim
 from test_exactness import kill_loop
+from waiting import wait_for
 
 from killsnoopd import fields
 

@@ -12,9 +12,10 @@ import urllib.error
 import urllib.request
 
 import pytest
-from running import Daemon, wait_for
+from running import Daemon
 from senders import NO_SUCH_PID, run, send
 from test_exactness import kill_loop
+from waiting import wait_for
 
 
 def test_ready_means_ready(tmp_path):

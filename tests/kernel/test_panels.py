@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from cases import Processes, out_of_memory
 from grafana import DASHBOARD, Prometheus, filled, panels, variables
-from running import Daemon, wait_for
+from running import Daemon
 from senders import NO_SUCH_PID, NOBODY, run, send
+from waiting import wait_for
 
 BOARD = json.loads(DASHBOARD.read_text())
 PANELS = {panel["title"]: panel for panel in panels(BOARD)}

@@ -8,9 +8,8 @@ import bcrypt
 import certificates
 import pytest
 from attacks import ATTACKS, SCRAPE, Attack, Scraper, ask, launch, room_for, trusting
-from running import wait_for
 from servers import Prometheus
-from servers import wait_for as wait_for_server
+from waiting import wait_for
 
 
 def port(daemon):
@@ -51,7 +50,7 @@ def test_prometheus_scrapes_with_a_certificate_and_a_password(secured, tmp_path)
         ],
     }
     with Prometheus(tmp_path / "prometheus", config) as prometheus:
-        wait_for_server(lambda: len(prometheus.query("count_over_time(up[1m]) >= 3")) == 3, "three scrapes of each")
+        wait_for(lambda: len(prometheus.query("count_over_time(up[1m]) >= 3")) == 3, "three scrapes of each")
         up = {dict(labels)["job"]: value for labels, value in prometheus.query("up").items()}
         signals = prometheus.query("sum(killsnoop_signals_total)")
     assert up == {"right": 1, "wrong": 0, "bare": 0}

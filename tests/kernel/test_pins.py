@@ -11,10 +11,11 @@ import sys
 import time
 
 import pytest
-from running import load, wait_for
+from running import load
 from senders import NO_SUCH_PID, forked, run, send, siginfo
 from test_exactness import kill_loop
 from test_powerless import our_programs
+from waiting import wait_for
 
 from killsnoopd import cli, libbpf
 

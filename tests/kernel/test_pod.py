@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pod as kubernetes
 import pytest
-from running import wait_for
 from senders import run, send, victim
 from test_powerless import our_programs
+from waiting import wait_for
 
 PIN = "/sys/fs/bpf/killsnoopd-pod"
 VARIANTS = [

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from running import wait_for
 from senders import NO_SUCH_PID, run, send
+from waiting import wait_for
 
 from killsnoopd import probe
 from killsnoopd.program import JUMPS, MAPS, PROGRAMS, Layout, Settings, possible_cpus

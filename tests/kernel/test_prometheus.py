@@ -6,7 +6,8 @@ import signal
 import pytest
 from running import PRIVATE, UNSHARE
 from senders import run, victim
-from servers import RULES, Alertmanager, Prometheus, Webhook, wait_for
+from servers import RULES, Alertmanager, Prometheus, Webhook
+from waiting import wait_for
 
 ALERT = "KillsnoopUnexpectedSigkill"
 EXPECTED = "containerd-shim"  # on the list of alerts.yml

@@ -8,8 +8,9 @@ import threading
 import time
 import urllib.parse
 
-from running import load, wait_for
+from running import load
 from senders import run, set_name, victim
+from waiting import wait_for
 
 NAMES = 10_000
 

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 from fleet import Fleet, Host
-from servers import RULES, Prometheus, wait_for
+from servers import RULES, Prometheus
+from waiting import wait_for
 
 HOSTS = 50
 

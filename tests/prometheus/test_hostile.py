@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from fakes import FakeProbe
 from prometheus_client import CollectorRegistry, generate_latest
-from servers import Prometheus, wait_for
+from servers import Prometheus
+from waiting import wait_for
 
 from killsnoopd import metrics
 from killsnoopd.probe import Counts

@@ -110,7 +110,8 @@ def write_input(package: Path, tests: list[str], path: Path) -> None:
         edited_package(package, f"{version}+tother", packages, probe="another one")
         with tarfile.open(path, "w") as archive:
             archive.add(HERE / "guest", "guest", filter=lambda info: None if "__pycache__" in info.name else info)
-            archive.add(TOP / "tests/kernel/senders.py", "guest/senders.py")
+            for shared in ("waiting.py", "kernel/senders.py"):
+                archive.add(TOP / "tests" / shared, f"guest/{Path(shared).name}")
             archive.add(packages, "packages")
             archive.add(selected, "tests")
 

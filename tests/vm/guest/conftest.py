@@ -10,10 +10,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from waiting import DEADLINE_S, wait_for
 
 PINS = Path("/sys/fs/bpf/killsnoopd")
 DEFAULTS = Path("/etc/default/killsnoopd")
-DEADLINE_S = 240  # an emulated machine takes ten times as long as a real one
 
 
 def pytest_runtest_logreport(report):
@@ -27,15 +27,6 @@ def run(*command, check=True):
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert not check or result.returncode == 0, f"{' '.join(command)}: {result.stdout}"
     return result.stdout
-
-
-def wait_for(condition, what, deadline_s=DEADLINE_S):
-    """The first true value of condition(); fails after the deadline."""
-    end = time.monotonic() + deadline_s
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
-        time.sleep(0.1)
-    return value
 
 
 def show(unit, *properties):

@@ -2,7 +2,8 @@
 
 import re
 
-from conftest import active, journal, run, scrape, show, wait_for
+from conftest import active, journal, run, scrape, show
+from waiting import wait_for
 
 
 def test_everything_is_up():

@@ -5,8 +5,9 @@ import signal
 import time
 from datetime import datetime
 
-from conftest import active, calls, journal, kill_as, main_pid, run, wait_for
+from conftest import active, calls, journal, kill_as, main_pid, run
 from senders import NO_SUCH_PID, send
+from waiting import wait_for
 
 
 def test_the_clock_is_set():

@@ -2,8 +2,9 @@
 
 import time
 
-from conftest import PINS, active, journal, kill_as, our_programs, run, scrape, show, wait_for
+from conftest import PINS, active, journal, kill_as, our_programs, run, scrape, show
 from senders import NO_SUCH_PID, send
+from waiting import wait_for
 
 
 def test_apt_installs_and_starts_it(record_property):

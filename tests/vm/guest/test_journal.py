@@ -2,8 +2,9 @@
 
 import re
 
-from conftest import journal, kill_as, run, wait_for
+from conftest import journal, kill_as, run
 from senders import NO_SUCH_PID, send
+from waiting import wait_for
 
 
 def test_the_killer_shows_in_the_victims_log(victim):

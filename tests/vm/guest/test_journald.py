@@ -5,8 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import active, calls, flags, journal, kill_as, ledger, run, scrape, show, wait_for
+from conftest import active, calls, flags, journal, kill_as, ledger, run, scrape, show
 from senders import NO_SUCH_PID, forked, send
+from waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("unlimited")
 

@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from conftest import PINS, active, calls, journal, kill_as, main_pid, our_programs, run, wait_for
+from conftest import PINS, active, calls, journal, kill_as, main_pid, our_programs, run
 from senders import NO_SUCH_PID, send
+from waiting import wait_for
 
 
 def probe_folder():

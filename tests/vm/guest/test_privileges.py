@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import DEFAULTS, PINS, active, calls, flags, journal, kill_as, main_pid, run, scrape, show, wait_for
+from conftest import DEFAULTS, PINS, active, calls, flags, journal, kill_as, main_pid, run, scrape, show
 from senders import NO_SUCH_PID, send
+from waiting import wait_for
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 DYNAMIC_USER = Path("/usr/share/doc/killsnoopd/dynamic-user")

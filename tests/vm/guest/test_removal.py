@@ -1,6 +1,7 @@
 """Nothing of it is left."""
 
-from conftest import PINS, active, our_programs, run, wait_for
+from conftest import PINS, active, our_programs, run
+from waiting import wait_for
 
 
 def test_stop_lets_go_of_everything():
