@@ -29,6 +29,8 @@ PACKAGES = """
 linux-image-amd64 systemd systemd-sysv udev dbus procps iproute2 util-linux man-db bpftool kmod
 python3-bpfcc libbpf1 python3-systemd python3-prometheus-client python3-aiohttp python3-pytest
 """.split()
+# Manual pages are indexed anew by every apt and dpkg where this is, which takes an emulated machine long.
+REMOVED = "var/lib/man-db/auto-update"
 # Both runs of the machine, before and after its reboot. What it says is on the second serial port: agetty has the first.
 UNIT = """\
 [Unit]
@@ -51,7 +53,7 @@ IMAGE_SIZE, RESULTS_SIZE = 4 << 30, 256 << 20
 
 def build_image(suite: str, cache: Path) -> Path:
     """The folder with the image, kernel and initrd of a Debian that has everything but the package."""
-    recipe = hashlib.sha256("\n".join([suite, UNIT, *PACKAGES]).encode()).hexdigest()[:12]
+    recipe = hashlib.sha256("\n".join([suite, UNIT, REMOVED, *PACKAGES]).encode()).hexdigest()[:12]
     folder = cache / f"{suite}-{recipe}"
     if folder.exists():
         return folder
@@ -62,6 +64,7 @@ def build_image(suite: str, cache: Path) -> Path:
         made.mkdir()
         command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(root)]
         subprocess.run(command, check=True)
+        (root / REMOVED).unlink(missing_ok=True)
         (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
         (root / "etc/hostname").write_text(f"{suite}\n")
         units = root / "etc/systemd/system"
@@ -219,7 +222,7 @@ def main() -> int:
     parser.add_argument("--package", type=Path, required=True, help="the .deb (make deb)")
     parser.add_argument("--suite", action="append", choices=SUITES, help="default: both, side by side")
     parser.add_argument("--cache", type=Path, default=os.environ.get("VM_CACHE", "/var/cache/killsnoopd-vm"))
-    parser.add_argument("--deadline", type=float, default=1500, metavar="S", help="for each machine (%(default)s)")
+    parser.add_argument("--deadline", type=float, default=3000, metavar="S", help="for each machine (%(default)s)")
     parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg", help="nested KVM can hang (%(default)s)")
     parser.add_argument("--tests", nargs="+", metavar="FILE", help="of tests/vm/guest, after the reboot (all)")
     args = parser.parse_args()

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import DEFAULTS, PINS, active, calls, flags, journal, kill_as, main_pid, run, scrape, show
+from conftest import DEFAULTS, PINS, active, calls, journal, kill_as, main_pid, run, scrape, show
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -125,5 +125,3 @@ def test_a_flag_that_is_wrong():
     run("systemctl", "reset-failed", "killsnoopd", check=False)
     run("systemctl", "start", "killsnoopd")
     assert scrape()
-    with flags("--events.rate=499"):
-        assert active()
