@@ -13,6 +13,7 @@ from killsnoopd import names
 from killsnoopd.event import Event, Place, Sender
 
 _CACHE_MAX = 10_000  # cgroups whose paths are kept
+_LATELY_MAX = 500  # processes in that time; more are asked anew
 _LATELY_S = 0.1  # what /proc said is taken for true for so long: asking costs twice what all the rest of an event does
 _TICK_NS = 10_000_000  # of /proc/PID/stat: USER_HZ is 100 on every machine that is left
 _UNIT = re.compile(r"_?(.+\.(?:service|scope|socket|mount|swap|device|timer|path|target|automount))")
@@ -117,7 +118,7 @@ class Processes:
         self._tree = next((Path(mount.at) for mount in self._mounts if mount.fstype == "cgroup2"), None)
         self._cgroups: dict[int, str | None] = {}
         self._executable = lru_cache(_CACHE_MAX)(self._where)
-        self._asked_lately = lru_cache(_CACHE_MAX)(self._from_proc)
+        self._asked_lately = lru_cache(_LATELY_MAX)(self._from_proc)
         self._walk()
 
     def identify(self, event: Event) -> Identity:
