@@ -155,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(0, 1_000_000),
         default=40,
         metavar="N",
-        help="scrapes answered at a time; others wait half a second for their turn, then get 503; 0: no limit "
+        help="scrapes answered at a time; others wait four seconds for their turn, then get 503; 0: no limit "
         "(default %(default)s)",
     )
     add(

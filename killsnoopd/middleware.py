@@ -17,7 +17,9 @@ from killsnoopd.web_config_file import WebConfigFile
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-TURN_S = 0.5  # how long a scrape waits for its turn
+# How long a scrape waits for its turn: for the pages of those before it, of which one of 8 MB takes half a second. It
+# holds one of 64 connections meanwhile, and nothing else; after STALE_S it would have to make room for others.
+TURN_S = 4.0
 
 
 class RateLimit:

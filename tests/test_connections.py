@@ -227,6 +227,17 @@ def test_a_turn_to_scrape(serve):
     assert served.stop()["busy"] == sum(answer[9:12] == b"503" for answer in answers)
 
 
+def test_a_turn_is_waited_for_while_pages_are_built(serve):
+    """With one turn, and a page that takes long: whoever comes third is answered all the same."""
+    served = serve(8_000_000, max_requests=1)
+    opened = launch(served.port, Attack(3, SCRAPE, reads=True))
+    answers = read_all(opened, 20)
+    for client in opened:
+        client.close()
+    assert [answer[9:12] for answer in answers] == [b"200"] * 3
+    assert served.stop()["busy"] == 0
+
+
 def test_the_page_tells_of_it(serve):
     """Connections, their limit, and what was refused by reason."""
     served = serve(4000)

@@ -1,11 +1,17 @@
 """Addresses and pages; tests/kernel/test_lifecycle.py asks a real daemon for them."""
 
+import asyncio
 import socket
 
+import aiohttp.web
 import pytest
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.test_utils import make_mocked_request
 
-from killsnoopd import web
+from killsnoopd import middleware, web
+from killsnoopd.connections import Connections
 from killsnoopd.failure import Exit, Failure
+from killsnoopd.web_config_file import WebConfigFile
 
 
 def test_listen_and_address():
@@ -42,3 +48,26 @@ def test_a_client_that_goes_away_early_leaves_no_traceback(caplog):
         except Exception:
             http.exception("Unhandled exception")
     assert [record.exc_info[0] for record in caplog.records] == [ValueError]
+
+
+def test_who_gets_no_turn_is_told_and_counted(monkeypatch):
+    """503 when as many scrapes as --web.max-requests allows go on for longer than one waits."""
+    monkeypatch.setattr(middleware, "TURN_S", 0.05)
+    connections = Connections(asyncio.Protocol, lambda: None, lambda _: True)
+    gate = middleware.Gate(WebConfigFile(None), connections, "/metrics", 1)
+    request = make_mocked_request("GET", "/metrics", payload=EMPTY_PAYLOAD)
+
+    async def page(_):
+        await asyncio.Event().wait()
+
+    async def two():
+        first = asyncio.create_task(gate(request, page))
+        await asyncio.sleep(0)
+        try:
+            with pytest.raises(aiohttp.web.HTTPServiceUnavailable):
+                await gate(request, page)
+        finally:
+            first.cancel()
+
+    asyncio.run(two())
+    assert connections.refused["busy"] == 1
