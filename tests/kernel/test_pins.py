@@ -104,8 +104,8 @@ def test_another_version_takes_over_between_two_signals(start, pins):
         said = load(pins, "--events.rate=0", f"--events.grace-period={number}")
         assert "in the place of the one that was pinned, whose counts go on" in said
     os.eventfd_write(stop, 1)
-    targets = [str(NO_SUCH_PID - number) for number in range(int(os.read(told[0], 20)))]
     assert os.waitpid(sender, 0)[1] == 0
+    targets = [str(NO_SUCH_PID - number) for number in range(int(os.read(told[0], 20)))]
     wait_for(lambda: len(our_programs() - others) == 8, "the programs in between to go")
     assert daemon.signals("ks-upgrade") == {("ks-upgrade", "SIGKILL", "ESRCH"): len(targets)}
     assert len(targets) > 1000
