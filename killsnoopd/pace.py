@@ -10,6 +10,8 @@ _SAVED_CPU_S = 0.6
 # Between two looks at the ring buffer, for each event that the last look found, and at most: in a storm events are
 # taken some at a time, for waking up costs as much as an event; one alone makes the next one wait for next to nothing.
 _REST_S, _LONGEST_REST_S = 0.005, 0.02
+# Once all is spent, so much longer than it takes to owe nothing: one at a time, an event would cost several times as much.
+_REST_IN_DEBT_S = 0.25
 
 
 class Pace:
@@ -41,4 +43,5 @@ class Pace:
 
     def rest_s(self, taken: int) -> float:
         """How long to rest after so many events."""
-        return max(min(taken * _REST_S, _LONGEST_REST_S), self.owed_s())
+        owed_s = self.owed_s()
+        return owed_s + _REST_IN_DEBT_S if owed_s else min(taken * _REST_S, _LONGEST_REST_S)

@@ -51,6 +51,19 @@ def test_what_is_saved_up_is_spent_at_once():
         assert events == pytest.approx(6000 / (1 - 0.06), rel=0.01)
 
 
+def test_who_has_spent_it_all_rests_until_there_is_work_for_many():
+    """A quarter of a second, of which the share is for the next events."""
+    machine = Machine(0.06, 100e-6)
+    machine.storm(30)
+    for _ in range(3):
+        taken = 0
+        while machine.pace.owed_s() == 0:
+            machine.event()
+            taken += 1
+        machine.now_s += machine.pace.rest_s(taken)
+    assert taken == pytest.approx(0.25 * 0.06 / 100e-6, rel=0.1)
+
+
 def test_without_a_share_there_is_no_bound():
     """As much as it takes, with a rest between two looks."""
     machine = Machine(None, 100e-6)
