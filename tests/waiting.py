@@ -7,7 +7,10 @@ DEADLINE_S = float(os.environ.get("DEADLINE_S", "120"))  # an emulated machine t
 
 
 def wait_for(condition, what, deadline_s=DEADLINE_S):
-    """The first true value of condition(), which takes half of the time at most; fails after the deadline."""
+    """The first true value of condition(); fails after the deadline.
+
+    It is asked for a fifth of the time at most: a machine with one CPU has to do what is waited for, too.
+    """
     end = time.monotonic() + deadline_s
     while True:
         began = time.monotonic()
@@ -15,4 +18,4 @@ def wait_for(condition, what, deadline_s=DEADLINE_S):
             return value
         now = time.monotonic()
         assert now < end, f"waited {deadline_s:.0f} s for {what}"
-        time.sleep(max(0.01, now - began))
+        time.sleep(min(max(0.01, 4 * (now - began)), 2))

@@ -41,33 +41,42 @@ static __always_inline u64 waiting(void)
 	return bpf_ringbuf_query((void *)bpf_pseudo_fd(1, EVENTS_FD), BPF_RB_AVAIL_DATA);
 }
 
-/*
- * How many tokens an event costs: one, as long as events that wait take less than 3/8 of the room for its kind (half of the
- * ring buffer is for what may kill alone). Beyond that the more, the less room is left, and the more of its burst the payer
- * has used. So those who flood share what the daemon and the journal can do, however little that is, and leave room for all
- * others. It is not for the end of a burst alone: a process that runs every now and then has gained some tokens each time,
- * and twenty of them would fill the room with these.
- */
-static __always_inline u64 price(bool deadly, u64 used, u64 burst)
+/* How full the room for an event of this kind is, in 64ths beyond 3/8: half of the ring buffer is for what may kill alone. */
+static __always_inline u64 crowding(bool deadly)
 {
-	u64 taken = waiting() * 64 / (deadly ? RING_BYTES : RING_BYTES / 2), beyond = taken > 24 ? taken - 24 : 0;
+	u64 taken = waiting() * 64 / (deadly ? RING_BYTES : RING_BYTES / 2);
 
-	return 1 + 2 * beyond * beyond * ((used + EVENT_INTERVAL_NS) * 64 / (burst + EVENT_INTERVAL_NS)) / 64;
+	return taken > 24 ? taken - 24 : 0;
 }
 
 /*
- * A token bucket, kept as one number, the time up to which events are spoken for (the generic cell rate algorithm). Two
- * CPUs that write it at once may let one event too many through; none is lost uncounted.
+ * A token bucket, kept as one number, the time up to which events are spoken for (the generic cell rate algorithm). An
+ * event costs one token while there is room. When there is less, the daemon or the journal cannot take all that the
+ * budgets allow: then the price goes up, the more the less room is left, for those who ask for more than others do.
+ *
+ * What they ask for is in a second bucket, by every attempt and not by what was let through, so that whoever asks for
+ * little pays one token however he began. It fills up to three times as fast the less room is left: three uids that keep
+ * within their rates may be too many, too. So those who flood share what there is, however little that is, and leave room
+ * for the rest; whoever asks for no more than a third of his rate is not taken for one of them.
+ *
+ * Two CPUs that write these at once may let one event too many through; none is lost uncounted. `storm`: it was asked for
+ * as much as can be noted.
  */
-static __always_inline bool spend(u64 *spoken_for, u64 now, bool deadly, u64 burst)
+static __always_inline bool spend(struct budget *budget, u64 now, bool deadly, u64 burst, bool *storm)
 {
-	u64 until = *spoken_for;
+	u64 beyond = crowding(deadly);
+	u64 until = budget->spoken_for > now ? budget->spoken_for : now;
+	u64 asked = budget->asked_for > now ? budget->asked_for : now;
 
-	if (until < now)
-		until = now;
-	if (until - now > burst)
+	if (asked <= now + burst)
+		asked += EVENT_INTERVAL_NS * (8 + (beyond < 16 ? beyond : 16)) / 8;
+	*storm = asked > now + burst;
+	budget->asked_for = asked;
+	if (until > now + burst)
 		return false;
-	*spoken_for = until + EVENT_INTERVAL_NS * price(deadly, until - now, burst);
+	u64 share = (asked - now) * 64 / (burst + EVENT_INTERVAL_NS);
+
+	budget->spoken_for = until + EVENT_INTERVAL_NS * (1 + 2 * beyond * beyond * share / 64);
 	return true;
 }
 
@@ -76,20 +85,21 @@ static __always_inline bool spend(u64 *spoken_for, u64 now, bool deadly, u64 bur
  * The table holds those seen last; to get into it takes a token of a bucket that all newcomers share (two: one for what
  * may kill), so that whoever commands many uids can neither push others out of it nor get a burst for each.
  */
-static __always_inline bool over_budget(u64 payer, bool deadly, u64 now)
+static __always_inline bool over_budget(u64 payer, bool deadly, u64 now, bool *storm)
 {
 #if EVENT_INTERVAL_NS
-	u64 *spoken_for = budgets.lookup(&payer);
+	struct budget *budget = budgets.lookup(&payer);
 
-	if (spoken_for)
-		return !spend(spoken_for, now, deadly, deadly ? 2 * EVENT_BURST_NS : EVENT_BURST_NS);
+	if (budget)
+		return !spend(budget, now, deadly, deadly ? 2 * EVENT_BURST_NS : EVENT_BURST_NS, storm);
 	u32 which = deadly;
-	u64 *shared = newcomers.lookup(&which);
+	struct budget *shared = newcomers.lookup(&which);
 
-	if (!shared || !spend(shared, now, deadly, EVENT_BURST_NS))
+	if (!shared || !spend(shared, now, deadly, EVENT_BURST_NS, storm))
 		return true;
-	bool crowd = *shared - now > FEW_NEWCOMERS * EVENT_INTERVAL_NS;
-	u64 fresh = now + (crowd ? EVENT_BURST_NS : 0) + EVENT_INTERVAL_NS;
+	bool crowd = shared->spoken_for > now + FEW_NEWCOMERS * EVENT_INTERVAL_NS;
+	u64 next = now + EVENT_INTERVAL_NS;
+	struct budget fresh = { next + (crowd ? EVENT_BURST_NS : 0), next };
 
 	budgets.update(&payer, &fresh);
 #endif
@@ -111,10 +121,12 @@ static __always_inline bool let_through(u32 cpu, enum kind kind, u32 sig, u64 pa
 		count_fate(cpu, kind, RATE_LIMITED);
 		return false;
 	}
+	bool storm = false;
+
 	if (!*now)
 		*now = bpf_ktime_get_boot_ns();
-	if (over_budget(payer, deadly, *now)) {
-		if (memo) {
+	if (over_budget(payer, deadly, *now, &storm)) {
+		if (memo && storm) {
 			memo->payer = payer;
 			memo->jiffy = jiffy;
 			memo->over = deadly + 1;

@@ -89,9 +89,12 @@ struct retired {
 BPF_TABLE("array", u32, struct retired, retired, SERIES_MAX);
 BPF_TABLE("array", u32, u32, used, SERIES_MAX); /* by slot: the tick of its last use; NEVER: it is in the queue */
 
-/* By payer: the time up to which its events are spoken for. Those that are not in it share two budgets, see over_budget(). */
-BPF_TABLE("lru_hash", u64, u64, budgets, 16384);
-BPF_TABLE("array", u32, u64, newcomers, 2);
+/* What a payer has had of its rate, and what it has asked for, see spend(): up to which time, CLOCK_BOOTTIME. */
+struct budget {
+	u64 spoken_for, asked_for;
+};
+BPF_TABLE("lru_hash", u64, struct budget, budgets, 16384); /* by payer; others share two budgets, see over_budget() */
+BPF_TABLE("array", u32, struct budget, newcomers, 2);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /* Written by the daemon alone (in_hand.py): what became of the events it took. Kept here, it outlives a restart. */
 BPF_F_TABLE("array", u32, u64, ledger, 16, BPF_F_MMAPABLE);
@@ -120,7 +123,7 @@ struct memo {
 	struct series key;
 	u32 slot_plus_one; /* 0: nothing yet */
 	u32 era;           /* in which that holds */
-	u64 payer;         /* is over budget throughout `jiffy` */
+	u64 payer;         /* is over budget throughout `jiffy`, in a storm */
 	u64 jiffy;
 	u32 over;          /* 1: but for what may kill; 2: for everything */
 	u32 padding[3];    /* to a cache line */

@@ -45,6 +45,16 @@ def main_pid():
     return int(show("killsnoopd.service", "MainPID"))
 
 
+def wait_for_another(*gone):
+    """Until a daemon is READY that is none of these pids."""
+
+    def is_there():
+        daemon = show("killsnoopd.service", "ActiveState", "MainPID")
+        return daemon["ActiveState"] == "active" and int(daemon["MainPID"]) not in (0, *gone)
+
+    wait_for(is_there, f"another daemon than {gone}")
+
+
 def journal(*matches):
     """Entries of the journal, oldest first, by fields; `journalctl` arguments."""
     output = run("journalctl", "--quiet", "--no-pager", "--output=json", *matches)

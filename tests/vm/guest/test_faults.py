@@ -5,7 +5,7 @@ import signal
 import time
 from datetime import datetime
 
-from conftest import active, calls, journal, kill_as, main_pid, run
+from conftest import calls, journal, kill_as, main_pid, run, wait_for_another
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -52,6 +52,6 @@ def test_no_memory_left():
         wait_for(lambda: main_pid() != pid, "the daemon to be killed")
     finally:
         run("systemctl", "revert", "killsnoopd.service")
-    wait_for(lambda: active() and main_pid() not in (0, pid), "the next daemon")
+    wait_for_another(pid)
     assert calls("ks-before") == 1
     wait_for(lambda: journal("KILLSNOOP_ORIGIN=oom", f"KILLSNOOP_TPID={pid}"), "the event of its own death")

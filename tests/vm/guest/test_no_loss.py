@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import active, calls, drop_in, flags, journal, ledger, main_pid, run, scrape, show
+from conftest import active, calls, drop_in, flags, journal, ledger, main_pid, run, scrape, show, wait_for_another
 from senders import NO_SUCH_PID, forked, send
 from waiting import DEADLINE_S, wait_for
 
@@ -57,9 +57,9 @@ def scraper():
 
 def disturb(name):
     """Do it, and wait until a daemon is READY again, another one; how long that took, in seconds."""
-    began_s, gone = time.monotonic(), {0} if name == "daemon-reexec" else {0, main_pid()}
+    began_s, gone = time.monotonic(), [] if name == "daemon-reexec" else [main_pid()]
     DISTURBANCES[name]()
-    wait_for(lambda: active() and main_pid() not in gone, f"a daemon after {name}")
+    wait_for_another(*gone)
     return round(time.monotonic() - began_s)
 
 

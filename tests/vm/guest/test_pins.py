@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import PINS, active, calls, journal, kill_as, main_pid, our_programs, run
+from conftest import PINS, calls, journal, kill_as, main_pid, our_programs, run, wait_for_another
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -45,7 +45,7 @@ def test_damage(kind, restart):
     began_s, pid = time.time(), main_pid()
     damage()
     run("systemctl", *(["restart"] if restart == "restart" else ["kill", "-s", "KILL"]), "killsnoopd")
-    wait_for(lambda: active() and main_pid() not in (0, pid), "the next daemon")
+    wait_for_another(pid)
     assert any("probe attached" in line for line in said_since(began_s))
     kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
     assert calls(comm) == (2 if counts_go_on else 1)
