@@ -101,6 +101,12 @@ def visible_path(path: str, dev: int, mounted: list[Mount]) -> str:
     return min(candidates)[1] if candidates else path
 
 
+def _bytes_of(path: str) -> bytes:
+    """A small file's. pathlib would intern the parts of its path: pids that come and go make that table grow."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()
+
+
 class Processes:
     """Finds out, and remembers. One thread uses it."""
 
@@ -184,7 +190,7 @@ class Processes:
         if not self._tree:
             return
         self._remember(self._tree.stat().st_ino, "/")
-        waiting = [("", self._tree)]
+        waiting = [("", str(self._tree))]
         while waiting:
             path, folder = waiting.pop()
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -192,13 +198,13 @@ class Processes:
                     if entry.is_dir(follow_symlinks=False):
                         child = f"{path}/{names.text(os.fsencode(entry.name))}"
                         self._remember(entry.inode(), child)
-                        waiting.append((child, Path(entry.path)))
+                        waiting.append((child, entry.path))
 
     def _from_proc(self, pid: int, start_ns: int, _lately: int) -> str | None:
         """What /proc says, if the pid is still that process's; a zombie still has a cgroup."""
         try:
-            lines = (self._proc / str(pid) / "cgroup").read_bytes().splitlines()
-            stat = (self._proc / str(pid) / "stat").read_bytes()
+            lines = _bytes_of(f"{self._proc}/{pid}/cgroup").splitlines()
+            stat = _bytes_of(f"{self._proc}/{pid}/stat")
         except OSError:
             return None
         if int(stat.rpartition(b")")[2].split()[19]) != start_ns // _TICK_NS:
