@@ -142,7 +142,7 @@ static __always_inline void add_exe(struct draft *draft, struct task_struct *tas
 		if (!to || !parent)
 			break;
 #if PROBE_READ
-		if (!add_name(draft, bpf_probe_read_kernel_str(to, NAME_MAX, dentry->name)))
+		if (!add_name(draft, read_kernel_str(to, NAME_MAX, dentry->name)))
 			break;
 #else
 		u32 len = dentry->name_len;
@@ -174,7 +174,7 @@ static __always_inline void add_cgroup(struct draft *draft, struct task_struct *
 	ROLLED for (int depth = 0; depth < DEPTH_MAX; depth++) {
 		char *to = next_name(draft);
 
-		if (!to || !node || !add_name(draft, bpf_probe_read_kernel_str(to, NAME_MAX, node->name)))
+		if (!to || !node || !add_name(draft, read_kernel_str(to, NAME_MAX, node->name)))
 			break;
 		node = node->parent;
 		if (!node) {

@@ -42,6 +42,10 @@
 /* Values are read anew from memory after this: the verifier, too, forgets which way each of them came about. */
 #define FORGET asm volatile("" ::: "memory")
 
+/* Under names of our own: bcc replaces those that it knows where it cannot find them in /proc/kallsyms. */
+static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
+
 /* bcc understands counts.lookup() and the like in the main file alone: the loader puts these in place of their lines. */
 #include "counters.c"
 #include "budgets.c"

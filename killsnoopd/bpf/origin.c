@@ -27,7 +27,7 @@ static __always_inline s32 code_of(struct kernel_siginfo *siginfo, u64 address)
 	code = siginfo->si_code;
 #elif PROBE_READ
 	siginfo = (void *)address;
-	bpf_probe_read_kernel(&code, sizeof(code), &siginfo->si_code);
+	read_kernel(&code, sizeof(code), &siginfo->si_code);
 #else
 	if (siginfo) /* some kernels ask for this test */
 		code = siginfo->si_code;
