@@ -10,7 +10,7 @@ _SAVED_CPU_S = 0.6
 # Between two looks at the ring buffer, for each event that the last look found, and at most: in a storm events are
 # taken some at a time, for waking up costs as much as an event; one alone makes the next one wait for next to nothing.
 _REST_S, _LONGEST_REST_S = 0.005, 0.02
-# Once all is spent, so much longer than it takes to owe nothing: one at a time, an event would cost several times as much.
+# Once all is spent, so much longer than it takes to owe nothing: one at a time, an event costs several times as much.
 _REST_IN_DEBT_S = 0.25
 
 
