@@ -92,16 +92,19 @@ def our_programs(key="name"):
     return [program[key] for program in json.loads(run("bpftool", "-j", "prog")) if program.get("name") in ours]
 
 
-@contextlib.contextmanager
-def flags(arguments):
-    """Run killsnoopd, and its probe, with these flags."""
-    before = DEFAULTS.read_text()
-    DEFAULTS.write_text(f'ARGS="{arguments}"\n')
-    try:
-        run("systemctl", "restart", "killsnoopd")
-        yield
-    finally:
-        DEFAULTS.write_text(before)
+SHIPPED = DEFAULTS.read_text() if DEFAULTS.exists() else None  # not installed yet
+
+
+@pytest.fixture(autouse=True)
+def flags(request):
+    """killsnoopd runs with the flags of a test's mark, `flags("--one --two")`, or as shipped; with any, if that is None.
+
+    They are changed only if the test before had others: it takes an emulated machine half a minute.
+    """
+    mark = request.node.get_closest_marker("flags")
+    wanted = SHIPPED if mark is None else mark.args[0] and f'ARGS="{mark.args[0]}"\n'
+    if DEFAULTS.exists() and wanted is not None and DEFAULTS.read_text() != wanted:
+        DEFAULTS.write_text(wanted)
         run("systemctl", "restart", "killsnoopd")
 
 

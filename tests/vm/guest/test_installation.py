@@ -29,8 +29,8 @@ def test_it_counts():
     wait_for(lambda: journal("KILLSNOOP_COMM=ks-first"), "the event in the journal")
 
 
-def test_from_start_to_ready(record_property):
-    """Cold, with the probe to compile, and with the probe pinned: side by side."""
+def test_stop_and_from_start_to_ready(record_property):
+    """A stop lets go of every pin and program; then cold, with the probe to compile, and with the probe pinned: side by side."""
 
     def took(verb):
         before = time.monotonic()
@@ -39,6 +39,7 @@ def test_from_start_to_ready(record_property):
 
     run("systemctl", "stop", "killsnoopd")
     wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
+    assert active("killsnoopd.socket")  # the port goes with its own unit
     cold, pinned = took("start"), took("restart")
     record_property("s_to_ready_cold", round(cold, 1))
     record_property("s_to_ready_pinned", round(pinned, 1))

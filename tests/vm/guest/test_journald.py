@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import active, calls, flags, journal, kill_as, ledger, run, scrape, show
+from conftest import active, calls, journal, kill_as, ledger, run, scrape, show
 from senders import NO_SUCH_PID, forked, send
 from waiting import wait_for
 
-pytestmark = pytest.mark.usefixtures("unlimited")
+pytestmark = pytest.mark.flags("--events.rate=0 --probe.ring-size=32M")  # whatever it sees is logged
 
 # Its audit socket is active on Debian 12 alone.
 JOURNALD = [
@@ -17,13 +17,6 @@ JOURNALD = [
     for kind in (".service", ".socket", "-dev-log.socket", "-audit.socket")
     if active(f"systemd-journald{kind}")
 ]
-
-
-@pytest.fixture(scope="module")
-def unlimited():
-    """A daemon that logs whatever it sees."""
-    with flags("--events.rate=0 --probe.ring-size=32M"):
-        yield
 
 
 def start_journald():

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import DEFAULTS, PINS, active, calls, journal, kill_as, main_pid, run, scrape, show
+from conftest import DEFAULTS, PINS, SHIPPED, active, calls, journal, kill_as, main_pid, run, scrape, show
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -53,22 +53,6 @@ def test_what_it_cannot_see(path):
         assert (seen.stat().st_mode & 0o777 == 0) or list(seen.iterdir()) == []
 
 
-@pytest.mark.parametrize("paranoid", [2, 4])  # 3 is Debian's own: every other test shows that
-def test_perf_event_paranoid(paranoid):
-    """The unit's capabilities are enough for each."""
-    before = PARANOID.read_text()
-    assert before == "3\n"
-    run("systemctl", "stop", "killsnoopd")
-    wait_for(lambda: not PINS.exists(), "the probe to go")
-    PARANOID.write_text(str(paranoid))
-    try:
-        run("systemctl", "start", "killsnoopd")
-        kill_as(f"ks-paranoid-{paranoid}", lambda: send("kill", NO_SUCH_PID, 9))
-        assert calls(f"ks-paranoid-{paranoid}") == 1
-    finally:
-        PARANOID.write_text(before)
-
-
 def test_dynamic_user(record_property):
     """The drop-ins that are shipped: a user of its own, and everything works but the line in the victim's log."""
     folders = {name: Path(f"/etc/systemd/system/{name}.service.d") for name in ("killsnoopd", "killsnoopd-probe")}
@@ -91,37 +75,49 @@ def test_dynamic_user(record_property):
         for folder in folders.values():
             shutil.rmtree(folder)
         run("systemctl", "daemon-reload")
-        run("systemctl", "stop", "killsnoopd")
-        run("systemctl", "start", "killsnoopd")
+        run("systemctl", "restart", "killsnoopd")
     assert active()
 
 
-def test_flags_are_read_at_reload():
-    """`systemctl reload`: new flags of the probe hold at once, without a restart, and the counts go on."""
-    kill_as("ks-reload", lambda: send("kill", NO_SUCH_PID, 9))
-    pid, before = main_pid(), DEFAULTS.read_text()
-    DEFAULTS.write_text('ARGS="--events.exclude-signal=SIGUSR1"\n')
+@pytest.mark.parametrize("paranoid", [2, 4])  # 3 is Debian's own: every other test shows that
+def test_perf_event_paranoid(paranoid):
+    """The unit's capabilities are enough for each."""
+    before = PARANOID.read_text()
+    assert before == "3\n"
+    run("systemctl", "stop", "killsnoopd")
+    wait_for(lambda: not PINS.exists(), "the probe to go")
+    PARANOID.write_text(str(paranoid))
     try:
+        run("systemctl", "start", "killsnoopd")
+        kill_as(f"ks-paranoid-{paranoid}", lambda: send("kill", NO_SUCH_PID, 9))
+        assert calls(f"ks-paranoid-{paranoid}") == 1
+    finally:
+        PARANOID.write_text(before)
+
+
+def test_flags_are_read_at_reload_and_a_wrong_one_is_told():
+    """`systemctl reload`: new flags of the probe hold at once, without a restart, and the counts go on.
+
+    A flag that is none: one line, the exit code that is documented, no restart; the port answers again once it is mended.
+    """
+    kill_as("ks-reload", lambda: send("kill", NO_SUCH_PID, 9))
+    pid = main_pid()
+    try:
+        DEFAULTS.write_text('ARGS="--events.exclude-signal=SIGUSR1"\n')
         run("systemctl", "reload", "killsnoopd")
         kill_as("ks-reload", lambda: (send("kill", NO_SUCH_PID, 10), send("kill", NO_SUCH_PID, 12)))
         wait_for(lambda: journal("KILLSNOOP_COMM=ks-reload", "KILLSNOOP_SIGNAL=SIGUSR2"), "the event that is wanted")
         assert journal("KILLSNOOP_COMM=ks-reload", "KILLSNOOP_SIGNAL=SIGUSR1") == []
         assert calls("ks-reload") == 3
         assert main_pid() == pid
+        DEFAULTS.write_text('ARGS="--no-such-flag"\n')
+        run("systemctl", "restart", "killsnoopd", check=False)
+        wait_for(lambda: show("killsnoopd.service", "ActiveState") in ("failed", "inactive"), "it to give up")
+        said = run("journalctl", "-u", "killsnoopd", "-u", "killsnoopd-probe", "-n", "20", "--no-pager")
+        assert "--no-such-flag" in said
+        assert show("killsnoopd.service", "ExecMainStatus") == "2"
     finally:
-        DEFAULTS.write_text(before)
-        run("systemctl", "restart", "killsnoopd")
-    assert calls("ks-reload") == 3
-
-
-def test_a_flag_that_is_wrong():
-    """One line, the exit code that is documented, no restart; the port answers again once it is mended."""
-    before = DEFAULTS.read_text()
-    DEFAULTS.write_text('ARGS="--no-such-flag"\n')
-    run("systemctl", "restart", "killsnoopd", check=False)
-    wait_for(lambda: show("killsnoopd.service", "ActiveState") in ("failed", "inactive"), "it to give up")
-    assert "--no-such-flag" in run("journalctl", "-u", "killsnoopd", "-u", "killsnoopd-probe", "-n", "20", "--no-pager")
-    DEFAULTS.write_text(before)
-    run("systemctl", "reset-failed", "killsnoopd", check=False)
-    run("systemctl", "start", "killsnoopd")
+        DEFAULTS.write_text(SHIPPED)
+        run("systemctl", "reset-failed", "killsnoopd", check=False)
+        run("systemctl", "start", "killsnoopd")
     assert scrape()
