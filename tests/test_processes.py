@@ -1,6 +1,7 @@
 """What cgroups, mounts and /proc say of a process."""
 
 import dataclasses
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,27 @@ def test_what_is_remembered_is_bounded(machine, monkeypatch):
         sender = dataclasses.replace(BASH, pid=number + 1, exe_names=(b"x", b"/"))
         found.identify(dataclasses.replace(delivery(Place(number, (b"x.service", b""))), sender=sender))
     assert max(len(found._cgroups), len(found._exes)) <= 10
+
+
+def test_pids_that_come_and_go_leave_nothing_behind(machine):
+    """Not in the interpreter's table of interned strings either, which is made anew, larger, when it has seen enough."""
+    tree, proc, _ = machine
+    found = Processes(proc)
+    event = delivery(Place(tree.stat().st_ino, ()))
+
+    def ask(pids):
+        for pid in pids:
+            found.identify(dataclasses.replace(event, target=dataclasses.replace(event.target, pid=pid)))
+
+    ask(range(1, 1001))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        ask(range(1001, 100_001))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000  # what is remembered of the last 500, in place of those before
 
 
 def test_here():
