@@ -205,6 +205,22 @@ def test_many_who_flood_share_what_one_may_cost(start, record_property):
     assert sum(ledger.values()) == daemon.attempted()
 
 
+def test_a_flood_is_known_for_one_whatever_the_rate(start):
+    """A CPU remembers for a jiffy who is over budget, and asks no more: who floods is not taken for one who asks little,
+    though the rate allows more events than there are jiffies."""
+    daemon = start("--events.rate=5000")
+    run(lambda: numbered(1, 0), b"ks-quiet", VICTIM)
+    with contextlib.ExitStack() as stack:
+        for uid in range(4):
+            stack.enter_context(attack(flood, uid=ATTACKER + 100 + uid, processes=1))
+        wait_for(lambda: daemon.ledger()["rate_limited"] > 1_000_000, "the floods to be over their budgets")
+        run(lambda: numbered(500), b"ks-quiet", VICTIM)
+    assert told(daemon, "ks-quiet") == [0, *range(500)]
+    ledger = daemon.settled_ledger()
+    assert ledger["ring_full"] == 0
+    assert sum(ledger.values()) == daemon.attempted()
+
+
 def test_a_flood_does_not_hide_its_own_kill(start):
     """Among a uid's own events, what kills comes before what failed."""
     daemon = start("--events.rate=20", "--events.burst=20")
