@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import DEFAULTS, PINS, SHIPPED, active, calls, journal, kill_as, main_pid, run, scrape, show
+from conftest import DEFAULTS, PINS, SHIPPED, active, calls, journal, kill_as, main_pid, our_programs, run, scrape, show
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -85,7 +85,8 @@ def test_perf_event_paranoid(paranoid):
     before = PARANOID.read_text()
     assert before == "3\n"
     run("systemctl", "stop", "killsnoopd")
-    wait_for(lambda: not PINS.exists(), "the probe to go")
+    wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
+    assert active("killsnoopd.socket")
     PARANOID.write_text(str(paranoid))
     try:
         run("systemctl", "start", "killsnoopd")
@@ -110,6 +111,9 @@ def test_flags_are_read_at_reload_and_a_wrong_one_is_told():
         assert journal("KILLSNOOP_COMM=ks-reload", "KILLSNOOP_SIGNAL=SIGUSR1") == []
         assert calls("ks-reload") == 3
         assert main_pid() == pid
+        DEFAULTS.write_text(SHIPPED)
+        run("systemctl", "restart", "killsnoopd")
+        assert calls("ks-reload") == 3
         DEFAULTS.write_text('ARGS="--no-such-flag"\n')
         run("systemctl", "restart", "killsnoopd", check=False)
         wait_for(lambda: show("killsnoopd.service", "ActiveState") in ("failed", "inactive"), "it to give up")
