@@ -37,7 +37,9 @@ class Pace:
         if self._share is None:
             return 0.0
         now_s, used_s = self._now_s(), self._cpu_s()
-        self._spoken_for_s = max(self._spoken_for_s, now_s) + (used_s - self._used_s) / self._share
+        # A machine that was suspended calls that time used: an hour of it must not mean a day of silence.
+        spent_s = min(used_s - self._used_s, _SAVED_CPU_S)
+        self._spoken_for_s = max(self._spoken_for_s, now_s) + spent_s / self._share
         self._used_s = used_s
         return max(0.0, self._spoken_for_s - now_s - _SAVED_CPU_S / self._share)
 

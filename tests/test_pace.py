@@ -75,3 +75,12 @@ def test_a_lone_event_makes_the_next_one_wait_less_than_a_storm():
     """Milliseconds, up to 20."""
     machine = Machine(0.06, 50e-6)
     assert [machine.pace.rest_s(taken) for taken in (0, 1, 3, 4, 1000)] == [0, 0.005, 0.015, 0.02, 0.02]
+
+
+def test_a_suspended_machine_has_used_no_cpu():
+    """A guest that is stopped while this thread runs sees its CPU time leap; it goes on after what was saved up, at most."""
+    machine = Machine(0.06, 100e-6)
+    machine.event()
+    machine.cpu_s += 3600
+    machine.now_s += 3600
+    assert machine.pace.owed_s() <= 0.6 / 0.06

@@ -6,8 +6,8 @@ import time
 DEADLINE_S = float(os.environ.get("DEADLINE_S", "120"))  # an emulated machine takes ten times as long as a real one
 
 
-def wait_for(condition, what, deadline_s=DEADLINE_S):
-    """The first true value of condition(); fails after the deadline.
+def wait_for(condition, what, deadline_s=DEADLINE_S, say=str):
+    """The first true value of condition(); fails after the deadline, with what say() returns.
 
     It is asked for a fifth of the time at most: a machine with one CPU has to do what is waited for, too.
     """
@@ -17,5 +17,5 @@ def wait_for(condition, what, deadline_s=DEADLINE_S):
         if value := condition():
             return value
         now = time.monotonic()
-        assert now < end, f"waited {deadline_s:.0f} s for {what}"
+        assert now < end, f"waited {deadline_s:.0f} s for {what} {say()}"
         time.sleep(min(max(0.01, 4 * (now - began)), 2))

@@ -8,6 +8,7 @@ import subprocess
 
 from prometheus_client.parser import text_string_to_metric_families
 from senders import NO_SUCH_PID, forked, run, send, set_name
+from waiting import DEADLINE_S
 
 from killsnoopd import names
 
@@ -182,21 +183,17 @@ tracepoint:syscalls:sys_exit_{call} {{ @[comm, @sig[tid], args->ret] = count(); 
 def test_an_independent_observer_counts_the_same(start):
     """bpftrace on the same calls, over a run of stress-ng: equal numbers for every comm, signal and result."""
     daemon = start("--events.target=none", "--probe.self-signals")
-    observer = subprocess.Popen(
-        ["bpftrace", "-f", "json", "-e", BPFTRACE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        said = iter(observer.stdout.readline, "")
-        assert any('"attached_probes"' in line for line in said), "bpftrace did not attach"
-        subprocess.run(
-            ["stress-ng", "--kill", "2", "--kill-ops", "20000", "--sigq", "1", "--sigq-ops", "5000", "--timeout", "20"],
-            check=True,
-            capture_output=True,
-        )
-        observer.send_signal(signal.SIGINT)
-        output = observer.communicate(timeout=30)[0]
-    finally:
-        observer.kill()
+    load = "stress-ng --kill 2 --kill-ops 20000 --sigq 1 --sigq-ops 5000 --timeout 20"
+    command = ["bpftrace", "-f", "json", "-e", BPFTRACE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as observer:
+        try:
+            said = iter(observer.stdout.readline, "")
+            assert any('"attached_probes"' in line for line in said), "bpftrace did not attach"
+            subprocess.run(load.split(), check=True, capture_output=True)
+            observer.send_signal(signal.SIGINT)
+            output = observer.communicate(timeout=DEADLINE_S)[0]
+        finally:
+            observer.kill()
     theirs = {}
     for line in output.splitlines():
         if line.startswith('{"type": "map"'):
@@ -204,8 +201,6 @@ def test_an_independent_observer_counts_the_same(start):
                 comm, sig, ret = key.rsplit(",", 2)
                 if comm.startswith("stress-ng"):
                     theirs[comm, int(sig), int(ret)] = calls
-    from killsnoopd import names
-
     named = {}
     for (comm, sig, ret), calls in theirs.items():
         key = comm, names.signal_name(sig), names.result_name(ret)
