@@ -161,7 +161,7 @@ class Machine:
         disks = ((overlay, "qcow2"), (self.folder / "input.tar", "raw"), (self.folder / "results.tar", "raw"))
         command = [
             "setpriv", "--pdeathsig=KILL",  # a test run that is killed leaves no machine behind
-            "qemu-system-x86_64", *cpu, "-smp", "1", "-m", "2048", "-display", "none", "-nic", "none",
+            "qemu-system-x86_64", *cpu, "-smp", "1", "-m", "2048", "-nodefaults", "-display", "none",
             "-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd.img"),
             # Without norandmaps, each process has its code elsewhere, and QEMU 7.2 translates it anew: a quarter of all time.
             "-append", "root=/dev/vda rw console=ttyS0 quiet norandmaps",
