@@ -194,8 +194,9 @@ def compiled(bpf_class: Any, settings: Settings) -> Any:
     macros |= {"RDONLY_CAST": _RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": cast[1] if cast else 0}
     macros |= {"EVENTS_FD": _EVENTS_FD, "MARK_VICTIM_PID": tracepoints.field_offset("mark_victim", "pid")}
     macros_given = (f"-D{name}={value}ULL" for name, value in macros.items())
-    # bcc optimizes what clang hands it: that clang does so first takes a seventh of the time, for no better a program.
-    flags = ["-Xclang", "-disable-llvm-passes", f"-I{BPF_DIR}", *macros_given]
+    # bcc optimizes what clang hands it: that clang does so first, and writes down what the kernel is not told, takes a
+    # quarter of the time, for no better a program.
+    flags = ["-Xclang", "-disable-llvm-passes", "-g0", f"-I{BPF_DIR}", *macros_given]
     with kernel_tree():
         return bpf_class(text=source(), cflags=flags)
 

@@ -29,23 +29,6 @@ def test_it_counts():
     wait_for(lambda: journal("KILLSNOOP_COMM=ks-first"), "the event in the journal")
 
 
-def test_stop_and_from_start_to_ready(record_property):
-    """A stop lets go of every pin and program; then cold, with the probe to compile, and with the probe pinned: side by side."""
-
-    def took(verb):
-        before = time.monotonic()
-        run("systemctl", verb, "killsnoopd")
-        return time.monotonic() - before
-
-    run("systemctl", "stop", "killsnoopd")
-    wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
-    assert active("killsnoopd.socket")  # the port goes with its own unit
-    cold, pinned = took("start"), took("restart")
-    record_property("s_to_ready_cold", round(cold, 1))
-    record_property("s_to_ready_pinned", round(pinned, 1))
-    assert pinned < cold
-
-
 def test_units_are_well_formed():
     """`systemd-analyze verify` has nothing to say."""
     units = ("killsnoopd.service", "killsnoopd-probe.service", "killsnoopd-probe-check.service", "killsnoopd.socket")

@@ -19,7 +19,7 @@ def test_removed():
 
 def test_purged():
     """Not a file by its name."""
-    run("apt-get", "purge", "-y", "killsnoopd")
+    run("dpkg", "--purge", "killsnoopd")
     found = run(
         "find", "/etc", "/usr", "/lib", "/var/lib", "/run", "/opt", "-xdev", "-name", "*killsnoop*"
     ).splitlines()
