@@ -50,6 +50,8 @@ WantedBy=multi-user.target
 AFTER_REBOOT = [
     f"test_{name}.py" for name in ("boot", "journal", "privileges", "pins", "faults", "no_loss", "journald", "removal")
 ]
+# Drivers of devices that no test uses.
+NO_DRIVERS = "floppy,ata_piix,ata_generic,psmouse,pcspkr,i2c_piix4"
 IMAGE_SIZE, RESULTS_SIZE = 4 << 30, 256 << 20
 
 
@@ -157,14 +159,16 @@ class Machine:
     def _boot(self, base: Path, overlay: Path) -> str:
         """How the machine ended: nothing if it did so by itself."""
         # QEMU 7.2's cmpxchg16b crashes newer kernels, now and then with one CPU, too: they can do without that instruction.
-        cpu = ["-accel", "tcg", "-cpu", "qemu64,-cx16"] if self.accel == "tcg" else ["-accel", "kvm", "-cpu", "host"]
+        cpu = (
+            ["-accel", "tcg", "-cpu", "qemu64,-cx16,-svm"] if self.accel == "tcg" else ["-accel", "kvm", "-cpu", "host"]
+        )
         disks = ((overlay, "qcow2"), (self.folder / "input.tar", "raw"), (self.folder / "results.tar", "raw"))
         command = [
             "setpriv", "--pdeathsig=KILL",  # a test run that is killed leaves no machine behind
             "qemu-system-x86_64", *cpu, "-smp", "1", "-m", "2048", "-nodefaults", "-display", "none",
             "-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd.img"),
             # Without norandmaps, each process has its code elsewhere, and QEMU 7.2 translates it anew: a quarter of all time.
-            "-append", "root=/dev/vda rw console=ttyS0 quiet norandmaps",
+            "-append", f"root=/dev/vda rw console=ttyS0 quiet norandmaps modprobe.blacklist={NO_DRIVERS}",
             *(word for path, kind in disks for word in ("-drive", f"file={path},if=virtio,format={kind},cache=unsafe")),
             "-serial", f"file:{self.folder}/console", "-serial", f"file:{self.folder}/output",
         ]  # fmt: skip

@@ -8,8 +8,8 @@ pytestmark = pytest.mark.flags(None)
 
 
 def test_removed():
-    """apt stops it all; the flags stay."""
-    run("apt-get", "remove", "-y", "killsnoopd")
+    """dpkg stops it all; the flags stay."""
+    run("dpkg", "--remove", "killsnoopd")
     for unit in ("killsnoopd.service", "killsnoopd.socket", "killsnoopd-probe.service"):
         assert not active(unit)
     wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
