@@ -159,13 +159,11 @@ class Machine:
     def _boot(self, base: Path, overlay: Path) -> str:
         """How the machine ended: nothing if it did so by itself."""
         # QEMU 7.2's cmpxchg16b crashes newer kernels, now and then with one CPU, too: they can do without that instruction.
-        cpu = (
-            ["-accel", "tcg", "-cpu", "qemu64,-cx16,-svm"] if self.accel == "tcg" else ["-accel", "kvm", "-cpu", "host"]
-        )
+        cpu = {"tcg": "qemu64,-cx16,-svm", "kvm": "host"}[self.accel]
         disks = ((overlay, "qcow2"), (self.folder / "input.tar", "raw"), (self.folder / "results.tar", "raw"))
         command = [
             "setpriv", "--pdeathsig=KILL",  # a test run that is killed leaves no machine behind
-            "qemu-system-x86_64", *cpu, "-smp", "1", "-m", "2048", "-nodefaults", "-display", "none",
+            "qemu-system-x86_64", "-accel", self.accel, "-cpu", cpu, "-smp", "1", "-m", "2048", "-nodefaults", "-display", "none",
             "-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd.img"),
             # Without norandmaps, each process has its code elsewhere, and QEMU 7.2 translates it anew: a quarter of all time.
             "-append", f"root=/dev/vda rw console=ttyS0 quiet norandmaps modprobe.blacklist={NO_DRIVERS}",

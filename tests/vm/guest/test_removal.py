@@ -8,8 +8,8 @@ pytestmark = pytest.mark.flags(None)
 
 
 def test_removed():
-    """dpkg stops it all; the flags stay."""
-    run("dpkg", "--remove", "killsnoopd")
+    """apt stops it all; the flags stay."""
+    run("apt-get", "remove", "-y", "killsnoopd")
     for unit in ("killsnoopd.service", "killsnoopd.socket", "killsnoopd-probe.service"):
         assert not active(unit)
     wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
@@ -19,7 +19,7 @@ def test_removed():
 
 def test_purged():
     """Not a file by its name."""
-    run("dpkg", "--purge", "killsnoopd")
+    run("apt-get", "purge", "-y", "killsnoopd")
     found = run(
         "find", "/etc", "/usr", "/lib", "/var/lib", "/run", "/opt", "-xdev", "-name", "*killsnoop*"
     ).splitlines()
