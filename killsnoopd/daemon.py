@@ -9,7 +9,7 @@ import sys
 import time
 from socket import socket
 
-from killsnoopd import __version__, cli, fold, metrics, pace, page, privileges, probe, sinks, systemd, web
+from killsnoopd import __version__, cli, fold, metrics, pace, page, privileges, probe, self_test, sinks, systemd, web
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import Probe
 from killsnoopd.processes import Processes
@@ -68,15 +68,15 @@ def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
 
 
 def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
-    """Prove that the probe counts."""
+    """Prove that the probe reports our own signals as they were."""
     if "kill" not in syscalls:
         log.warning("calls are not tested at start: --probe.syscalls leaves out kill")
-    missing = opened.missed(syscalls)
-    if missing:
+    faults = self_test.faults(opened, syscalls)
+    if faults:
         raise Failure(
             Exit.SOFTWARE,
-            f"the probe is attached but does not count: {' and '.join(missing)} to ourselves was not seen; "
-            "with --probe.pin, restart killsnoopd-probe.service",
+            f"the probe failed its test: {'; '.join(faults)}; with --probe.pin, restart killsnoopd-probe.service; "
+            "if that does not help, please report it with the kernel's version",
         )
 
 

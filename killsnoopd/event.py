@@ -8,7 +8,7 @@ from killsnoopd import names
 _HEAD = struct.Struct("=6Q 8x 6I 2i 2I 4i 2I 3H 5B 5x 16s 16s 16s 16s")  # struct event of memory.h
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _KINDS = ("call", "delivery", "death")
-_COMPAT, _ESCALATION, _NAMESPACE_END = 1, 2, 4
+_COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST = 1, 2, 4, 8, 16  # enum flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class Event:
     died_after_ns: int | None
     escalation_ns: int | None  # since the SIGTERM that the same process was sent; 0 of a death: it was one
     namespace_end: bool  # the init of the target's pid namespace ended
+    inferred: bool  # the origin is the likeliest one: nothing shows that it is the only one (docs/design.md)
+    self_test: bool  # one of the two signals by which the daemon tests the probe: not to be logged
     sender: Sender | None  # None: the kernel
     target: Target | None  # None: see target_arg
 
@@ -137,6 +139,8 @@ def decode(record: bytes) -> Event:
         lapse_ns if kind_name == "death" else None,
         (lapse_ns if kind_name == "delivery" else 0) if flags & _ESCALATION else None,
         bool(flags & _NAMESPACE_END),
+        bool(flags & _INFERRED),
+        bool(flags & _SELF_TEST),
         sender,
         target,
     )

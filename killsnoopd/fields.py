@@ -65,19 +65,27 @@ def duration(ns: int) -> str:
     return f"{ns / 1e6:.1f} ms" if ns < 10**9 else f"{ns / 1e9:.1f} s"
 
 
+_ROUTES = {
+    "cgroup": " through cgroup.kill",
+    "pdeathsig": " by ending (PR_SET_PDEATHSIG)",
+    "autokill": " by closing its pidfd (CLONE_PIDFD_AUTOKILL)",
+}
+
+
 def message(event: Event, identity: Identity) -> str:
     """The line a person reads: who sent what to whom, and what became of it."""
     sender, signal = _sender(event), _signal(event)
+    sent = "probably sent" if event.inferred else "sent"
     if event.kind == "death" and event.target:
         late = " (SIGTERM had not been enough)" if event.escalation_ns is not None else ""
         lapse = duration(event.died_after_ns or 0)
-        return f"{_target(event.target, identity)} died of {signal}{late}, {lapse} after {sender} sent it"
+        return f"{_target(event.target, identity)} died of {signal}{late}, {lapse} after {sender} {sent} it"
     if event.target is None:
         verb = "sent" if event.res == 0 else "could not send"
         return f"{sender} {verb} {signal} to {meant(event)}: {event.result}"
-    route = {"cgroup": " through cgroup.kill", "pdeathsig": " by ending (PR_SET_PDEATHSIG)"}.get(event.origin, "")
+    route = _ROUTES.get(event.origin, "")
     outcome = (event.outcome or "").replace("_", " ")
-    line = f"{sender} sent {signal}{route} to {_target(event.target, identity)}: {outcome}"
+    line = f"{sender} {sent} {signal}{route} to {_target(event.target, identity)}: {outcome}"
     if event.namespace_end:
         line += ", as its pid namespace ended"
     if event.escalation_ns:
@@ -155,6 +163,7 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "ERRNO": -event.res or None,
         "KILLSNOOP_OUTCOME": event.outcome,
         "KILLSNOOP_ORIGIN": event.origin,
+        "KILLSNOOP_ORIGIN_INFERRED": 1 if event.inferred else None,
         "KILLSNOOP_SYSCALL": event.syscall,
         "KILLSNOOP_COMPAT": 1 if event.compat else None,
         "KILLSNOOP_DIED_AFTER_MS": _ms(event.died_after_ns),

@@ -13,6 +13,7 @@ from ctypes import c_int, c_size_t, c_uint32, c_void_p
 OUTCOMES = ("logged", "journal_error", "decode_error")
 WORDS = 16  # of 8 bytes, shared with memory.h
 _POSITION, _SETTLED = 3, 4  # in the ring buffer; how many events had an outcome when this one was taken
+_SELF_TEST_PID = 5  # SELF_TEST_PID of memory.h
 _MESSAGE = 8  # struct mmsghdr takes the rest
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,6 +47,15 @@ class InHand:
         self._message = _Mmsghdr.from_buffer(words, _MESSAGE * 8)
         self._inherited = True
 
+    @property
+    def self_test_pid(self) -> int:
+        """The process, by its pid in its own namespace, whose test signals make events; 0: there is no test."""
+        return self._words[_SELF_TEST_PID]
+
+    @self_test_pid.setter
+    def self_test_pid(self, pid: int) -> None:
+        self._words[_SELF_TEST_PID] = pid
+
     def outcomes(self) -> dict[str, int]:
         """How many events had each outcome so far."""
         return dict(zip(OUTCOMES, self._words, strict=False))
@@ -65,9 +75,10 @@ class InHand:
         self._words[_POSITION] = position
         return True
 
-    def settle(self, outcome: str) -> None:
-        """The event in hand has one of OUTCOMES."""
-        self._words[OUTCOMES.index(outcome)] += 1
+    def settle(self, outcome: str | None) -> None:
+        """The event in hand has one of OUTCOMES; None if it is not one that the ledger waits for."""
+        if outcome is not None:
+            self._words[OUTCOMES.index(outcome)] += 1
 
     def send(self, fd: int, datagram: bytes) -> None:
         """Send the event in hand over a connected datagram socket. Raises OSError."""

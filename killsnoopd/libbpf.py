@@ -7,11 +7,14 @@ import ctypes
 import errno
 import mmap
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from killsnoopd.failure import Exit, Failure
 
@@ -290,3 +293,54 @@ class RingBuffer:
         if self._ring:
             _lib().ring_buffer__free(self._ring)
             self._ring = None
+
+
+class RingTail:
+    """What is added to a BPF ring buffer from now on, read and not consumed: its reader gets it, too.
+
+    Source: include/uapi/linux/bpf.h, struct bpf_ringbuf of kernel/bpf/ringbuf.c. Mapped pages count as resident memory,
+    so close it soon.
+    """
+
+    _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
+
+    def __init__(self, map_fd: int) -> None:
+        described = Path(f"/proc/self/fdinfo/{map_fd}").read_text()
+        self._size = int(re.search(r"^max_entries:\s*(\d+)", described, re.M)[1])  # type: ignore[index]
+        page, protection = mmap.PAGESIZE, mmap.PROT_READ
+        self._consumed = mmap.mmap(map_fd, page, mmap.MAP_SHARED, protection)
+        # The position of the writers, then the data, twice: so a record is in one piece, wherever it begins.
+        self._produced = mmap.mmap(map_fd, page + 2 * self._size, mmap.MAP_SHARED, protection, offset=page)
+        self._position = self._end
+
+    @property
+    def _end(self) -> int:
+        return int.from_bytes(self._produced[:8], sys.byteorder)
+
+    def room(self) -> int:
+        """Bytes that are free."""
+        return self._size - (self._end - int.from_bytes(self._consumed[:8], sys.byteorder))
+
+    def records(self) -> list[bytes]:
+        """The records that are whole by now, each once; without those that were overwritten meanwhile."""
+        found = []
+        while self._position < self._end:
+            at = mmap.PAGESIZE + self._position % self._size
+            length = int.from_bytes(self._produced[at : at + 4], sys.byteorder)
+            if length & self._BUSY:
+                break
+            size = length & ~self._DISCARDED
+            start = at + self._HEADER
+            record = self._produced[start : start + size]
+            if self._end - self._position > self._size:  # the writers have come round
+                self._position = self._end
+                break
+            self._position += -(-(size + self._HEADER) // 8) * 8
+            if not length & self._DISCARDED:
+                found.append(record)
+        return found
+
+    def close(self) -> None:
+        """Unmap the buffer."""
+        self._produced.close()
+        self._consumed.close()

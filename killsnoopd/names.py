@@ -37,7 +37,7 @@ SYSCALLS = (
 """The system calls that send signals, numbered as `enum call` of the probe numbers them."""
 
 
-ORIGINS = ("syscall", "cgroup", "oom", "pdeathsig", "kernel")
+ORIGINS = ("syscall", "cgroup", "oom", "pdeathsig", "autokill", "kernel")
 """Where a delivered signal comes from, numbered as `enum origin` of the probe numbers them."""
 
 OUTCOMES = ("delivered", "ignored", "already_pending", "overflow_fail", "lose_info")

@@ -2,20 +2,18 @@
 
 import contextlib
 import importlib.util
-import json
 import mmap
 import os
-import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from killsnoopd import libbpf, names
+from killsnoopd import handover, libbpf, names
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.in_hand import WORDS, InHand
 from killsnoopd.program import DIRECTORY, KINDS, LEDGER, PROGRAMS, RESULTS, SERIES_BYTES, Layout
@@ -57,15 +55,14 @@ class Counts:
         """Calls by anyone."""
         return sum(entry[-1] for table in (self.series, self.overflow, self.aged) for entry in table)
 
-    def calls(self, sig: int, res: int) -> int:
-        """Calls by anyone, with this signal and result."""
-        total = sum(n for _, s, r, n in self.series if (s, r) == (sig, res))
-        rest = self.overflow + self.aged
-        return total + sum(n for s, r, n in rest if (s, r) == (sig, names.result_name(res)))
+    def calls(self, comm: bytes, sig: int, res: int) -> int:
+        """Calls with this signal and result, by processes of this name and by those that no name is counted for."""
+        total = sum(n for c, s, r, n in self.series if (c.rstrip(b"\0"), s, r) == (comm, sig, res))
+        return total + sum(n for s, r, n in self.overflow if (s, r) == (sig, names.result_name(res)))
 
-    def delivered(self, sig: int) -> int:
-        """Signals of this number that were generated, whatever became of them."""
-        return sum(n for s, _, _, n in self.deliveries if s == sig)
+    def delivered(self, *key: object) -> int:
+        """Signals of this number, origin and outcome."""
+        return sum(entry[-1] for entry in self.deliveries if entry[:-1] == key)
 
 
 @dataclass(frozen=True)
@@ -156,18 +153,16 @@ class Probe:
         cells = self._sum(self.layout.deaths, self.layout.escalations - self.layout.deaths, rows)
         return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
 
-    def missed(self, syscalls: tuple[str, ...]) -> list[str]:
-        """Send ourselves signal 0 and SIGURG, which is ignored: which of them do not count. Both stay in the counts."""
-        before = self.counts()
-        for number in (0, signal.SIGURG):
-            os.kill(os.getpid(), number)
-        after = self.counts()
-        missing = []
-        if "kill" in syscalls and after.calls(0, 0) == before.calls(0, 0):
-            missing.append("signal 0")
-        if after.delivered(signal.SIGURG) == before.delivered(signal.SIGURG):
-            missing.append("SIGURG")
-        return missing
+    @contextlib.contextmanager
+    def self_testing(self) -> Iterator[libbpf.RingTail]:
+        """Make events of this process's signal 0 and SIGURG, to itself, whatever the flags; what reads them."""
+        tail = libbpf.RingTail(self._fds["map_events"])
+        self.in_hand.self_test_pid = os.getpid()
+        try:
+            yield tail
+        finally:
+            self.in_hand.self_test_pid = 0
+            tail.close()
 
     def ledger(self) -> Ledger:
         """What became of the events so far."""
@@ -189,10 +184,11 @@ class Probe:
         """What the kernel says of a program, one of program.PROGRAMS."""
         return libbpf.prog_info(self._fds[f"prog_{program}"])
 
-    def consume(self, log: Callable[[bytes], str], over: Callable[[], bool]) -> int:
+    def consume(self, log: Callable[[bytes], str | None], over: Callable[[], bool]) -> int:
         """Hand over the records that wait in the ring buffer until there is none, or it is over; how many it were.
 
-        `log` returns what became of the record, one of in_hand.OUTCOMES; neither function may raise.
+        `log` returns what became of the record, one of in_hand.OUTCOMES, or None if the ledger does not wait for it;
+        neither function may raise.
         """
         taken = 0
 
@@ -231,7 +227,7 @@ def loader_python() -> str:
 
 def load(argv: list[str], layout: Layout, python: str) -> Probe:
     """Run the loader with the daemon's own flags and take over what it attached."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [python, "-I", "-c", _BOOTSTRAP, str(_PACKAGE), f"--fd={theirs.fileno()}", *argv]
         try:
@@ -245,14 +241,14 @@ def load(argv: list[str], layout: Layout, python: str) -> Probe:
         except OSError as error:
             raise Failure(Exit.CONFIG, f"{python} cannot be run ({error.strerror}): install python3") from None
         theirs.close()
-        header, fds, _, _ = socket.recv_fds(ours, 1 << 16, 64)
-        status = child.wait()
-    if not header:
+        try:
+            answer = handover.receive(ours)
+        finally:
+            status = child.wait()
+    if answer is None:
         raise Failure(Exit.SOFTWARE, f"the loader ended without a word (status {status}); its output is above")
-    answer = json.loads(header)
-    if "error" in answer:
-        raise Failure(Exit(answer["exit"]), answer["error"], answer["details"])
-    return Probe(dict(zip(answer["names"], fds, strict=True)), layout, answer["bcc"])
+    values, fds = answer
+    return Probe(fds, layout, values["bcc"])
 
 
 def open_pinned(directory: Path, layout: Layout) -> Probe:

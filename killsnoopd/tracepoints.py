@@ -22,7 +22,8 @@ def _event(name: str) -> str:
 
 def _described(name: str, file: str, tracefs: tuple[Path, ...]) -> str:
     """What a file of tracefs says of a tracepoint."""
-    mounted = [root for root in tracefs if (root / "events").is_dir()]
+    # One after the other: a look at the second makes the kernel mount it, and since Linux 6.17 complain of that.
+    mounted = (root for root in tracefs if (root / "events").is_dir())
     for root in mounted:
         path = root / "events" / _event(name) / file
         try:

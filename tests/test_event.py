@@ -33,6 +33,7 @@ def call(**changes):
 DELIVERY = Event(
     kind="delivery", time_ns=5_000_000_000, sig=9, code=0, res=0, origin="syscall", syscall="kill", target_arg=-42,
     outcome="delivered", compat=False, died_after_ns=None, escalation_ns=None, namespace_end=False,
+    inferred=False, self_test=False,
     sender=Sender(
         pid=100, tid=101, uid=1000, ppid=1, loginuid=1000, sessionid=3, ns_pid=None, start_ns=1_000,
         comm="bash", thread_comm="worker", parent_comm="sshd", place=Place(11, (b"ssh.service", b"system.slice", b"")),
@@ -74,11 +75,13 @@ def test_flags():
     assert event.decode(record(flags=1)).compat
     assert event.decode(record(flags=2, lapse_ns=9)).escalation_ns == 9
     assert event.decode(record(flags=4)).namespace_end
+    assert event.decode(record(flags=8)).inferred
+    assert event.decode(record(flags=16)).self_test
 
 
 def test_the_kernel_as_sender():
     """No pid, no call, and nothing the sender wrote."""
-    decoded = event.decode(record(pid=0, origin=4))
+    decoded = event.decode(record(pid=0, origin=5))
     assert (decoded.sender, decoded.origin, decoded.syscall, decoded.target_arg) == (None, "kernel", None, None)
 
 
@@ -107,7 +110,7 @@ def test_syscall(number, name):
         record() + b"\0",
         record(kind=3),
         record(call=6),
-        record(origin=5),
+        record(origin=6),
         record(outcome=5),
         record(exe_len=4),
     ],

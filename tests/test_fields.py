@@ -19,6 +19,7 @@ NGINX = Target(pid=812, uid=33, ns_pid=None, start_ns=0, comm="nginx", place=NOW
 KILL = Event(
     kind="delivery", time_ns=1_500_000_123, sig=9, code=0, res=0, origin="syscall", syscall="kill", target_arg=812,
     outcome="delivered", compat=False, died_after_ns=None, escalation_ns=None, namespace_end=False,
+    inferred=False, self_test=False,
     sender=BASH, target=NGINX,
 )  # fmt: skip
 KNOWN = Identity(
@@ -56,7 +57,9 @@ def test_what_is_absent_is_absent():
     """No login, no unit, no errno, no namespace: no field."""
     sender = dataclasses.replace(BASH, loginuid=None, sessionid=None)
     found = fields.fields(changed(sender), Identity(), BOOT_NS)
-    absent = "LOGINUID SESSIONID NS_PID EXE UNIT CONTAINER TARGET_UNIT TARGET_CONTAINER TARGET_NS_PID COMPAT".split()
+    absent = (
+        "LOGINUID SESSIONID NS_PID EXE UNIT CONTAINER TARGET_UNIT TARGET_CONTAINER TARGET_NS_PID COMPAT ORIGIN_INFERRED"
+    ).split()
     assert not {f"KILLSNOOP_{name}" for name in absent} & set(found)
     assert not {"ERRNO", "OBJECT_SYSTEMD_UNIT"} & set(found)
 
@@ -65,7 +68,9 @@ def test_what_is_rare_is_there():
     """Pid namespaces, 32-bit senders, escalations."""
     sender = dataclasses.replace(BASH, ns_pid=7)
     target = dataclasses.replace(NGINX, ns_pid=1)
-    found = fields.fields(changed(sender, target=target, compat=True, escalation_ns=10**10), Identity(), BOOT_NS)
+    rare = changed(sender, target=target, compat=True, inferred=True, escalation_ns=10**10)
+    found = fields.fields(rare, Identity(), BOOT_NS)
+    assert found["KILLSNOOP_ORIGIN_INFERRED"] == "1"
     assert found["KILLSNOOP_NS_PID"] == "7"
     assert found["KILLSNOOP_TARGET_NS_PID"] == "1"
     assert found["KILLSNOOP_COMPAT"] == "1"
@@ -123,6 +128,16 @@ REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
          "kernel sent SIGKILL to nginx[812] (nginx.service): delivered, as its pid namespace ended"),
         ({"origin": "pdeathsig"},
          "bash[3325] uid 0 sent SIGKILL by ending (PR_SET_PDEATHSIG) to nginx[812] (nginx.service): delivered"),
+        ({"origin": "autokill"},
+         "bash[3325] uid 0 sent SIGKILL by closing its pidfd (CLONE_PIDFD_AUTOKILL) to nginx[812] (nginx.service): delivered"),
+        ({"origin": "autokill", "sender": None, "inferred": True},
+         "kernel probably sent SIGKILL by closing its pidfd (CLONE_PIDFD_AUTOKILL) to nginx[812] (nginx.service): delivered"),
+        ({"origin": "kernel", "sender": None, "inferred": True},
+         "kernel probably sent SIGKILL to nginx[812] (nginx.service): delivered"),
+        ({"origin": "cgroup", "inferred": True},
+         "bash[3325] uid 0 probably sent SIGKILL through cgroup.kill to nginx[812] (nginx.service): delivered"),
+        ({"kind": "death", "outcome": "died", "died_after_ns": 10**6, "sender": None, "origin": "oom", "inferred": True},
+         "nginx[812] (nginx.service) died of SIGKILL, 1.0 ms after kernel, out of memory, probably sent it"),
         ({"escalation_ns": 10_040_000_000},
          "bash[3325] uid 0 sent SIGKILL to nginx[812] (nginx.service): delivered, 10.0 s after SIGTERM"),
         ({"kind": "death", "outcome": "died", "died_after_ns": 1_400_000},

@@ -2,6 +2,7 @@
 
 from array import array
 
+from killsnoopd.names import ORIGINS, OUTCOMES
 from killsnoopd.probe import Probe
 from killsnoopd.program import DIRECTORY, RESULTS, Layout
 
@@ -56,7 +57,7 @@ def test_cells_are_added_over_the_cpus():
     largest = 2**64 - 1
     cells, directory = array("Q", [0] * layout.row * layout.cpus), array("Q", [0] * len(DIRECTORY))
     directory[DIRECTORY.index("taken")] = 2
-    delivery, death = layout.deliveries + SIGKILL * 25, layout.deaths + 2 * SIGKILL + 1
+    delivery, death = layout.deliveries + SIGKILL * len(ORIGINS) * len(OUTCOMES), layout.deaths + 2 * SIGKILL + 1
     for cpu, at, count in [
         (0, 0, 1), (2, 0, largest - 1),
         (0, 1, 2**53), (2, 1, 1),

@@ -127,8 +127,8 @@ def test_layout_is_that_of_the_source():
     ]  # fmt: skip
     layout = Layout(cpus=2, series_max=10)
     assert (layout.overflow, layout.aged, layout.deliveries) == (10, 10 + 66 * 8, 10 + 2 * 66 * 8)
-    assert layout.deaths == layout.deliveries + 66 * 5 * 5
-    assert (layout.escalations, layout.ledger, layout.not_handled, layout.row) == (2848, 2849, 2861, 2872)
+    assert layout.deaths == layout.deliveries + 66 * 6 * 5
+    assert (layout.escalations, layout.ledger, layout.not_handled, layout.row) == (3178, 3179, 3191, 3200)
     entries_and_workers = {name for program_name in program.PROGRAMS for name in (program_name, f"on_{program_name}")}
     assert entries_and_workers == set(re.findall(r"^int (\w+)\(", source, re.M))
     maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)

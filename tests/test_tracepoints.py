@@ -32,6 +32,19 @@ def test_tracefs(tmp_path):
     assert tracepoints.tracepoint_id("mark_victim", (new, old)) == 609
 
 
+def test_the_older_mount_point_is_left_alone(tmp_path):
+    """Where tracefs is mounted, nothing looks at debugfs: the kernel would mount it there and write a warning."""
+
+    class Untouchable:
+        def __truediv__(self, other):
+            raise AssertionError(f"looked at {other}")
+
+    event = tmp_path / "events/syscalls/sys_exit_kill"
+    event.mkdir(parents=True)
+    (event / "id").write_text("250\n")
+    assert tracepoints.tracepoint_id("kill", (tmp_path, Untouchable())) == 250
+
+
 COMMON = """\
 name: mark_victim
 ID: 609

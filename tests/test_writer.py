@@ -67,6 +67,14 @@ def test_a_record_that_makes_no_sense(caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_test_of_the_probe_is_not_logged():
+    """The ledger does not wait for it; what comes behind it is logged."""
+    sink = Sink()
+    counted, _ = written(sink, [record(pid=6, flags=16), record(pid=7)])
+    assert counted == [None, "logged"]
+    assert sink.sent == ["7"]
+
+
 def pinned(sink, records, grace_s):
     """The same, with a ring buffer that outlives the daemon."""
     probe = FakeProbe(records=records)

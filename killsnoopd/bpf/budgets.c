@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* Which events are made: not those that nobody wants, nor those beyond what each uid may have. */
 
+#define NO_UID ((u32)-1)
 #define USER_NS_DEPTH_MAX 33 /* kernel/user_namespace.c */
 #define FEW_NEWCOMERS 4      /* at once, that get their whole burst: what the ring buffer can take */
 
@@ -21,12 +22,19 @@ static __always_inline bool fatal(u32 sig)
 static __always_inline u64 payer_of(struct task_struct *task)
 {
 	struct cred *cred = task->cred;
-	struct user_namespace *user_ns = cred->user_ns;
+	struct user_namespace *user_ns = cred ? cred->user_ns : NULL;
 
+	if (!user_ns)
+		return NO_UID;
 	if (user_ns->level == 0)
 		return cred->uid;
-	ROLLED for (int i = 0; i < USER_NS_DEPTH_MAX && user_ns->level > 1; i++)
-		user_ns = user_ns->parent;
+	ROLLED for (int i = 0; i < USER_NS_DEPTH_MAX && user_ns->level > 1; i++) {
+		struct user_namespace *parent = user_ns->parent;
+
+		if (!parent)
+			break;
+		user_ns = parent;
+	}
 	return user_ns->owner ? user_ns->owner : 1ULL << 32 | user_ns->inum;
 }
 

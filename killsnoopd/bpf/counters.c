@@ -116,7 +116,7 @@ static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
 	    *lock = directory_entry(LOCK);
 	u32 now = tick(), slot = SERIES_MAX;
 
-	if (!taken || !head || !tail || !lock || !*taken || __sync_fetch_and_add(lock, 1))
+	if (!taken || !head || !tail || !lock || !*taken || __sync_lock_test_and_set(lock, 1))
 		return SERIES_MAX;
 	u32 in_use = *taken < SERIES_MAX ? *taken : SERIES_MAX;
 
@@ -126,6 +126,26 @@ static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
 		slot = recycle(cpu, now, key, head);
 	__sync_lock_test_and_set(lock, 0);
 	return slot;
+}
+
+#define ATTEMPTS_MAX 64 /* each one that fails is another CPU's that succeeded */
+
+/*
+ * Add one to a number and return what it was; SERIES_MAX if other CPUs were always faster. Not __sync_fetch_and_add: LLVM
+ * 21 and later, as bcc drives them, compile it only where the result is not used ("Invalid usage of the XADD return value").
+ */
+static __always_inline u64 fetch_and_increment(u64 *number)
+{
+	u64 expected = *number;
+
+	ROLLED for (int i = 0; i < ATTEMPTS_MAX; i++) {
+		u64 found = __sync_val_compare_and_swap(number, expected, expected + 1);
+
+		if (found == expected)
+			return found;
+		expected = found;
+	}
+	return SERIES_MAX;
 }
 
 /* A new set of labels: give it a slot. Two CPUs may race for one; the loser's slot stays unused until it has aged. */
@@ -141,7 +161,7 @@ static __always_inline u32 *take_slot(u32 cpu, struct series *key)
 	if (slot >= SERIES_MAX) {
 		if (*taken >= SERIES_MAX)
 			return NULL;
-		u64 next = __sync_fetch_and_add(taken, 1);
+		u64 next = fetch_and_increment(taken);
 		if (next >= SERIES_MAX)
 			return NULL;
 		slot = next;

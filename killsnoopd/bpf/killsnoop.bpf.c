@@ -33,6 +33,7 @@
 #define SIGALRM 14
 #define SIGTERM 15
 #define SIGCHLD 17
+#define SIGURG 23
 #define SIGVTALRM 26
 #define SIGPROF 27
 #define EAGAIN 11
@@ -88,11 +89,16 @@ int on_sys_exit(struct sys_exit *ctx)
 	draft = drafts.lookup(&place);
 	if (!draft)
 		return 0;
+	bool self_test = key.sig == 0 && is_self_test(task);
+
 	draft->now = 0;
-	if (!let_through(cpu, CALL, key.sig, payer_of(task), false, memo, &draft->now))
+	if (self_test)
+		count_fate(cpu, CALL, FILTERED);
+	else if (!let_through(cpu, CALL, key.sig, payer_of(task), false, memo, &draft->now))
 		return 0;
 	__builtin_memset(&draft->event, 0, sizeof(draft->event));
-	draft->event.time_ns = draft->now;
+	draft->event.time_ns = draft->now ? draft->now : bpf_ktime_get_boot_ns();
+	draft->event.flags = self_test ? SELF_TEST : 0;
 	draft->event.target_arg = running.target_arg;
 	draft->event.sig = running.sig;
 	draft->event.res = key.res;
@@ -114,6 +120,9 @@ int on_signal_generate(u64 *ctx)
 	struct task_struct *target = (void *)ctx[2], *sender = bpf_get_current_task_btf();
 	bool group = ctx[3];
 	s32 code;
+
+	if (!target || !sender)
+		return 0;
 	enum info info = info_of(ctx, &code);
 
 	if (sig == SIGCHLD && code > 0) /* by far the most frequent: a child has ended */
@@ -147,20 +156,23 @@ int on_signal_generate(u64 *ctx)
 	struct event *event = &draft->event;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
 			     namespace_number(sender->group_leader) == 1;
+	bool self_test = sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender);
 	bool suspect = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
 
 	event->origin = suspect ? suspected_origin(sender, target, &running) :
 				  origin_of(info, code, sig, group, sender, target, &running);
 	event->call = running.call < WRITE ? running.call : 0;
 	event->target_arg = running.target_arg;
-	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat ? COMPAT : 0);
+	draft->by_kernel = event->origin == KERNEL || event->origin == OOM ||
+			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
+	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat && !draft->by_kernel ? COMPAT : 0) |
+		       (self_test ? SELF_TEST : 0);
+	if (sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, namespace_end))
+		event->flags |= INFERRED;
 	event->sig = sig;
 	event->code = code;
 	event->outcome = outcome;
-	if (of_kernel(event))
-		event->payer = payer_of(target);
-	else
-		event->payer = payer_of(sender);
+	event->payer = payer_of(draft->by_kernel ? target : sender);
 	draft->suspect = suspect;
 	draft->deadly = deadly;
 	draft->emit = false;
@@ -168,7 +180,12 @@ int on_signal_generate(u64 *ctx)
 	FORGET;
 	if (counted && !draft->suspect) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
-		draft->emit = let_through(cpu, DELIVERY, event->sig, event->payer, draft->deadly, memo, &draft->now);
+		if (event->flags & SELF_TEST) {
+			count_fate(cpu, DELIVERY, FILTERED);
+			draft->emit = true;
+		} else {
+			draft->emit = let_through(cpu, DELIVERY, event->sig, event->payer, draft->deadly, memo, &draft->now);
+		}
 	}
 	if (!draft->emit && !draft->deadly)
 		return 0;
@@ -180,7 +197,7 @@ int on_signal_generate(u64 *ctx)
 	event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
 	draft->text_len = 0;
 	describe_target(event, target);
-	if (of_kernel(event)) /* whoever runs on this CPU is a bystander */
+	if (draft->by_kernel)
 		describe_kernel(event);
 	else
 		describe_sender(event, sender);
@@ -189,7 +206,7 @@ int on_signal_generate(u64 *ctx)
 		mark_escalation(cpu, event);
 	FORGET;
 	if (draft->emit || draft->suspect) {
-		if (!of_kernel(event)) {
+		if (!draft->by_kernel) {
 			add_exe(draft, sender);
 			add_cgroup(draft, sender, &event->cgroup_len);
 		}
@@ -217,12 +234,14 @@ static __always_inline void resolve(u32 tid, bool oom)
 	struct draft *draft = suspects.lookup(&tid);
 	u32 cpu = bpf_get_smp_processor_id();
 
-	if (!draft || __sync_fetch_and_add(&draft->claims, 1))
+	if (!draft || __sync_lock_test_and_set(&draft->claims, 1))
 		return;
 	struct event *event = &draft->event;
 
 	if (oom) {
 		event->origin = OOM;
+		event->flags &= ~(INFERRED | COMPAT);
+		describe_kernel(event);
 		remember(event);
 	}
 	count_late_delivery(cpu, SIGKILL, event->origin);
@@ -248,12 +267,13 @@ int on_mark_victim(struct mark_victim *ctx)
 int on_sched_process_exit(u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[0];
-	u32 sig = task->exit_code & 0x7f;
+	struct signal_struct *signal = task ? task->signal : NULL;
 
-	if (task->signal->live > 0)
+	if (!signal || signal->live > 0)
 		return 0; /* other threads still run */
+	u32 sig = task->exit_code & 0x7f;
 	struct doom key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
-	struct process process = { task->group_leader->start_boottime, task->tgid };
+	struct process process = { start_of(task->group_leader), task->tgid };
 	u32 zero = 0, cpu = bpf_get_smp_processor_id();
 	struct event *sent = doomed.lookup(&key);
 	bool attributed = sent && sent->tstart_ns == process.start_ns;

@@ -12,7 +12,7 @@
 enum kind { CALL, DELIVERY, DEATH, KINDS };
 enum program { SYS_EXIT, SIGNAL_GENERATE, MARK_VICTIM, SCHED_PROCESS_EXIT, PROGRAMS };
 enum fate { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, FATES };
-enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, KERNEL, ORIGINS };
+enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, AUTOKILL, KERNEL, ORIGINS };
 enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OUTCOMES }; /* trace/events/signal.h */
 
 /*
@@ -59,7 +59,11 @@ struct event {
 	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN], tcomm[COMM_LEN];
 };
 
-enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4 };
+/*
+ * INFERRED: the origin rests on what today's kernels do, not on something that only this origin shows (origin.c).
+ * SELF_TEST: one of the two signals by which the daemon tests the probe.
+ */
+enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4, INFERRED = 8, SELF_TEST = 16 };
 
 /* An event in the making, with the names that are on the paths to the root: leaf first, a NUL after each. */
 #define TEXT_MAX 2048 /* a power of two, and room for one more name, so that the verifier sees every index in bounds */
@@ -69,8 +73,9 @@ struct draft {
 	char text[TEXT_MAX + NAME_MAX];
 	u32 text_len;
 	bool emit, suspect, deadly; /* of a delivery: make an event; wait for the OOM killer; the target may die of it */
+	bool by_kernel;             /* the kernel is the sender: whoever runs on this CPU is a bystander */
 	u64 now;
-	u64 claims; /* of a suspect: how many have found out who sent it; the first one tells it */
+	u64 claims; /* of a suspect: 1 once somebody has found out who sent it, and tells it */
 };
 
 BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
@@ -96,7 +101,11 @@ struct budget {
 BPF_TABLE("lru_hash", u64, struct budget, budgets, 16384); /* by payer; others share two budgets, see over_budget() */
 BPF_TABLE("array", u32, struct budget, newcomers, 2);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
-/* Written by the daemon alone (in_hand.py): what became of the events it took. Kept here, it outlives a restart. */
+/*
+ * Written by the daemon alone: what became of the events it took (in_hand.py), and, while it tests the probe, its pid
+ * (self_test.py). Kept here, the ledger outlives a restart.
+ */
+#define SELF_TEST_PID 5 /* a word of it: as the daemon knows its pid, in its own pid namespace; 0: no test */
 BPF_F_TABLE("array", u32, u64, ledger, 16, BPF_F_MMAPABLE);
 BPF_TABLE("array", u32, struct draft, drafts, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
 

@@ -53,12 +53,25 @@ static __always_inline enum info info_of(u64 *ctx, s32 *code)
 	return address == 1 ? PRIV : NOINFO;
 }
 
+/*
+ * Whether the sender is in one of the six calls, and gave it this signal. kill(2) fills in a siginfo up to Linux 7.2, and
+ * leaves it to the kernel's mark since 7.3; the next one to do so is known by this, too. Not a sender that is exiting: it
+ * may have killed itself by such a call, and what it sends now is its children's PR_SET_PDEATHSIG.
+ */
+static __always_inline bool called_for(u32 sig, struct task_struct *sender, struct running *running)
+{
+	return running->call < WRITE && running->sig == (s32)sig && !(sender->flags & PF_EXITING);
+}
+
 /* Where a signal comes from; a sender in user space cannot choose a code that is not negative towards others. */
 static __always_inline enum origin origin_of(enum info info, s32 code, u32 sig, bool group, struct task_struct *sender,
 					     struct task_struct *target, struct running *running)
 {
 	if (info == ADDRESS)
 		return code != SI_KERNEL && running->call < WRITE ? SYSCALL : KERNEL;
+	/* A mark of the other kind for the sender's own process: a limit of CPU time that it runs into within the call. */
+	if (called_for(sig, sender, running) && (info == NOINFO || sender->tgid != target->tgid))
+		return SYSCALL;
 	if (info == PRIV || sender->flags & PF_KTHREAD)
 		return KERNEL;
 	/* cgroup.kill: send_sig(SIGKILL, task, 0) in the context of whoever writes the file (__cgroup_kill). */
@@ -70,20 +83,49 @@ static __always_inline enum origin origin_of(enum info info, s32 code, u32 sig, 
 	return KERNEL;
 }
 
+/* A child made by clone3(2) with CLONE_AUTOREAP, without which there is no CLONE_PIDFD_AUTOKILL. */
+static __always_inline bool is_autoreaped(struct task_struct *task)
+{
+#ifdef SIGNAL_AUTOREAP
+	struct signal_struct *signal = task->signal;
+
+	return signal && signal->autoreap & 1;
+#else
+	return false;
+#endif
+}
+
 /*
  * The OOM killer's SIGKILL looks like this, too: a mark of the kernel's, to a whole process. oom:mark_victim follows at
- * once, but the victim may have died on another CPU before: then this is the answer. A process that runs into its limit
- * of CPU time kills itself, and SysRq kills from a kernel thread or in a write.
+ * once, but the victim may have died on another CPU before: then this is the answer. The last reference to a pidfd of
+ * CLONE_PIDFD_AUTOKILL kills the child (pidfs_file_release). A process that runs into its limit of CPU time kills itself, and
+ * SysRq kills from a kernel thread or in a write.
  */
 static __always_inline enum origin suspected_origin(struct task_struct *sender, struct task_struct *target,
 						    struct running *running)
 {
 	bool own = sender->tgid == target->tgid;
 
+	if (is_autoreaped(target))
+		return AUTOKILL;
+	if (!own && called_for(SIGKILL, sender, running))
+		return SYSCALL;
 	return own || sender->flags & PF_KTHREAD || running->call == WRITE ? KERNEL : OOM;
 }
 
-static __always_inline bool of_kernel(struct event *event)
+/*
+ * Whether the origin of a SIGKILL is the likeliest one, and no more: it rests on an assumption about what this kernel does.
+ * docs/design.md has the table.
+ */
+static __always_inline bool is_inferred(enum origin origin, enum info info, struct task_struct *sender,
+					struct task_struct *target, struct running *running, bool namespace_end)
 {
-	return event->origin == KERNEL || event->origin == OOM;
+	switch (origin) {
+	case SYSCALL: return info == PRIV;
+	case CGROUP: return running->call != WRITE;
+	case AUTOKILL: return !closes_files(sender);
+	case OOM: return true; /* until oom:mark_victim comes */
+	case PDEATHSIG: return false;
+	default: return sender->tgid != target->tgid && !namespace_end;
+	}
 }

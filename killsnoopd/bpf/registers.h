@@ -50,6 +50,24 @@ static inline __attribute__((always_inline)) enum call compat_call(u32 number)
 	}
 }
 
+static inline __attribute__((always_inline)) bool native_call_closes(u32 number)
+{
+	switch (number) {
+	case 3: case 33: case 292: case 436: /* close, dup2, dup3, close_range */
+	case 59: case 322: case 520: case 545: return true; /* execve, execveat; 5xx: x32's */
+	default: return false;
+	}
+}
+
+static inline __attribute__((always_inline)) bool compat_call_closes(u32 number)
+{
+	switch (number) {
+	case 6: case 63: case 330: case 436:
+	case 11: case 358: return true;
+	default: return false;
+	}
+}
+
 #elif defined(__aarch64__)
 struct pt_regs {
 	unsigned long regs[31], sp, pc, pstate, orig_x0;
@@ -92,6 +110,24 @@ static inline __attribute__((always_inline)) enum call compat_call(u32 number)
 	}
 }
 
+static inline __attribute__((always_inline)) bool native_call_closes(u32 number)
+{
+	switch (number) {
+	case 57: case 24: case 436: /* close, dup3, close_range */
+	case 221: case 281: return true; /* execve, execveat */
+	default: return false;
+	}
+}
+
+static inline __attribute__((always_inline)) bool compat_call_closes(u32 number)
+{
+	switch (number) {
+	case 6: case 63: case 358: case 436:
+	case 11: case 387: return true;
+	default: return false;
+	}
+}
+
 #else
 #error "killsnoopd knows the system call registers of x86-64 and arm64 only"
 #endif
@@ -122,4 +158,14 @@ static inline __attribute__((always_inline)) struct running running_call(struct 
 	else
 		running.sig = running.compat ? COMPAT_ARG1(regs) : ARG1(regs);
 	return running;
+}
+
+/* Whether the task is closing files: in a call that closes descriptors, or because it ends. */
+static inline __attribute__((always_inline)) bool closes_files(struct task_struct *task)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+
+	if (task->flags & (PF_EXITING | PF_KTHREAD))
+		return task->flags & PF_EXITING;
+	return IS_COMPAT(task, regs) ? compat_call_closes(CALL_NUMBER(regs)) : native_call_closes(CALL_NUMBER(regs));
 }

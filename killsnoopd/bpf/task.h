@@ -5,6 +5,10 @@
  * bcc has no CO-RE, but the probe is compiled on the machine it runs on: the loader asks the kernel's BTF where
  * each field is and passes the byte offsets as macros. Typed pointers (bpf_get_current_task_btf) may then be
  * read by plain loads, which works under lockdown=confidentiality, where bpf_probe_read_kernel is refused.
+ *
+ * Test every pointer that is read from a structure before you follow it, even one that cannot be NULL. In a kernel built by
+ * Clang, BTF says which pointers RCU protects (__rcu is a type tag there), and the verifier demands the test. Which
+ * pointers these are changes between releases. tests/kernel/test_null_checks.py finds a test that is missing.
  */
 #pragma once
 
@@ -80,7 +84,12 @@ struct mm_struct {
 };
 
 struct signal_struct {
-	FIELD_AT(SIGNAL_LIVE, int live); /* threads that have not begun to exit */
+	union {
+		FIELD_AT(SIGNAL_LIVE, int live); /* threads that have not begun to exit */
+#ifdef SIGNAL_AUTOREAP /* Linux 7.1 */
+		FIELD_AT(SIGNAL_AUTOREAP, unsigned char autoreap); /* lowest bit: CLONE_AUTOREAP */
+#endif
+	};
 };
 
 struct task_struct {
@@ -124,6 +133,10 @@ struct kernel_siginfo {
 /* The verifier lets a char array be read in words, as long as none reaches beyond its end (kernel/bpf/btf.c). */
 static inline __attribute__((always_inline)) void read_comm(char *to, struct task_struct *task)
 {
+	if (!task) {
+		__builtin_memset(to, 0, COMM_LEN);
+		return;
+	}
 #if TASK_COMM % 8 == 0
 	u64 *words = (u64 *)to;
 

@@ -19,19 +19,18 @@ REGISTERS = {
 }  # fmt: skip
 SCRIPT = """
 import json, sys
-from killsnoopd import loader
-from killsnoopd.program import BPF_DIR, Settings
+from killsnoopd import compiler
+from killsnoopd.program import Settings
 macros = sys.argv[1].split(",")
 source = '#include "registers.h"\\n' + "".join(
     f"int read_{macro}(void *ctx) {{ return {macro}((struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf())); }}\\n"
     for macro in macros
 )
-flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}ULL" for name, value in loader.task_macros().items())]
-with loader.kernel_tree():
-    module = loader.import_bcc()(text=source, cflags=flags)
-print(json.dumps({macro: module.dump_func(f"read_{macro}").hex() for macro in macros}))
-whole = loader.compiled(loader.import_bcc(), Settings())
-assert all(len(whole.dump_func(name)) > 100 for name in ("on_sys_exit", "on_signal_generate"))
+defined = compiler.macros(Settings())
+module = compiler.compiled(compiler.import_bcc(), defined, source)
+print(json.dumps({macro: module.dump_func(f"read_{macro}".encode()).hex() for macro in macros}))
+whole = compiler.compiled(compiler.import_bcc(), defined)
+assert all(len(whole.dump_func(name)) > 100 for name in (b"on_sys_exit", b"on_signal_generate"))
 """
 LOADS = (0x79, 0x61)  # *(u64 *)(register + offset), *(u32 *)
 

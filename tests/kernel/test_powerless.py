@@ -72,9 +72,9 @@ def test_nobody_can_read_the_probe():
     opened = probe.load([], layout, "/usr/bin/python3")
 
     def act():
-        before = opened.counts().calls(15, -3)
+        before = opened.counts().calls(b"ks-nobody", 15, -3)
         send("kill", NO_SUCH_PID, 15)
-        assert opened.counts().calls(15, -3) == before + 1
+        assert opened.counts().calls(b"ks-nobody", 15, -3) == before + 1
         taken = []
         opened.consume(lambda record: taken.append(record) or "logged", over=lambda: False)
         assert b"ks-nobody" in taken[-1]

@@ -129,6 +129,64 @@ def test_debug_level_shows_what_the_verifier_said(public):
         assert ("invalid access to map value" in result.stderr) == (level == "debug")
 
 
+# What is broken in the source: (file, text, what takes its place, what the line says).
+BROKEN = {
+    "calls as the kernel's": (
+        "origin.c", "code != SI_KERNEL && running->call < WRITE ? SYSCALL : KERNEL", "KERNEL",
+        "our own SIGURG was not counted; our own SIGURG was reported as (SIGURG from kernel to ",
+    ),
+    "another system call": (
+        "registers.h", "case 62: return KILL;", "case 62: return TKILL;", "origin syscall, call tkill, result success",
+    ),
+    "another sender": (
+        "draft.c", "event->pid = ids >> 32;", "event->pid = 1;", "reported as (0 from killsnoopd[1] to ",
+    ),
+    "another outcome": (
+        "killsnoop.bpf.c", "event->outcome = outcome;", "event->outcome = LOSE_INFO;", "outcome lose_info), not as (SIGURG from ",
+    ),
+    "another result": (
+        "killsnoop.bpf.c", "draft->event.res = key.res;", "draft->event.res = -3;", "result ESRCH",
+    ),
+    "no event of a call": (
+        "killsnoop.bpf.c", "output_draft(cpu, CALL, false, draft);", "", "our own signal 0 made no event",
+    ),
+    "no event of a delivery": (
+        "killsnoop.bpf.c", "output_draft(cpu, DELIVERY, draft->deadly, draft);", "", "our own SIGURG made no event",
+    ),
+    "no count of a call": (
+        "killsnoop.bpf.c", "count_call(cpu, &key, memo);", "", "our own signal 0 was not counted",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_probe_that_reports_our_own_signals_wrong(public, fault):
+    """Is not served: the line says what was seen. So it would be on a kernel that marks signals as no other before."""
+    file, text, instead, says = BROKEN[fault]
+    source = Path(public) / "killsnoopd/bpf" / file
+    before = source.read_text()
+    assert before.count(text) == 1
+    source.write_text(before.replace(text, instead))
+    result = in_namespace(public, "", "", "killsnoopd --web.listen-address=127.0.0.1:0")
+    assert (result.returncode, result.stdout) == (70, ""), result.stderr
+    assert result.stderr.startswith("killsnoopd: the probe failed its test: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+
+
+def test_what_the_compiler_says(public):
+    """Source that does not compile: its error is the line; the rest shows at debug level."""
+    source = Path(public) / "killsnoopd/bpf/counters.c"
+    source.write_text(source.read_text().replace("u64 *taken = directory_entry(TAKEN);", "u64 *taken = nothing;"))
+    for level in ("info", "debug"):
+        result = in_namespace(public, "", "", f"killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
+        assert result.returncode == 70, result.stderr
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("killsnoopd: bcc could not compile the probe: counters.c:")
+        assert "nothing" in last
+        assert (result.stderr.count("\n") == 1) == (level == "info")
+
+
 def test_a_bug_is_told_whole(public):
     """Exit code 1, and the traceback that a report needs."""
     source = Path(public) / "killsnoopd/daemon.py"
