@@ -1,6 +1,7 @@
 # sudo make run      install what is missing, run in the foreground; ARGS="--web.listen-address=:9999" for flags
 # sudo make test     install what is missing, run all tests on the package as it will be installed
-# sudo make test-vm  boot Debian 12 and 13, install the package there, test what systemd and journald make of it
+# sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package there, test it
+# sudo make test-matrix  the same for Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
@@ -27,7 +28,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-vm test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
+.PHONY: run test test-vm test-matrix binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -42,11 +43,23 @@ mounts:
 test: mounts test-setup
 	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
 
-# Debian 12 and 13, booted in QEMU with the package installed. VM="--suite=trixie --accel=kvm"; build/vm/ has their logs.
+# The machines of tests/vm/machines.py, booted in QEMU with the package installed; build/vm/ has their logs.
+# VM="--suite=trixie-backports --tests all --kernel-tests all", VM="--suite=trixie --accel=kvm"
 test-vm:
 	scripts/install-packages vm
 	$(MAKE) --no-print-directory deb
 	$(PYTHON) tests/vm/run.py --package build/killsnoopd_*_all.deb $(VM)
+
+# Those that take too long for CI. VM="--suite=sid" is one of them.
+test-matrix: binfmt
+	$(MAKE) --no-print-directory deb
+	$(PYTHON) tests/vm/run.py --matrix --package build/killsnoopd_*_all.deb $(VM)
+
+# Programs of arm64 run here, by emulation; systemd registers that at boot, a container may not.
+binfmt:
+	scripts/install-packages matrix
+	@mountpoint -q /proc/sys/fs/binfmt_misc || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+	@test -e /proc/sys/fs/binfmt_misc/qemu-aarch64 || cat /usr/lib/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register
 
 test-setup: mounts
 	PYTHON=$(PYTHON) scripts/install-packages test

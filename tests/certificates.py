@@ -24,6 +24,8 @@ def ca(folder, name="ca"):
         "2",
         "-subj",
         f"/CN={name}",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",  # Python 3.13 verifies strictly (VERIFY_X509_STRICT)
         "-out",
         folder / f"{name}.crt",
     )

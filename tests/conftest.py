@@ -6,6 +6,8 @@ import signal
 import certificates
 import pytest
 
+collect_ignore = ["vm"]  # runs on a machine of its own: make test-vm
+
 
 def pytest_configure():
     """A shell has its background jobs ignore SIGINT, and what they start; the programs under test must not."""

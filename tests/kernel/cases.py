@@ -291,8 +291,8 @@ def parent_death(processes: Processes) -> list[Row]:
     return [Row(("ks-pdeath", sender), "SIGTERM", ("kv-pdeath", victim), "pdeathsig", "delivered")]
 
 
-def compat_kill(pid: int, sig: int) -> int:
-    """kill(2) through the 32-bit entry, `int 0x80`."""
+def int_0x80_kill(pid: int, sig: int) -> int:
+    """kill(2) through the 32-bit entry of x86-64."""
     code = bytes.fromhex("53 b825000000 89fb 89f1 cd80 5b c3")  # push rbx; eax=37; ebx=edi; ecx=esi; int 0x80; ...
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(code)
@@ -300,10 +300,38 @@ def compat_kill(pid: int, sig: int) -> int:
     return function(ctypes.addressof(ctypes.c_char.from_buffer(page)))(pid, sig)
 
 
+def arm_kill(pid: int, sig: int, path: Path) -> None:
+    """kill(2) by a 32-bit ARM program, which this process becomes: an ELF header, one segment, and eight words of code."""
+    code = struct.pack(
+        "<8I",
+        0xE3A07025,  # mov r7, #37 (kill)
+        0xE59F0010,  # ldr r0, [pc, #16]: the pid
+        0xE59F1010,  # ldr r1, [pc, #16]: the signal
+        0xEF000000,  # svc 0
+        0xE3A07001,  # mov r7, #1 (exit): with what kill returned
+        0xEF000000,  # svc 0
+        0xE7F000F0,  # udf
+        pid,
+    ) + struct.pack("<I", sig)
+    at, headers = 0x10000, 52 + 32
+    size = headers + len(code)
+    header = struct.pack(
+        "<16sHHIIIIIHHHHHH", b"\x7fELF\1\1\1", 2, 40, 1, at + headers, 52, 0, 0x05000000, 52, 32, 1, 0, 0, 0
+    )
+    segment = struct.pack("<8I", 1, 0, at, at, size, size, 5, 0x1000)
+    path.write_bytes(header + segment + code)
+    path.chmod(0o755)
+    os.execv(path, [path.name])
+
+
 def compat(processes: Processes) -> list[Row]:
     """A 32-bit sender."""
     victim = processes.victim("kv-compat")
-    sender = run(lambda: compat_kill(victim, 15), b"ks-compat")
+    if platform.machine() == "x86_64":
+        sender = run(lambda: int_0x80_kill(victim, 15), b"ks-compat")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            sender = run(lambda: arm_kill(victim, 15, Path(folder) / "ks-compat"))
     more = {"KILLSNOOP_COMPAT": "1", "KILLSNOOP_TARGET_ARG": str(victim)}
     return [Row(("ks-compat", sender), "SIGTERM", ("kv-compat", victim), "kill", "delivered", more)]
 
@@ -430,9 +458,8 @@ CASES: dict[str, Callable[[Processes], list[Row]]] = {
     "sender in a pid namespace": sender_in_namespace,
     "thread with another name": thread,
     "zombie": zombie,
+    f"32-bit sender ({'int 0x80' if platform.machine() == 'x86_64' else 'svc 0'})": compat,
 }
-if platform.machine() == "x86_64":
-    CASES["32-bit sender (int 0x80)"] = compat
 
 
 def perform(name: str) -> list[Row]:

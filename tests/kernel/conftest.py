@@ -1,5 +1,6 @@
 """Tests on the real kernel: as root, with tracefs and bpffs mounted."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -23,26 +24,46 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
-@pytest.fixture
-def start(tmp_path):
+EVERYTHING = ("--events.include-signal=all", "--events.rate=0")
+
+
+@contextlib.contextmanager
+def daemons(folder):
     """Start daemons; those still running at the end are stopped."""
     started = []
 
     def start_daemon(*flags, **options):
-        daemon = Daemon(tmp_path / f"daemon{len(started)}", flags, **options)
+        daemon = Daemon(folder / f"daemon{len(started)}", flags, **options)
         started.append(daemon)
         daemon.wait_ready()
         return daemon
 
-    yield start_daemon
-    for daemon in started:
-        daemon.stop()
+    try:
+        yield start_daemon
+    finally:
+        for daemon in started:
+            daemon.stop()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start daemons for one test."""
+    with daemons(tmp_path) as start_daemon:
+        yield start_daemon
 
 
 @pytest.fixture
 def daemon(start):
     """A daemon that logs everything, signal 0 too, without a limit, as JSON lines."""
-    return start("--events.include-signal=all", "--events.rate=0")
+    return start(*EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory):
+    """The same for all tests of a module, each of which has process names of its own: an emulated machine compiles the probe
+    for ten seconds."""
+    with daemons(tmp_path_factory.mktemp("shared")) as start_daemon:
+        yield start_daemon(*EVERYTHING)
 
 
 @pytest.fixture

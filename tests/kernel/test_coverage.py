@@ -25,6 +25,11 @@ def told(event):
     )
 
 
+@pytest.fixture(scope="module")
+def daemon(shared_daemon):
+    return shared_daemon
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_case(daemon, name):
     """Sender, signal, every target, route and outcome, and nothing else of these processes."""

@@ -16,6 +16,11 @@ from waiting import wait_for
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@pytest.fixture(scope="module")
+def daemon(shared_daemon):
+    return shared_daemon
+
+
 @pytest.fixture
 def processes():
     found = Processes()
@@ -34,6 +39,7 @@ def told(daemon, kind, *comms):
 
 def test_a_death_names_its_sender(daemon, processes):
     """One event more, once the process is dead: of what, by whom, and how long it took."""
+    before = daemon.deaths().get(("SIGTERM", True), 0)
     victim = processes.victim("kv-dies")
     sender = run(lambda: send("kill", victim, 15), b"ks-killer")
     os.waitpid(victim, 0)
@@ -42,7 +48,7 @@ def test_a_death_names_its_sender(daemon, processes):
     assert (death["KILLSNOOP_COMM"], int(death["KILLSNOOP_PID"])) == ("ks-killer", sender)
     assert int(death["KILLSNOOP_TPID"]) == victim
     assert 0 < float(death["KILLSNOOP_DIED_AFTER_MS"]) < 10_000
-    assert daemon.deaths()["SIGTERM", True] == 1
+    assert daemon.deaths()["SIGTERM", True] == before + 1
 
 
 def test_a_signal_that_is_handled_is_no_death(daemon, processes):
@@ -63,10 +69,10 @@ def test_a_handler_that_sends_the_signal_once_more(daemon, processes):
         os.kill(os.getpid(), number)
 
     victim = processes.victim("kv-again", lambda: signal.signal(signal.SIGTERM, tidy_up))
-    sender = run(lambda: send("kill", victim, 15), b"ks-first")
+    sender = run(lambda: send("kill", victim, 15), b"ks-outside")
     os.waitpid(victim, 0)
     (death,) = told(daemon, "death", "kv-again")
-    assert (death["KILLSNOOP_COMM"], int(death["KILLSNOOP_PID"])) == ("ks-first", sender)
+    assert (death["KILLSNOOP_COMM"], int(death["KILLSNOOP_PID"])) == ("ks-outside", sender)
 
 
 def crash():
@@ -197,8 +203,9 @@ def test_children_and_clocks_are_no_senders(daemon):
 def test_a_code_cannot_hide_a_signal(daemon, processes, code):
     """rt_sigqueueinfo(2) lets a sender choose a timer's code, or a message queue's: it is told all the same."""
     victim = processes.victim("kv-forged")
-    sender = run(lambda: send("rt_sigqueueinfo", victim, 9, siginfo(9, code)), b"ks-forger")
-    (event,) = told(daemon, "delivery", "ks-forger")
+    name = f"ks-forger{code}"
+    sender = run(lambda: send("rt_sigqueueinfo", victim, 9, siginfo(9, code)), name.encode())
+    (event,) = told(daemon, "delivery", name)
     assert (event["KILLSNOOP_ORIGIN"], event["KILLSNOOP_CODE"]) == ("syscall", str(code))
     assert (int(event["KILLSNOOP_PID"]), event["KILLSNOOP_TCOMM"]) == (sender, "kv-forged")
 

@@ -16,6 +16,11 @@ from senders import NO_SUCH_PID, NOBODY, forked, run, send, set_name, siginfo, v
 INT_MIN = -(2**31)
 
 
+@pytest.fixture(scope="module")
+def daemon(shared_daemon):
+    return shared_daemon
+
+
 def test_23_signals(daemon):
     """23 signals of known name, number and outcome: the counters and the events say just that."""
     with victim(own_group=True) as target, victim() as doomed, victim() as roots:
@@ -127,13 +132,14 @@ def test_parent_and_login(daemon):
 @pytest.mark.parametrize("sig", [9, 15, 19])
 def test_a_process_that_signals_itself_is_counted_once(daemon, sig):
     """kill(getpid(), KILL): the call's exit is seen although the process never runs again."""
-    pid = forked(lambda: send("kill", os.getpid(), sig), b"ks-self")
+    name = f"ks-self-{sig}"
+    pid = forked(lambda: send("kill", os.getpid(), sig), name.encode())
     _, status = os.waitpid(pid, os.WUNTRACED)
     if sig == 19:
         assert os.WIFSTOPPED(status)
         os.kill(pid, 9)
         os.waitpid(pid, 0)
-    assert list(daemon.signals("ks-self").values()) == [1]
+    assert list(daemon.signals(name).values()) == [1]
 
 
 def act_on_itself():
