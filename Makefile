@@ -2,6 +2,7 @@
 # sudo make test     install what is missing, run all tests on the package as it will be installed
 # sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package there, test it
 # sudo make test-matrix  the same for Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
+# sudo make test-sid  Python, bcc, LLVM and libraries of Debian sid: the pure tests, and the probe on this machine's kernel
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
@@ -28,7 +29,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-vm test-matrix binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
+.PHONY: run test test-sid test-vm test-matrix binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -42,6 +43,11 @@ mounts:
 # The tests import what the wheel holds, not this folder: that they do proves that the wheel is whole.
 test: mounts test-setup
 	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
+
+# In a chroot. ARGS="kernel/test_pins.py -x" runs other tests than the script's.
+test-sid: mounts
+	scripts/install-packages chroot
+	scripts/test-sid $(ARGS)
 
 # The machines of tests/vm/machines.py, booted in QEMU with the package installed; build/vm/ has their logs.
 # VM="--suite=trixie-backports --tests all --kernel-tests all", VM="--suite=trixie --accel=kvm"
