@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -25,11 +26,17 @@ def test_no_capability_is_left(start):
     assert daemon.status("Name") == "killsnoopd"
 
 
-def test_at_rest(start):
-    """40 MB resident or less, three threads (one builds pages), 0.0 % CPU over ten seconds, bcc never mapped, and only fds with a purpose."""
+# What Debian 12 and 13 stay below; Python 3.14 with aiohttp 3.14 took 51 MB (Debian sid, November 2026).
+RESIDENT_MB = 40 if sys.version_info < (3, 14) else 52
+
+
+def test_at_rest(start, record_property):
+    """Little resident memory, three threads (one builds pages), 0.0 % CPU over ten seconds, bcc never mapped, and only fds with a purpose."""
     daemon = start("--events.exclude-signal=all")  # somebody else's signals are no rest
     daemon.get()
-    assert int(daemon.status("VmRSS")) <= 40 * 1024
+    resident_mb = int(daemon.status("VmRSS")) / 1024
+    record_property("mb_resident", round(resident_mb, 1))
+    assert resident_mb <= RESIDENT_MB
     assert int(daemon.status("Threads")) == 3
     maps = Path(f"/proc/{daemon.pid}/maps").read_text()
     assert "libbpf.so" in maps

@@ -18,6 +18,8 @@ python3-bpfcc libbpf1 python3-systemd python3-prometheus-client python3-aiohttp 
 """.split()
 # Manual pages are indexed anew by every apt and dpkg where this is, which takes an emulated machine long.
 REMOVED = "var/lib/man-db/auto-update"
+# A test sets the clock a day on, and these would run at once; apt's would take dpkg's lock from another test.
+MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "man-db.timer")
 # Both runs of the machine, before and after its reboot. What it says is on the second serial port: agetty has the first.
 UNIT = """\
 [Unit]
@@ -87,7 +89,7 @@ def _recipe(machine: Machine) -> str:
     """A hash of all that the image depends on."""
     parts = (
         machine.suite, str(machine.kernel), machine.backports, machine.architecture.name,
-        _unit(machine), PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
+        _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -104,6 +106,8 @@ def _make(machine: Machine, root: Path, made: Path) -> None:
     (root / "etc/hostname").write_text(f"{machine.name}\n")
     units = root / "etc/systemd/system"
     (units / "vm-test.service").write_text(_unit(machine))
+    for timer in MASKED:
+        (units / timer).symlink_to("/dev/null")
     wants = units / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     (wants / "vm-test.service").symlink_to("../vm-test.service")

@@ -57,8 +57,8 @@ CI = (
     # The newest kernel that Debian 13 gets.
     Machine(
         "trixie-backports", "trixie", backports=True,
-        guest=("test_boot.py", "test_journal.py", "test_removal.py"),
-        kernel_tests=("test_coverage.py", "test_signals.py"),
+        guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "removal")),
+        kernel_tests=("test_coverage.py", "test_signals.py", "test_deaths.py"),
     ),
 )  # fmt: skip
 

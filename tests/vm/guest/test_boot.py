@@ -1,14 +1,17 @@
 """The machine has booted with the package installed."""
 
 import re
+from pathlib import Path
 
-from conftest import active, journal, run, scrape, show
+from conftest import active, journal, main_pid, run, scrape, show
 from waiting import wait_for
 
 
-def test_everything_is_up():
+def test_everything_is_up(record_property):
     """Enabled units start by themselves, and nothing of ours failed on the way."""
     wait_for(active, "killsnoopd to be READY")
+    status = Path(f"/proc/{main_pid()}/status").read_text()
+    record_property("mb_resident", round(int(re.search(r"^VmRSS:\s*(\d+)", status, re.M)[1]) / 1024, 1))
     assert active("killsnoopd.socket")
     assert "killsnoopd" not in run("systemctl", "--failed", "--plain", "--no-legend")
     assert all(value == 1 for name, value in scrape().items() if name.startswith("killsnoop_probe_attached"))
