@@ -2,6 +2,8 @@
 # sudo make test     install what is missing, run all tests on the package as it will be installed
 # sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package there, test it
 # sudo make test-matrix  the same for Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
+# sudo make clang-kernel  that last kernel, which test-matrix boots, from Debian's linux-source
+# sudo make test-sid  Python, bcc, LLVM and libraries of Debian sid: the pure tests, and the probe on this machine's kernel
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
@@ -28,7 +30,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-vm test-matrix binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
+.PHONY: run test test-sid test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -43,6 +45,11 @@ mounts:
 test: mounts test-setup
 	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
 
+# In a chroot. ARGS="kernel/test_pins.py -x" runs other tests than the script's.
+test-sid: mounts
+	scripts/install-packages chroot
+	scripts/test-sid $(ARGS)
+
 # The machines of tests/vm/machines.py, booted in QEMU with the package installed; build/vm/ has their logs.
 # VM="--suite=trixie-backports --tests all --kernel-tests all", VM="--suite=trixie --accel=kvm"
 test-vm:
@@ -54,6 +61,11 @@ test-vm:
 test-matrix: binfmt
 	$(MAKE) --no-print-directory deb
 	$(PYTHON) tests/vm/run.py --matrix --package build/killsnoopd_*_all.deb $(VM)
+
+# What the machine `clang` boots.
+clang-kernel:
+	scripts/install-packages chroot
+	tests/vm/clang-kernel
 
 # Programs of arm64 run here, by emulation; systemd registers that at boot, a container may not.
 binfmt:
