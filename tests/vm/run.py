@@ -27,7 +27,7 @@ SUITES = ("bookworm", "trixie")
 # Besides what killsnoopd depends on: a kernel, systemd, and what the tests run.
 PACKAGES = """
 linux-image-amd64 systemd systemd-sysv udev dbus procps iproute2 util-linux man-db bpftool kmod
-python3-bpfcc libbpf1 python3-systemd python3-prometheus-client python3-aiohttp python3-pytest
+python3-bpfcc libbpf1 python3-systemd python3-prometheus-client python3-h11 python3-pytest
 """.split()
 # Manual pages are indexed anew by every apt and dpkg where this is, which takes an emulated machine long.
 REMOVED = "var/lib/man-db/auto-update"
