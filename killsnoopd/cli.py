@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--web.config.file",
         dest="web_config_file",
-        type=Path,
+        type=lambda value: Path(value) if value else None,  # as exporter-toolkit: empty for no file
         metavar="FILE",
         help="TLS, users and HTTP headers, in the YAML that Prometheus' exporters share; what it says holds at once "
         "when it changes",

@@ -1,7 +1,7 @@
-"""One connection to the port: TLS if that is asked for, then a header, then aiohttp and the answer.
+"""One connection to the port, from accept(2) to close(2): TLS if configured, one request, its response.
 
-aiohttp sees it once the whole header is there; until then it is a socket and at most 16 KiB. It serves one request:
-another on the same connection would be one more thing to bound, and a scrape every 15 s gains nothing by it.
+Nothing after the header of the request is read. One request per connection: keep-alive would need bounds of its own,
+and a scrape every 15 s gains nothing from it.
 """
 
 import asyncio
@@ -10,9 +10,10 @@ import logging
 import socket
 import ssl
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
+
+from killsnoopd.message import HEADER_BYTES, complete
 
 log = logging.getLogger("killsnoopd")
 
@@ -20,23 +21,21 @@ HEADER_S = 5.0  # for the TLS handshake and the whole header, from accept(2) on
 ANSWER_S = 30.0  # for the page to be made and read; Prometheus gives up after 10 s unless told otherwise
 STALE_S = 5.0  # an answer that takes longer makes room for others when all places are taken
 STALL_S = 0.1  # without reading anything of an answer: the same
-HEADER_BYTES = 16384
-_UNSENT_BYTES = 65536
+_SLICE_BYTES = _UNSENT_BYTES = 65536
 
 
-class Terms(Protocol):
+class Owner(Protocol):
     """What all connections share."""
 
-    factory: Callable[[], asyncio.Protocol]
+    respond: Callable[[bytes, str], Awaitable[tuple[bytes, bytes]]]
     tls: Callable[[], ssl.SSLContext | None]
     admits: Callable[[asyncio.Transport], bool]
-    refused: Counter[str]
 
-    def holds(self, connection: "Connection") -> bool:
-        """Whether it is open still."""
+    def bound_bodies(self, newest: bytes) -> None:
+        """A response begins to be sent: end the slow readers of older ones if they take too much memory together."""
 
-    def forget(self, connection: "Connection") -> None:
-        """It has ended."""
+    def forget(self, connection: "Connection", reason: str | None = None) -> None:
+        """It has ended; if it was ended for a reason, that is counted, once."""
 
 
 def network(host: str) -> str:
@@ -51,29 +50,31 @@ def network(host: str) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """From accept(2) to close(2); `connect` begins it."""
+    """`connect` begins it, `drop` ends it early."""
 
-    def __init__(self, terms: Terms, sock: socket.socket, host: str) -> None:
+    def __init__(self, owner: Owner, sock: socket.socket, host: str) -> None:
         self.network = network(host)
-        self._terms = terms
+        self.since = time.monotonic()  # the peer was last heard of
+        self.answering_since: float | None = None  # the header is complete
+        self.body = b""  # being sent
+        self._owner = owner
         self._sock = sock
-        self.since = time.monotonic()  # that anything was heard of the peer
-        self._answering = False
         self._raw: asyncio.Transport | None = None  # the socket's own, whatever is wrapped around it
         self._transport: asyncio.Transport | None = None  # ours to read and write
-        self._header = bytearray()
-        self._request: asyncio.Protocol | None = None
-        self._answering_since = 0.0
+        self._received = bytearray()
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._deadline = asyncio.get_running_loop().call_later(HEADER_S, self.drop, "slow")
-        self._task: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._answering: asyncio.Task[None] | None = None
 
     def connect(self) -> None:
         """Make the socket asyncio's."""
-        self._task = asyncio.get_running_loop().create_task(self._connect())
+        self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        context = self._terms.tls()
+        context = self._owner.tls()
         try:
             raw, _ = await loop.connect_accepted_socket(lambda: self, self._sock)
             transport = raw
@@ -86,76 +87,58 @@ class Connection(asyncio.Protocol):
             return self.drop("tls")
         if transport is None or transport.is_closing():
             return self.drop(None)
-        if context and not self._terms.admits(transport):
+        if context and not self._owner.admits(transport):
             return self.drop("tls")
         transport.set_write_buffer_limits(_UNSENT_BYTES)  # of TLS it would be 512 KiB
         self._transport = transport
         transport.resume_reading()
-        return self._parse(transport)  # what came with the end of the handshake
+        return self._answer_if_complete(transport)  # what came with the end of the handshake
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is asyncio's; nothing is read before it is known whether it is TLS."""
         if isinstance(transport, asyncio.Transport):
             self._raw = transport
-            if not self._terms.holds(self):  # dropped meanwhile
+            if self._deadline.cancelled():  # dropped meanwhile
                 transport.abort()
             transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a header; after it nothing is read, a request's body neither."""
-        if not self._answering:
-            self._header += data
+        """Bytes of the header, or what follows it, which is ignored."""
+        if self.answering_since is None:
+            self._received += data[: HEADER_BYTES - len(self._received)]
             if self._transport:
-                self._parse(self._transport)
+                self._answer_if_complete(self._transport)
 
-    def _parse(self, transport: asyncio.Transport) -> None:
-        header = self._header
-        end = header.find(b"\r\n\r\n", 0, HEADER_BYTES) + 4
-        if end >= 4:
-            if b" HTTP/1." in header[: header.find(b"\r\n", 2)]:
-                self._begin(transport, bytes(header[:end]))
-            else:  # HTTP/0.9, or a request that only looks like one
-                self._refuse(transport, b"400 Bad Request")
-        elif len(header) >= HEADER_BYTES:
-            self._refuse(transport, b"431 Request Header Fields Too Large")
-        elif header and not header[:1].isalpha() and header[0] not in b"\r\n":
-            self._refuse(transport, b"400 Bad Request")  # TLS to a plain port, garbage
+    def _answer_if_complete(self, transport: asyncio.Transport) -> None:
+        if not complete(self._received):
+            return
+        transport.pause_reading()
+        loop = asyncio.get_running_loop()
+        self.answering_since = self.since = time.monotonic()
+        self._deadline.cancel()
+        self._deadline = loop.call_later(ANSWER_S, self.drop, "slow")
+        self._answering = loop.create_task(self._answer(transport))
 
-    def _begin(self, transport: asyncio.Transport, header: bytes) -> None:
-        self._answer_from_now(transport)
-        self._request = self._terms.factory()
-        self._request.connection_made(transport)
-        self._request.data_received(header)
-
-    def _refuse(self, transport: asyncio.Transport, status: bytes) -> None:
-        self._terms.refused["bad_request"] += 1
-        self._answer_from_now(transport)
-        transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    async def _answer(self, transport: asyncio.Transport) -> None:
+        """Write the response in slices, as they are read: its body is in memory once, however many read it."""
+        head, self.body = await self._owner.respond(bytes(self._received), self.network)
+        self._owner.bound_bodies(self.body)
+        transport.write(head + self.body[:_SLICE_BYTES])
+        for begin in range(_SLICE_BYTES, len(self.body), _SLICE_BYTES):
+            await self._writable.wait()
+            transport.write(memoryview(self.body)[begin : begin + _SLICE_BYTES])
+        self.body = b""
         transport.close()
 
-    def _answer_from_now(self, transport: asyncio.Transport) -> None:
-        self._header.clear()
-        self._answering, self.since = True, time.monotonic()
-        self._answering_since = self.since
-        self._deadline.cancel()
-        self._deadline = asyncio.get_running_loop().call_later(ANSWER_S, self.drop, "slow")
-        transport.pause_reading()
-
     def pause_writing(self) -> None:
-        """For aiohttp, which waits: from now on the peer may be slow to read."""
+        """From now on the peer may be slow to read."""
         self.since = time.monotonic()
-        if self._request:
-            self._request.pause_writing()
+        self._writable.clear()
 
     def resume_writing(self) -> None:
-        """For aiohttp, which goes on: the peer has read something."""
+        """The peer has read something."""
         self.since = time.monotonic()
-        if self._request:
-            self._request.resume_writing()
-
-    def answering(self) -> bool:
-        """Whether the header is there, and the answer not yet given."""
-        return self._answering
+        self._writable.set()
 
     def _unsent(self) -> int:
         """Bytes that wait for the peer to read them."""
@@ -165,27 +148,24 @@ class Connection(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether it makes room before others: nothing was asked, or nobody takes the answer."""
         now = time.monotonic()
-        if not self._answering or self._transport is None or now - self._answering_since > STALE_S:
+        if self.answering_since is None or self._transport is None or now - self.answering_since > STALE_S:
             return True
         return now - self.since > STALL_S and (self._transport.is_closing() or self._unsent() > 0)
 
     def drop(self, reason: str | None) -> None:
         """End it at once; for a reason that is counted."""
-        if reason and self._terms.holds(self):
-            self._terms.refused[reason] += 1
         self._deadline.cancel()
-        self._terms.forget(self)
+        self._owner.forget(self, reason)
         if self._raw:
             self._raw.abort()
         else:
-            if self._task:
-                self._task.cancel()
+            if self._connecting:
+                self._connecting.cancel()
             self._sock.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         """Closed, by whichever side."""
         self._deadline.cancel()
-        self._terms.forget(self)
-        if self._request:
-            self._request.connection_lost(exc)
-            self._request = None
+        self._owner.forget(self)
+        if self._answering:
+            self._answering.cancel()

@@ -1,4 +1,4 @@
-"""How many connections network peers can hold: aiohttp sets no bound."""
+"""Limits on what network peers can hold: connections, and memory for responses that they read slowly."""
 
 import asyncio
 import logging
@@ -6,8 +6,8 @@ import resource
 import socket
 import ssl
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +17,7 @@ from killsnoopd.connection import STALL_S, Connection
 log = logging.getLogger("killsnoopd")
 
 MAX_OPEN = 64  # two Prometheus servers need two
+MAX_BODY_BYTES = 32 << 20  # of different responses that are being read
 REASONS = ("evicted", "slow", "bad_request", "tls", "unauthorized", "busy")
 _SEND_BUFFER_BYTES = 128 << 10  # in the kernel, by connection; it would grow to 4 MiB each (tcp_wmem)
 _SPARE_FDS = 16  # for reading /proc, systemd, --web.config.file
@@ -32,19 +33,19 @@ def fd_limit() -> int:
 
 
 class Connections:
-    """Accepts on listening sockets; hands each whole header to `factory`, aiohttp's; keeps the bounds.
+    """Accepts on listening sockets and keeps the bounds.
 
-    `tls` gives the context for a new connection, None for plain HTTP; `admits` says whether a client's certificate
-    will do.
+    `respond` takes a header and the peer's network, and returns the head and the body of the response. `tls` returns
+    the context for a new connection, None for plain HTTP; `admits`, whether a client's certificate is accepted.
     """
 
     def __init__(
         self,
-        factory: Callable[[], asyncio.Protocol],
+        respond: Callable[[bytes, str], Awaitable[tuple[bytes, bytes]]],
         tls: Callable[[], ssl.SSLContext | None],
         admits: Callable[[asyncio.Transport], bool],
     ) -> None:
-        self.factory, self.tls, self.admits = factory, tls, admits
+        self.respond, self.tls, self.admits = respond, tls, admits
         self.refused = Counter(dict.fromkeys(REASONS, 0))
         self._limit = fd_limit()
         self._open: set[Connection] = set()
@@ -63,15 +64,15 @@ class Connections:
             listening.listen(socket.SOMAXCONN)
         self._resume()
 
-    async def close(self, patience_s: float) -> None:
-        """Accept no more, let answers be finished for so long, end the rest."""
+    async def close(self, timeout_s: float) -> None:
+        """Accept no more, give responses time to be read, end the rest."""
         if self._paused:
             self._paused.cancel()
         for listening in self._listening:
             asyncio.get_running_loop().remove_reader(listening)
         self._listening.clear()
-        end = time.monotonic() + patience_s
-        while any(each.answering() for each in self._open) and time.monotonic() < end:
+        end = time.monotonic() + timeout_s
+        while any(each.answering_since for each in self._open) and time.monotonic() < end:
             await asyncio.sleep(0.01)
         for each in list(self._open):
             each.drop(None)
@@ -124,16 +125,28 @@ class Connections:
         min(idle, key=lambda each: (-held[each.network], each.since)).drop("evicted")
         return True
 
-    def holds(self, connection: Connection) -> bool:
-        """Whether it is open still."""
-        return connection in self._open
-
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection, reason: str | None = None) -> None:
         """It has ended; a place is free."""
         if connection in self._open:
             self._open.remove(connection)
+            if reason:
+                self.refused[reason] += 1
             if self._paused:
                 self._resume()
+
+    def bound_bodies(self, newest: bytes) -> None:
+        """While different responses exceed MAX_BODY_BYTES together, drop the readers of the oldest; `newest` stays."""
+        readers = defaultdict(list)
+        for each in sorted(self._open, key=lambda each: each.answering_since or 0.0):
+            if each.body:
+                readers[id(each.body)].append(each)
+        held = sum(len(each[0].body) for each in readers.values())
+        for slow in readers.values():
+            if held <= MAX_BODY_BYTES or slow[0].body is newest:
+                break
+            held -= len(slow[0].body)
+            for each in slow:
+                each.drop("slow")
 
     def collect(self) -> Iterator[Metric]:
         """What /metrics says of it."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gzip
+import re
 import sys
 
 from prometheus_client import CollectorRegistry
@@ -18,6 +19,7 @@ _SWITCH_INTERVAL_S = 0.0002
 # two, 10,000 series under load took 4 MB more after three minutes than after half a minute.
 _MALLOC_OPTIONS = {-3: 128 * 1024, -8: 1}  # M_MMAP_THRESHOLD, in bytes, and M_ARENA_MAX, of malloc.h
 _OPENMETRICS = "application/openmetrics-text"
+_NOT_ACCEPTABLE = re.compile(r";\s*q\s*=\s*0(\.0*)?\s*(;|$)")  # a weight of 0 (RFC 9110, 12.4.2)
 # What choose_encoder is asked for. With this escaping prometheus_client 0.26 takes two thirds of its time without, for
 # the same text: no name of ours needs any. Older releases do not know it.
 _ASKED = {False: "", True: f"{_OPENMETRICS}; version=1.0.0; escaping=allow-utf-8"}
@@ -30,6 +32,12 @@ def set_up_interpreter() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _MALLOC_OPTIONS.items():
             mallopt(option, value)
+
+
+def accepts(header: str, *names: str) -> bool:
+    """Whether an Accept or Accept-Encoding header names one of these with a weight above 0."""
+    choices = header.lower().split(",")
+    return any(choice.split(";")[0].strip() in names and not _NOT_ACCEPTABLE.search(choice) for choice in choices)
 
 
 class Pages:
@@ -48,9 +56,9 @@ class Pages:
         """The body and the headers for a request with these headers."""
         # Text or OpenMetrics, and no more. choose_encoder knows dialects besides (escaping=, version=), each a build of
         # its own; and a version that is no number makes its newer releases raise.
-        openmetrics = any(choice.split(";")[0].strip() == _OPENMETRICS for choice in accept.split(","))
+        openmetrics = accepts(accept, _OPENMETRICS)
         _, content_type = choose_encoder(_ASKED[openmetrics])
-        zipped = "gzip" in accept_encoding
+        zipped = accepts(accept_encoding, "gzip", "x-gzip")
         kind = openmetrics, zipped
         build = self._to_begin.get(kind)
         if build is None:

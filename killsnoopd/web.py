@@ -1,20 +1,22 @@
-"""The HTTP side: the metrics page, a landing page, a health check; aiohttp, behind bounds of our own."""
+"""The HTTP side: the metrics page, a landing page, a health check."""
 
+import errno
 import logging
 import socket
-from collections import Counter
 from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
 
-from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
-from aiohttp.http_exceptions import HttpProcessingError
+import h11
 from prometheus_client import CollectorRegistry
 
-from killsnoopd import __version__
+from killsnoopd import __version__, message
 from killsnoopd.connections import Connections
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.middleware import Gate
+from killsnoopd.message import Refused, Response
 from killsnoopd.page import Pages
+from killsnoopd.policy import Policy
 from killsnoopd.web_config_file import WebConfigFile
 
 log = logging.getLogger("killsnoopd")
@@ -33,30 +35,6 @@ _LANDING = """<!DOCTYPE html>
 """
 
 
-def application(registry: CollectorRegistry, telemetry_path: str, gate: Gate) -> web.Application:
-    """`/`, the metrics and `/-/healthy`, for GET and HEAD; 404 and 405 for all else."""
-    pages = Pages(registry)
-
-    async def metrics(request: web.Request) -> web.Response:
-        accept, accept_encoding = (request.headers.get(name, "") for name in ("Accept", "Accept-Encoding"))
-        body, headers = await pages.get(accept, accept_encoding)
-        return web.Response(body=body, headers=headers)
-
-    async def landing(_request: web.Request) -> web.Response:
-        page = _LANDING.format(version=__version__, path=telemetry_path)
-        return web.Response(text=page, content_type="text/html")
-
-    async def healthy(_request: web.Request) -> web.Response:
-        return web.Response(text="killsnoopd is healthy.\n")
-
-    result = web.Application(client_max_size=0, middlewares=[gate])
-    result.router.add_get("/-/healthy", healthy)
-    result.router.add_get(telemetry_path, metrics)
-    if telemetry_path != "/":
-        result.router.add_get("/", landing)
-    return result
-
-
 class Server:
     """Answers on listening sockets from `start` to `close`; the sockets stay the caller's to close."""
 
@@ -64,58 +42,54 @@ class Server:
         self, registry: CollectorRegistry, telemetry_path: str, config: WebConfigFile, max_requests: int = 0
     ) -> None:
         self._config = config
-        self._connections = Connections(self._protocol, config.tls, config.admits)
-        gate = Gate(config, self._connections, telemetry_path, max_requests)
+        self._connections = Connections(self.respond, config.tls, config.admits)
+        self._policy = Policy(config.passwords, max_requests)
+        self._metrics = Pages(registry)
+        landing = _LANDING.format(version=__version__, path=telemetry_path).encode()
+        self._pages: dict[str, Response | None] = {
+            "/": Response(landing, {"Content-Type": "text/html; charset=utf-8"}),
+            quote(telemetry_path): None,  # built for each request
+            "/-/healthy": Response(b"killsnoopd is healthy.\n", message.TEXT),
+        }
         registry.register(self._connections)
-        # One request a connection, whose body is not waited for. A client's mistake is no error of ours to log.
-        self._runner = web.AppRunner(
-            application(registry, telemetry_path, gate),
-            access_log=log,
-            access_log_class=type("BadRequests", (_BadRequests,), {"refused": self._connections.refused}),
-            logger=_quiet_logger(),
-            keepalive_timeout=0,
-            lingering_time=0,
-        )
-
-    def _protocol(self) -> web.RequestHandler:
-        if self._runner.server is None:
-            raise ConnectionError  # it is being closed
-        return self._runner.server()
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
         """Listen and accept."""
-        await self._runner.setup()
         self._connections.start(sockets)
 
     async def close(self) -> None:
-        """Accept no more; what is being answered has a moment."""
+        """Accept no more; responses that are being read get a moment."""
         await self._connections.close(_CLOSE_S)
-        await self._runner.cleanup()
         self._config.passwords.close()
 
+    async def respond(self, header: bytes, peer: str) -> tuple[bytes, bytes]:
+        """The head and the body of the response to a header; the body is empty for HEAD."""
+        config = self._config.fresh()
+        try:
+            request = message.parse(header)
+            await self._policy.admit(config, request, peer)
+            response = await self._page(request)
+        except Refused as refusal:
+            if refusal.reason:
+                self._connections.refused[refusal.reason] += 1
+            response = refusal.response
+        except Exception:
+            log.exception("a request failed")
+            response = Refused(HTTPStatus.INTERNAL_SERVER_ERROR).response
+        head_only = header.lstrip(b"\r\n").startswith(b"HEAD ")
+        return message.encode(response, config.headers), b"" if head_only else response.body
 
-class _BadRequests(AbstractAccessLogger):
-    """aiohttp tells of each answer; those to what it could not parse are not ours to give, but ours to count."""
-
-    refused: Counter[str]
-
-    def log(self, _request: web.BaseRequest, response: web.StreamResponse, _time: float) -> None:
-        """Called by aiohttp once an answer is given."""
-        if response.status in (400, 413):
-            self.refused["bad_request"] += 1
-
-
-def _quiet_logger() -> logging.Logger:
-    """For aiohttp, which would log what it could not parse, and who went away. What fails in our pages is logged."""
-    result = logging.getLogger("killsnoopd.http")
-
-    def is_ours(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        # aiohttp asserts that a client is still there when its request's turn comes; we assert nothing.
-        return not isinstance(error, HttpProcessingError | ConnectionError | AssertionError)
-
-    result.filters = [is_ours]
-    return result
+    async def _page(self, request: h11.Request) -> Response:
+        path = message.path(request)
+        if path not in self._pages:
+            raise Refused(HTTPStatus.NOT_FOUND)
+        if request.method not in (b"GET", b"HEAD"):
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
+        if page := self._pages[path]:
+            return page
+        async with self._policy.scrape():
+            wanted = (message.header_field(request, name) for name in (b"accept", b"accept-encoding"))
+            return Response(*await self._metrics.get(*wanted))
 
 
 def listen(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
@@ -123,34 +97,43 @@ def listen(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for host, port in addresses:
-            sockets.append(_bind(host, port))
+            _bind_all(host, port, sockets)
     except OSError as error:
         for bound in sockets:
             bound.close()
-        why = "another program listens there" if error.errno == 98 else error.strerror
+        why = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
         raise Failure(
             Exit.OSERR, f"cannot listen on {host}:{port} ({why}): choose another --web.listen-address"
         ) from None
     return sockets
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_all(host: str, port: int, sockets: list[socket.socket]) -> None:
+    """Append a socket for each address of a host that this machine has: for localhost, 127.0.0.1 and perhaps ::1."""
     if not host:
-        if socket.has_dualstack_ipv6():
-            family, address = socket.AF_INET6, ("::", port)
-        else:
-            family, address = socket.AF_INET, ("0.0.0.0", port)
-    else:
-        family, _, _, _, address = socket.getaddrinfo(  # type: ignore[assignment]
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        dual_stack = socket.has_dualstack_ipv6()
+        sockets.append(_bind(socket.AF_INET6, ("::", port)) if dual_stack else _bind(socket.AF_INET, ("0.0.0.0", port)))
+        return
+    absent: OSError | None = None
+    before = len(sockets)
+    for family, _, _, _, address in dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+        try:
+            sockets.append(_bind(family, address))
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+            absent = error
+    if absent and len(sockets) == before:
+        raise absent
+
+
+def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not host and family == socket.AF_INET6:
+        if address[0] == "::":
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         bound.bind(address)
-        bound.setblocking(False)
     except OSError:
         bound.close()
         raise

@@ -30,6 +30,8 @@ ATTACKS = {
     "half a request": Attack(5000, b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: "),
     "1 MB header": Attack(50, b"GET /metrics HTTP/1.1\r\nX-Long: " + b"a" * 1_000_000),
     "100,000 headers": Attack(50, b"GET /metrics HTTP/1.1\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n"),
+    # A pattern that backtracks takes long for these.
+    "blanks": Attack(100, GET[:-2] + (b"X:" + b" " * 8000 + b"\0\r\n") * 2 + b"\r\n"),
     "1 MB without CRLF": Attack(50, b"G" * 1_000_000),
     "garbage": Attack(500, _RANDOM.randbytes(20_000)),
     "garbage, ended": Attack(500, b"G" + _RANDOM.randbytes(2000).replace(b"\r", b"") + b"\r\n\r\n"),

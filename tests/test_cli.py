@@ -1,6 +1,7 @@
 """Flags: what they mean, and one line for what they cannot mean."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,12 @@ def test_defaults():
         pin=None,
         log_level="info",
     )
+
+
+@pytest.mark.parametrize(("value", "path"), [("", None), ("web.yml", Path("web.yml"))])
+def test_web_config_file(value, path):
+    """Empty is no file, as it is for Prometheus' exporters."""
+    assert cli.parse([f"--web.config.file={value}"]).web_config_file == path
 
 
 def test_settings_of_the_probe():

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from killsnoopd import metrics
-from killsnoopd.page import Pages
+from killsnoopd.page import Pages, accepts
 from killsnoopd.probe import Counts
 
 TEXT, OPENMETRICS = (
@@ -79,6 +79,7 @@ def reading(answer):
         ("application/openmetrics-text; version=x; escaping=values", generate_openmetrics),
         ("text/plain;version=1.0.0;escaping=dots", generate_latest),
         ("application/openmetrics-text-not", generate_latest),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", generate_latest),
         (",;=,\xff;", generate_latest),
     ],
 )
@@ -96,6 +97,36 @@ def test_the_bytes_are_those_of_prometheus_client(accept, encode):
     kind = "application/openmetrics-text; " if encode == generate_openmetrics else "text/plain; version=0.0.4; "
     assert headers["Content-Type"].startswith(kind)
     assert zipped_headers == headers | {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize(
+    ("header", "accepted"),
+    [
+        ("gzip", True),
+        ("x-gzip", True),
+        ("GZIP", True),
+        ("deflate, gzip;q=0.5", True),
+        ("gzip ; q=0.001", True),
+        ("br,gzip;q=1.0", True),
+        ("", False),
+        ("identity", False),
+        ("*", False),
+        ("gzip;q=0", False),
+        ("gzip; Q=0.000", False),
+        ("gzip;q=0, *;q=0", False),
+        ("x-notgzip-really", False),
+        ("gzipped", False),
+    ],
+)
+def test_what_a_client_accepts(header, accepted):
+    """A coding, or a media type, that is named with a weight above 0; not one that has its name inside."""
+    assert accepts(header, "gzip", "x-gzip") == accepted
+
+    async def encoding():
+        _, headers = await Pages(CollectorRegistry()).get("", header)
+        return headers.get("Content-Encoding")
+
+    assert asyncio.run(encoding()) == ("gzip" if accepted else None)
 
 
 def test_a_thousand_requests_at_once_cost_two_builds():

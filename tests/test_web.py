@@ -2,14 +2,16 @@
 
 import asyncio
 import socket
+import struct
+import threading
+from urllib.parse import quote
 
-import aiohttp.web
 import pytest
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.test_utils import make_mocked_request
+from attacks import GET
+from prometheus_client import CollectorRegistry
+from serving import Served
 
-from killsnoopd import middleware, web
-from killsnoopd.connections import Connections
+from killsnoopd import policy, web
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.web_config_file import WebConfigFile
 
@@ -39,35 +41,101 @@ def test_an_address_in_use_says_so_and_lets_go_of_the_others():
         socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_a_client_that_goes_away_early_leaves_no_traceback(caplog):
-    """aiohttp says AssertionError of a client that was gone before its request's turn; of a bug of ours all is said."""
-    http = web._quiet_logger()
-    for error in (AssertionError(), ConnectionResetError(), ValueError("a bug")):
-        try:
-            raise error
-        except Exception:
-            http.exception("Unhandled exception")
-    assert [record.exc_info[0] for record in caplog.records] == [ValueError]
+def test_every_address_of_a_name(monkeypatch):
+    """localhost is 127.0.0.1 and ::1: each gets a socket, once; one that this machine does not have is passed over."""
+    addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.1", "192.0.2.1"]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    sockets = web.listen([("localhost", 0)])
+    try:
+        assert [bound.getsockname()[0] for bound in sockets] == ["127.0.0.1", "127.0.0.2"]
+    finally:
+        for bound in sockets:
+            bound.close()
+    del found[:3]
+    with pytest.raises(Failure, match="Cannot assign requested address"):
+        web.listen([("localhost", 0)])
+
+
+def test_a_client_that_goes_away_early_leaves_no_traceback():
+    """Whether before its page is built or while it is sent."""
+    served = Served(1_000_000)
+    for number in range(40):
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by RST
+            client.sendall(GET)
+            if number % 2:
+                client.recv(100)
+    assert served.ask()[0] == 200
+    assert served.stop()["tasks"] == 0
+    assert "Traceback" not in served.said
+
+
+class Held:
+    """A page that is not built before `go_on` is set."""
+
+    def __init__(self):
+        self.go_on = threading.Event()
+
+    def describe(self):
+        return []
+
+    def collect(self):
+        assert self.go_on.wait(30)
+        return []
+
+
+class Broken:
+    def describe(self):
+        return []
+
+    def collect(self):
+        raise OSError(24, "Too many open files")
+
+
+def server(page, max_requests=0):
+    """A server that listens nowhere, and its counts of what it refused."""
+    registry = CollectorRegistry()
+    registry.register(page)
+    result = web.Server(registry, "/metrics", WebConfigFile(None), max_requests)
+    return result, result._connections.refused
+
+
+def test_a_page_that_cannot_be_built(caplog):
+    """500, and a traceback in the log: that is an error of ours."""
+    served, _ = server(Broken())
+    head, body = asyncio.run(served.respond(GET, ""))
+    assert head.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert body == b"500: Internal Server Error\n"
+    assert [record.exc_info[0] for record in caplog.records] == [OSError]
 
 
 def test_who_gets_no_turn_is_told_and_counted(monkeypatch):
     """503 when as many scrapes as --web.max-requests allows go on for longer than one waits."""
-    monkeypatch.setattr(middleware, "TURN_S", 0.05)
-    connections = Connections(asyncio.Protocol, lambda: None, lambda _: True)
-    gate = middleware.Gate(WebConfigFile(None), connections, "/metrics", 1)
-    request = make_mocked_request("GET", "/metrics", payload=EMPTY_PAYLOAD)
-
-    async def page(_):
-        await asyncio.Event().wait()
+    monkeypatch.setattr(policy, "SLOT_S", 0.05)
+    page = Held()
+    served, refused = server(page, 1)
 
     async def two():
-        first = asyncio.create_task(gate(request, page))
+        first = asyncio.create_task(served.respond(GET, ""))
         await asyncio.sleep(0)
         try:
-            with pytest.raises(aiohttp.web.HTTPServiceUnavailable):
-                await gate(request, page)
+            return await served.respond(GET, "")
         finally:
-            first.cancel()
+            page.go_on.set()
+            await first
 
-    asyncio.run(two())
-    assert connections.refused["busy"] == 1
+    head, body = asyncio.run(two())
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert body == b"As many scrapes as --web.max-requests allows are being answered.\n"
+    assert refused["busy"] == 1
+
+
+@pytest.mark.parametrize("path", ["/m\u00e9triques", "/-/healthy/metrics"])
+def test_any_telemetry_path(path):
+    """Clients send it percent-encoded."""
+    registry = CollectorRegistry()
+    served = web.Server(registry, path, WebConfigFile(None))
+    head, body = asyncio.run(served.respond(f"GET {quote(path)}?x HTTP/1.1\r\nHost: x\r\n\r\n".encode(), ""))
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"killsnoop_http_connections" in body

@@ -26,8 +26,7 @@ def test_no_capability_is_left(start):
     assert daemon.status("Name") == "killsnoopd"
 
 
-# What Debian 12 and 13 stay below; Python 3.14 with aiohttp 3.14 took 51 MB (Debian sid, November 2026).
-RESIDENT_MB = 40 if sys.version_info < (3, 14) else 52
+RESIDENT_MB = 34
 
 
 def test_at_rest(start, record_property):
