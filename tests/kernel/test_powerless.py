@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import sys
 import time
 from pathlib import Path
 
