@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from senders import NO_SUCH_PID, NOBODY, forked, run, send, set_name, siginfo
@@ -195,7 +195,9 @@ def cgroup(parent: Path, name: str):
         wait_for(removed, f"{folder} to be empty")
 
 
-def cgroup_kill(processes: Processes) -> list[Row]:
+def cgroup_kill(
+    processes: Processes, write: Callable[[int], object] = lambda fd: os.write(fd, b"1"), name: str = "cgroup"
+) -> list[Row]:
     """A write to cgroup.kill: three processes, no signal system call."""
     with contextlib.ExitStack() as stack:
         tree = cgroup_tree("cgroup2")
@@ -203,17 +205,23 @@ def cgroup_kill(processes: Processes) -> list[Row]:
             tree = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             assert _libc.mount(b"none", str(tree).encode(), b"cgroup2", 0, None) == 0
             stack.callback(lambda: _libc.umount2(str(tree).encode(), 2))
-        folder = stack.enter_context(cgroup(tree, "ks-cgroup"))
-        pids = [processes.victim(f"kv-cgroup-{n}") for n in range(3)]
+        folder = stack.enter_context(cgroup(tree, f"ks-{name}"))
+        pids = [processes.victim(f"kv-{name}-{n}") for n in range(3)]
         for pid in pids:
             (folder / "cgroup.procs").write_text(str(pid))
-        sender = run(lambda: (folder / "cgroup.kill").write_text("1"), b"ks-cgroup")
+        sender = run(lambda: write(os.open(folder / "cgroup.kill", os.O_WRONLY)), f"ks-{name}".encode())
         for pid in pids:
             os.waitpid(pid, 0)
     return [
-        Row(("ks-cgroup", sender), "SIGKILL", (f"kv-cgroup-{n}", pid), "cgroup", "delivered")
+        Row((f"ks-{name}", sender), "SIGKILL", (f"kv-{name}-{n}", pid), "cgroup", "delivered")
         for n, pid in enumerate(pids)
     ]
+
+
+def cgroup_kill_by_writev(processes: Processes) -> list[Row]:
+    """The same by a call that the probe does not know as a write: the origin is the likeliest one, and says so."""
+    rows = cgroup_kill(processes, lambda fd: os.writev(fd, [b"1"]), "writev")
+    return [replace(row, more={"KILLSNOOP_ORIGIN_INFERRED": "1"}) for row in rows]
 
 
 @contextlib.contextmanager
@@ -289,6 +297,71 @@ def parent_death(processes: Processes) -> list[Row]:
     os.close(ready)
     os.close(told)
     return [Row(("ks-pdeath", sender), "SIGTERM", ("kv-pdeath", victim), "pdeathsig", "delivered")]
+
+
+def parent_that_kills_itself(processes: Processes) -> list[Row]:
+    """Its child asked for the same signal: while the parent ends, its registers still show its call of kill(2)."""
+    ready, told = os.pipe()
+
+    def parent() -> None:
+        child = processes.victim("kv-orphan", lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0))
+        os.write(told, struct.pack("=i", child))
+        send("kill", os.getpid(), signal.SIGTERM)
+
+    sender = forked(parent, b"ks-suicide")
+    (victim,) = struct.unpack("=i", os.read(ready, 4))
+    os.waitpid(sender, 0)
+    os.close(ready)
+    os.close(told)
+    who = ("ks-suicide", sender)
+    return [
+        Row(who, "SIGTERM", who, "kill", "delivered"),
+        Row(who, "SIGTERM", ("kv-orphan", victim), "pdeathsig", "delivered"),
+    ]
+
+
+_CLONE_PIDFD, _CLONE_AUTOREAP, _CLONE_PIDFD_AUTOKILL = 0x1000, 1 << 34, 1 << 36  # sched.h, Linux 7.2
+
+
+def autokill_child(action: Callable[[], object]) -> int:
+    """A process that is killed when its pidfd is closed; the pidfd. -1 if the kernel has no such thing."""
+    pidfd = ctypes.c_int(-1)
+    flags = _CLONE_PIDFD | _CLONE_AUTOREAP | _CLONE_PIDFD_AUTOKILL
+    arguments = (ctypes.c_uint64 * 8)(flags, ctypes.addressof(pidfd))
+    # PyDLL: the child has the interpreter's lock, as after fork(2).
+    pid = ctypes.PyDLL(None).syscall(435, arguments, ctypes.c_size_t(ctypes.sizeof(arguments)))  # clone3
+    if pid == 0:
+        try:
+            action()
+        finally:
+            os._exit(1)
+    return pidfd.value if pid > 0 else -1
+
+
+def _autokill(name: str, close: Callable[[int], object]) -> Callable[[Processes], list[Row]]:
+    """A case: whoever holds the pidfd closes it."""
+
+    def case(_: Processes) -> list[Row]:
+        ready, told = os.pipe()
+
+        def act() -> None:
+            def child() -> None:
+                set_name(f"kv-{name}".encode())
+                os.write(told, struct.pack("=i", os.getpid()))
+                signal.pause()
+
+            pidfd = autokill_child(child)
+            pid = os.read(ready, 4)
+            os.write(told, pid)
+            close(pidfd)
+
+        sender = run(act, f"ks-{name}".encode())
+        (victim,) = struct.unpack("=i", os.read(ready, 4))
+        os.close(ready)
+        os.close(told)
+        return [Row((f"ks-{name}", sender), "SIGKILL", (f"kv-{name}", victim), "autokill", "delivered")]
+
+    return case
 
 
 def int_0x80_kill(pid: int, sig: int) -> int:
@@ -446,8 +519,10 @@ CASES: dict[str, Callable[[Processes], list[Row]]] = {
     "pidfd_send_signal": _plain("pidfd_send_signal", 2, "SIGINT", lambda pid: (os.pidfd_open(pid), 2, None, 0)),
     "cgroup.kill, 3 processes": cgroup_kill,
     "memory cgroup OOM kill": out_of_memory,
+    "cgroup.kill by writev": cgroup_kill_by_writev,
     "end of a pid namespace": namespace_end,
     "PR_SET_PDEATHSIG": parent_death,
+    "PR_SET_PDEATHSIG of one that kills itself": parent_that_kills_itself,
     "signal 0": signal_zero,
     "EPERM": not_allowed,
     "ESRCH": nobody_there,
@@ -460,6 +535,18 @@ CASES: dict[str, Callable[[Processes], list[Row]]] = {
     "zombie": zombie,
     f"32-bit sender ({'int 0x80' if platform.machine() == 'x86_64' else 'svc 0'})": compat,
 }
+
+
+_trial = autokill_child(signal.pause)
+if _trial >= 0:  # Linux 7.2 and later
+    os.close(_trial)
+    CASES |= {
+        "autokill, by close": _autokill("ak-close", os.close),
+        "autokill, by close_range": _autokill("ak-range", lambda fd: os.closerange(fd, fd + 1)),
+        "autokill, by dup2": _autokill("ak-dup2", lambda fd: os.dup2(0, fd)),
+        "autokill, by execve": _autokill("ak-exec", lambda _: os.execv("/bin/true", ["/bin/true"])),
+        "autokill, by the end of its holder": _autokill("ak-exit", lambda _: None),
+    }
 
 
 def perform(name: str) -> list[Row]:

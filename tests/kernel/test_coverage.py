@@ -46,6 +46,10 @@ def test_case(daemon, name):
     assert sorted(map(told, events), key=str) == sorted(
         ((row.sender, row.signal, row.target, row.route, row.outcome) for row in rows), key=str
     )
+    for event in events:
+        # The OOM killer's victim may die before the kernel says that it was the OOM killer's.
+        expected = "1" if any("KILLSNOOP_ORIGIN_INFERRED" in row.more for row in rows) else None
+        assert event.get("KILLSNOOP_ORIGIN_INFERRED") == expected or event["KILLSNOOP_ORIGIN"] == "oom"
     for row in rows:
         (event, *_) = [event for event in events if told(event)[2] == row.target]
         assert {key: event.get(key) for key in row.more} == row.more
