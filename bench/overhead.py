@@ -25,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed or not
 
-from killsnoopd import libbpf, loader, tracepoints  # noqa: E402
+from killsnoopd import compiler, libbpf, tracepoints  # noqa: E402
 from killsnoopd.failure import Failure  # noqa: E402
 from killsnoopd.program import Settings  # noqa: E402
 
@@ -88,9 +88,8 @@ def nothing(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
 @cache
 def empty_program() -> tuple[int, object]:
     """fd of the loaded empty program, and the module that owns it."""
-    bpf_class = loader.import_bcc()
-    with loader.kernel_tree():
-        module = bpf_class(src_file=str(HERE / "empty.bpf.c"))
+    bpf_class = compiler.import_bcc()
+    module = compiler.compiled(bpf_class, {}, (HERE / "empty.bpf.c").read_text())
     return module.load_func("empty", bpf_class.TRACEPOINT).fd, module
 
 
@@ -113,10 +112,12 @@ def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
 
 
 @contextlib.contextmanager
-def child(command: list[str], folder: Path, stop: signal.Signals, ready: Callable[[], bool]) -> Iterator[None]:
+def child(
+    command: list[str], folder: Path, stop: signal.Signals, ready: Callable[[], bool], tree: Path = HERE.parent
+) -> Iterator[None]:
     """A process that writes folder/out and folder/log, once it is ready; gone when the context closes."""
     with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=out, stderr=log, cwd=HERE.parent)
+        process = subprocess.Popen(command, stdout=out, stderr=log, cwd=tree)
     try:
         wait_for(lambda: process.poll() is not None or ready(), f"{command[0]} to be attached")
         if process.poll() is not None:
@@ -132,8 +133,8 @@ def child(command: list[str], folder: Path, stop: signal.Signals, ready: Callabl
 
 
 @contextlib.contextmanager
-def killsnoopd(folder: Path, *flags: str) -> Iterator[Callable[[], Counter[str]]]:
-    """The daemon; its counters are those on its page."""
+def killsnoopd(folder: Path, *flags: str, tree: Path = HERE.parent) -> Iterator[Callable[[], Counter[str]]]:
+    """The daemon of a source tree; its counters are those on its page."""
     command = [sys.executable, "-m", "killsnoopd", "--web.listen-address=127.0.0.1:0", "--events.target=stdout", *flags]
     address: list[str] = []
 
@@ -157,7 +158,7 @@ def killsnoopd(folder: Path, *flags: str) -> Iterator[Callable[[], Counter[str]]
             found[outcome] = int(float(value))
         return found
 
-    with child(command, folder, signal.SIGTERM, ready):
+    with child(command, folder, signal.SIGTERM, ready, tree):
         yield page
 
 
@@ -217,8 +218,8 @@ def measure(observer: Observer, loop: Path, call: str, calls: int, seconds: floa
                 observer.lines = (observer.lines or 0) + sum(LOAD.encode() in line for line in lines)
 
 
-def observers(loop: Path, call: str) -> dict[str, Observer]:
-    """All of them, in the order of the table."""
+def observers(loop: Path, call: str, beside: Path | None) -> dict[str, Observer]:
+    """All of them, in the order of the table; `beside`: only another version of killsnoopd, no peers."""
     knock = partial(run_loop, loop, call, 1, name=KNOCK)
 
     def other(title: str, program: str, *flags: str) -> Observer:
@@ -226,10 +227,14 @@ def observers(loop: Path, call: str) -> dict[str, Observer]:
         watch = partial(peer, command=[path or program, *flags], knock=knock)
         return Observer(title, watch, passes=1, missing=path is None)
 
-    return {
+    first = {
         "nothing": Observer("nothing attached", nothing),
         "empty": Observer("empty probe", empty),
         "killsnoopd": Observer("killsnoopd", killsnoopd),
+    }
+    if beside:
+        return first | {"beside": Observer("killsnoopd, --beside", partial(killsnoopd, tree=beside))}
+    return first | {
         "unlimited": Observer(
             "killsnoopd --events.rate=0", lambda folder: killsnoopd(folder, "--events.rate=0"), passes=1
         ),
@@ -281,19 +286,21 @@ def ledger(row: Observer) -> str:
 
 def verdicts(rows: dict[str, Observer], call: str) -> Iterator[tuple[str, bool]]:
     """What was to be reached, and whether it was. For a delivered signal no target was set."""
-    free, ours, other = rows["nothing"], rows["killsnoopd"], rows["killsnoop.bt"]
+    free, ours, other = rows["nothing"], rows["killsnoopd"], rows.get("killsnoop.bt")
     failing = call == "fail"
     ratio = added_ns(ours, free) / added_ns(rows["empty"], free)
     target = f" (to reach: <= {MOST_OF_EMPTY})" if failing else ""
     yield f"added cost vs empty probe: {ratio:.2f}{target}", ratio > 0 and (ratio <= MOST_OF_EMPTY or not failing)
     target = f" (to reach: >= {LEAST_OF_KILLSNOOP})" if failing else ""
-    if other.missing:
+    if other is None:
+        yield f"added cost vs the version beside it: {added_ns(ours, free) / added_ns(rows['beside'], free):.2f}", True
+    elif other.missing:
         yield f"killsnoop.bt added cost vs killsnoopd: not measured{target}", False
     else:
         ratio = added_ns(other, free) / added_ns(ours, free)
         yield f"killsnoop.bt added cost vs killsnoopd: {ratio:.1f}{target}", ratio >= LEAST_OF_KILLSNOOP or not failing
     counters = ("counted", "delivered") if call == "deliver" else ("counted",)
-    lost = sum(row.calls - row.counters[name] for row in (ours, rows["unlimited"]) for name in counters)
+    lost = sum(row.calls - row.counters[name] for row in rows.values() if row.counters for name in counters)
     yield f"counts lost: {lost} (to reach: 0)", lost == 0
 
 
@@ -306,6 +313,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6, help="times that each observer is attached (%(default)s)")
     parser.add_argument("--calls", type=int, default=200_000, help="in a run of the loop (%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.8, help="to run the loop in a round (%(default)s)")
+    parser.add_argument("--beside", type=Path, metavar="TREE", help="compare with killsnoopd of another source tree")
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench/overhead.py attaches probes: run it as root")
@@ -315,14 +323,14 @@ def main() -> int:
     print(f"python3 bench/overhead.py {flags}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="killsnoopd-bench-") as folder:
         loop = build_loop(Path(folder))
-        rows = observers(loop, args.call)
+        rows = observers(loop, args.call, args.beside)
         others: set[str] = set()
         for _ in range(args.rounds):
             for row in rows.values():
                 if not row.missing:
                     others |= strangers()
                     measure(row, loop, args.call, args.calls, args.seconds)
-    print(table(rows), ledger(rows["killsnoopd"]), ledger(rows["unlimited"]), sep="\n")
+    print(table(rows), *(ledger(row) for row in rows.values() if row.counters), sep="\n")
     if others:
         print(f"not comparable, for these had probes attached meanwhile: {', '.join(sorted(others))}")
     print()
