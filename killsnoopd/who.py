@@ -95,14 +95,16 @@ def sentence(record: Record, others: list[Record]) -> str:
         "syscall": f" by {syscall}(2)",
         "cgroup": " by a write to cgroup.kill",
         "pdeathsig": " by ending (PR_SET_PDEATHSIG)",
+        "autokill": " by closing its pidfd (CLONE_PIDFD_AUTOKILL)",
     }.get(origin or "", "")
     signal, when = record.get("KILLSNOOP_SIGNAL"), moment(record)
     line = f"{when:%Y-%m-%d %H:%M:%S %Z}: "
+    probably = "probably " if record.get("KILLSNOOP_ORIGIN_INFERRED") else ""
     if record["KILLSNOOP_EVENT"] == "death":
-        line += f"{target} died of {signal}, which {_described(record)} had sent{route}"
+        line += f"{target} died of {signal}, which {_described(record)} had {probably}sent{route}"
         line += f" {lapse(record)} before"
     else:
-        line += f"{target} was sent {signal} by {_described(record)}{route}, and may have died of it"
+        line += f"{target} was {probably}sent {signal} by {_described(record)}{route}, and may have died of it"
     if others:
         shown = [f"{comm}[{pid}]" for comm, pid in dict.fromkeys(map(_target, others))]
         more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""

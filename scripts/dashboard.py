@@ -235,7 +235,7 @@ def who() -> list[Json]:
                target(f"sum by (comm) ({by_sender}) > 0", "{{comm}}"), bars=True, width=12),
         series("SIGKILLs by origin", "SIGKILLs that reached a process: sent by a system call, by cgroup.kill, by the OOM killer, by PR_SET_PDEATHSIG, or by the kernel for another reason.",
                target(f"sum by (origin) ({by_origin}) > 0", "{{origin}}"), bars=True, width=12,
-               overrides=[override("byName", name, color=color(hue)) for name, hue in (("oom", RED), ("cgroup", "purple"), ("syscall", BLUE), ("pdeathsig", YELLOW), ("kernel", ORANGE))]),
+               overrides=[override("byName", name, color=color(hue)) for name, hue in (("oom", RED), ("cgroup", "purple"), ("syscall", BLUE), ("pdeathsig", YELLOW), ("autokill", GREEN), ("kernel", ORANGE))]),
         table("Who sent what, since when",
               "Calls by sender, signal and result on each host, with the times of the first and the last one in the range, to a step of it. "
               "A sender's name narrows the dashboard down to it, the log at the bottom too. The last column is a command for that host.",
