@@ -24,10 +24,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed or not
-
-from killsnoopd import compiler, libbpf, tracepoints  # noqa: E402
 from killsnoopd.failure import Failure  # noqa: E402
-from killsnoopd.program import Settings  # noqa: E402
+from killsnoopd.probe import compiler, hooks, libbpf  # noqa: E402
+from killsnoopd.probe.program import Settings  # noqa: E402
 
 LOAD, KNOCK = f"load-{os.getpid()}", f"knock-{os.getpid()}"  # process names; two benchmarks at once keep theirs apart
 DEADLINE_S = 30
@@ -106,8 +105,8 @@ def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
     program, _module = empty_program()
     with contextlib.ExitStack() as links:
         for name in Settings().tracepoints:
-            fd = empty_btf_program(name) if name in tracepoints.BTF else program
-            links.callback(os.close, tracepoints.attach(name, fd))
+            fd = empty_btf_program(name) if name in hooks.BTF else program
+            links.callback(os.close, hooks.attach(name, fd))
         yield Counter
 
 

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from killsnoopd import __version__, fold, names
-from killsnoopd.program import PAGE_BYTES, Settings
+from killsnoopd import __version__, names
+from killsnoopd.settings import PAGE_BYTES, Settings, check_fold_rule
 
 DEFAULT_EXCLUDED = frozenset(map(names.signal_number, ("0", "SIGCHLD", "SIGURG", "SIGWINCH")))
 _ALL = frozenset(range(len(names.SIGNALS)))
@@ -38,7 +38,7 @@ class Config:
     web_config_file: Path | None  # TLS, users, headers
     max_requests: int  # scrapes answered at a time; 0: no limit
     events_target: str  # auto, journal, stdout or none
-    fold: tuple[str, ...]  # rules by which names are counted together (fold.folder)
+    fold: tuple[str, ...]  # rules by which names are counted together (metrics.fold)
     probe: Settings
     pin: Path | None  # open the probe pinned below this, rather than load one
     log_level: str
@@ -89,7 +89,7 @@ def _whole(low: int, high: int):  # type: ignore[no-untyped-def]
 
 def _rule(value: str) -> str:
     try:
-        return fold.check(value)
+        return check_fold_rule(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -263,7 +263,7 @@ def parser() -> argparse.ArgumentParser:
         dest="pin",
         type=Path,
         metavar="DIR",
-        help="use the probe that killsnoopd.loader --pin DIR has left there, rather than load one",
+        help="use the probe that killsnoopd.probe.loader --pin DIR has left there, rather than load one",
     )
     add(
         "--log.level",

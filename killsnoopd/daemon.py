@@ -7,15 +7,24 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from socket import socket
 
-from killsnoopd import __version__, cli, fold, metrics, pace, page, privileges, probe, self_test, sinks, systemd, web
+from killsnoopd import __version__, cli, privileges, systemd
+from killsnoopd.events import cpu_budget
+from killsnoopd.events.in_flight import InFlight
+from killsnoopd.events.journal import JOURNAL_SOCKET, Journal
+from killsnoopd.events.json_lines import JsonLines
+from killsnoopd.events.processes import Processes
+from killsnoopd.events.stop_deadline import StopDeadline
+from killsnoopd.events.writer import Sink, Writer
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import Probe
-from killsnoopd.processes import Processes
-from killsnoopd.program import Layout, possible_cpus
-from killsnoopd.web_config_file import WebConfigFile
-from killsnoopd.writer import Writer
+from killsnoopd.metrics import families, fold, page
+from killsnoopd.probe import pins, self_test, start
+from killsnoopd.probe.attached import Probe
+from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
+from killsnoopd.web import server
+from killsnoopd.web.config_file import WebConfigFile
 
 log = logging.getLogger("killsnoopd")
 
@@ -43,7 +52,7 @@ def run(config: cli.Config, argv: list[str]) -> int:
     page.set_up_interpreter()
     web_config = WebConfigFile(config.web_config_file)
     # Before the probe is loaded: a second daemon on the same port must not disturb the first.
-    sockets = systemd.listening_sockets() if config.systemd_socket else web.listen(config.listen_addresses)
+    sockets = systemd.listening_sockets() if config.systemd_socket else server.listen(config.listen_addresses)
     with contextlib.ExitStack() as stack:
         for opened in sockets:
             stack.callback(opened.close)
@@ -51,10 +60,10 @@ def run(config: cli.Config, argv: list[str]) -> int:
         stack.callback(opened_probe.close)
         privileges.drop()
         _self_test(opened_probe, config.probe.syscalls)
-        patience = sinks.Patience(DRAIN_S)
-        stack.callback(patience.close)
+        deadline = StopDeadline(DRAIN_S)
+        stack.callback(deadline.close)
         processes = Processes()
-        writer = _start_writer(config, opened_probe, processes, patience)
+        writer = _start_writer(config, opened_probe, processes, deadline)
         asyncio.run(_serve(config, web_config, sockets, opened_probe, writer, processes))
         _stop(opened_probe, writer)
     return Exit.OK
@@ -63,8 +72,8 @@ def run(config: cli.Config, argv: list[str]) -> int:
 def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
     layout = Layout(possible_cpus(), config.probe.max_series)
     if config.pin:
-        return probe.open_pinned(config.pin / config.probe.hash(), layout)
-    return probe.load(argv, layout, probe.loader_python())
+        return pins.open_pinned(config.pin / probe_hash(config.probe), layout)
+    return start.load(argv, layout, start.loader_python())
 
 
 def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
@@ -80,14 +89,25 @@ def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
         )
 
 
-def _start_writer(config: cli.Config, opened: Probe, processes: Processes, patience: sinks.Patience) -> Writer | None:
-    sink = sinks.choose(config.events_target, patience, opened.in_hand.send)
+def choose_sink(target: str, deadline: StopDeadline, transmit: Callable[[int, bytes], None]) -> Sink | None:
+    """Where events go by --events.target; `auto` is the journal where there is one."""
+    if target == "none":
+        return None
+    if target == "journal" or (target == "auto" and JOURNAL_SOCKET.exists()):
+        return Journal(deadline, transmit, JOURNAL_SOCKET)
+    return JsonLines(deadline)
+
+
+def _start_writer(config: cli.Config, opened: Probe, processes: Processes, deadline: StopDeadline) -> Writer | None:
+    """Start the event thread, if events go anywhere."""
+    in_flight = InFlight(opened.ledger_words)
+    sink = choose_sink(config.events_target, deadline, in_flight.send)
     if sink is None:
         return None
-    cpu_share = pace.SHARE if config.probe.rate else None
-    writer = Writer(opened, sink, processes, patience, pinned=config.pin is not None, cpu_share=cpu_share)
+    cpu_share = cpu_budget.SHARE if config.probe.rate else None
+    writer = Writer(opened, sink, in_flight, processes, deadline, pinned=config.pin is not None, cpu_share=cpu_share)
     writer.start()
-    log.info("events go to %s", "journald" if isinstance(sink, sinks.Journal) else "stdout")
+    log.info("events go to %s", "journald" if isinstance(sink, Journal) else "stdout")
     return writer
 
 
@@ -105,14 +125,14 @@ async def _serve(  # noqa: PLR0917 # everything that it serves
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, processes, web_config)
-    registry = metrics.registry(opened, writer, fold.folder(config.fold))
-    server = web.Server(registry, config.telemetry_path, web_config, config.max_requests)
-    await server.start(sockets)
-    addresses = ", ".join(map(web.address, sockets))
+    registry = families.registry(opened, writer, fold.folder(config.fold))
+    port = server.Server(registry, config.telemetry_path, web_config, config.max_requests)
+    await port.start(sockets)
+    addresses = ", ".join(map(server.address, sockets))
     log.info(
         "killsnoopd %s: watching %s; metrics on %s%s",
         __version__,
-        ", ".join(opened.tracepoints),
+        ", ".join(opened.hooks),
         addresses,
         config.telemetry_path,
     )
@@ -120,7 +140,7 @@ async def _serve(  # noqa: PLR0917 # everything that it serves
     await stop.wait()
     systemd.notify(STOPPING=1)
     pulse.cancel()
-    await server.close()
+    await port.close()
 
 
 def _reload(processes: Processes, web_config: WebConfigFile) -> None:

@@ -1,8 +1,8 @@
 """Stand-ins that record. What can be had for real (journald's socket, HTTP) is not here."""
 
-from killsnoopd.libbpf import ProgInfo
-from killsnoopd.probe import Counts, Ledger
-from killsnoopd.program import Layout
+from killsnoopd.probe.attached import Counts, Ledger
+from killsnoopd.probe.libbpf import ProgInfo
+from killsnoopd.probe.program import Layout
 
 
 class FakeProbe:
@@ -11,9 +11,8 @@ class FakeProbe:
     def __init__(self, counts=None, ledger=None, records=()):
         self.layout = Layout(cpus=2, series_max=10)
         self.bcc_version = "0.26.0"
-        self.tracepoints = ["kill", "tkill"]
+        self.hooks = ["kill", "tkill"]
         self.records = list(records)
-        self.outcomes = []
         self._counts = counts or Counts([], [], [], 0, 0, [], [], 0)
         self._ledger = ledger or Ledger({}, 0)
 
@@ -23,8 +22,8 @@ class FakeProbe:
     def ledger(self):
         return self._ledger
 
-    def attached(self, tracepoint):
-        return tracepoint == "kill"
+    def attached(self, hook):
+        return hook == "kill"
 
     def not_handled(self):
         return {"sys_exit": 3, "signal_generate": 0, "mark_victim": 0, "sched_process_exit": 0}
@@ -32,10 +31,19 @@ class FakeProbe:
     def program(self, program):
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)
 
-    def consume(self, log, over):
-        before = len(self.outcomes)
-        while self.records:
-            self.outcomes.append(log(self.records.pop(0)))
-            if over():
-                break
-        return len(self.outcomes) - before
+    def consume(self, take):
+        while self.records and take(0, self.records.pop(0)):
+            pass
+
+
+class FakeInFlight:
+    """The ledger's memory, without a kernel: what became of each event, in order."""
+
+    def __init__(self):
+        self.outcomes = []
+
+    def begin(self, position):
+        return True
+
+    def finish(self, outcome):
+        self.outcomes.append(outcome)

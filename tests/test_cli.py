@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from killsnoopd import cli, names
-from killsnoopd.program import Settings
+from killsnoopd.settings import Settings
 
 
 def test_defaults():
@@ -97,7 +97,7 @@ BAD = [
     (["--events.burst=0"], "'0' is no whole number from 1"),
     (["--metrics.max-series=0"], "'0' is no whole number from 1"),
     (["--metrics.max-series=9999999"], "'9999999' is no whole number"),
-    (["--metrics.fold=worker"], "'worker' is no rule: write a name with * for any text"),
+    (["--metrics.fold=worker"], "'worker' is not a rule: write a name with * for any text"),
     (["--probe.syscalls=kill,fork"], "'fork' is none of kill, tkill"),
     (["--probe.syscalls="], "'' is none of"),
     (["--probe.ring-size=3M"], "'3M' is no power of two"),

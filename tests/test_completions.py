@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from killsnoopd import cli, names, snoop
+from killsnoopd import cli, names
+from killsnoopd.query import command
 
 FILES = Path(__file__).parent.parent / "deploy/completions"
 PARSERS = {
     "killsnoopd": (cli.parser(),),
-    "killsnoop": (snoop.table_parser(), snoop.who_parser()),
+    "killsnoop": (command.table_parser(), command.who_parser()),
 }
 # Calls the function as bash does, which breaks words at "=" (COMP_WORDBREAKS).
 BASH = """
@@ -100,7 +101,7 @@ def test_bash_that_does_not_break_at_the_sign():
 
 def test_who_has_flags_of_its_own():
     """Those of the table are not offered after `killsnoop who`."""
-    assert set(bash("killsnoop who -")) == flags(snoop.who_parser())
+    assert set(bash("killsnoop who -")) == flags(command.who_parser())
 
 
 @pytest.mark.parametrize("line", ["killsnoopd --events.exclude-signal=", "killsnoop -s "])

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from killsnoopd import event, fields, metrics, names
-from killsnoopd.probe import Counts
-from killsnoopd.processes import Identity
+from killsnoopd import event, names
+from killsnoopd.events import fields
+from killsnoopd.events.processes import Identity
+from killsnoopd.metrics import families
+from killsnoopd.probe.attached import Counts
 
 comms = st.binary(max_size=16)
 
@@ -68,7 +70,7 @@ def test_whatever_the_kernel_may_say(longs, ids, numbers, kinds, texts, tail):
 
 def page_of(counts):
     registry = CollectorRegistry()
-    registry.register(metrics.Collector(FakeProbe(counts), None))
+    registry.register(families.Collector(FakeProbe(counts), None))
     return generate_latest(registry).decode()
 
 

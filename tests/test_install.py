@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from killsnoopd import cli, snoop
+from killsnoopd import cli
 from killsnoopd.failure import Exit
+from killsnoopd.query import command
 
 TOP = Path(__file__).parent.parent
 UNITS = ("killsnoopd.service", "killsnoopd-probe.service", "killsnoopd-probe-check.service", "killsnoopd.socket")
@@ -144,7 +145,7 @@ def test_every_flag_is_in_the_man_page():
 def test_every_flag_of_the_command_is_in_its_man_page():
     """The same, for killsnoop(8)."""
     page = (TOP / "docs/killsnoop.8").read_text().replace("\\-", "-")
-    actions = snoop.table_parser()._actions + snoop.who_parser()._actions
+    actions = command.table_parser()._actions + command.who_parser()._actions
     flags = {option for action in actions for option in action.option_strings} - {"-h"}
     assert (
         set(re.findall(r"(?<![\w-])--?[a-zA-Z]+\b", page.partition(".SH EXIT")[0])) - {"--events", "-journal"} == flags
@@ -162,7 +163,7 @@ def test_every_exit_code_is_documented():
 
 def test_every_message_id_is_in_the_catalog():
     """`journalctl -x` explains each kind of event."""
-    from killsnoopd import fields
+    from killsnoopd.events import fields
 
     catalog = (TOP / "deploy/killsnoopd.catalog").read_text()
     assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED, fields.DIED}

@@ -13,10 +13,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
-from killsnoopd import web
 from killsnoopd.failure import Failure
-from killsnoopd.page import set_up_interpreter
-from killsnoopd.web_config_file import WebConfigFile
+from killsnoopd.metrics.page import set_up_interpreter
+from killsnoopd.web import server
+from killsnoopd.web.config_file import WebConfigFile
 
 
 class Filler:
@@ -36,11 +36,11 @@ class Filler:
 async def main(size, config="", max_requests="40"):
     set_up_interpreter()  # as the daemon does
     file = WebConfigFile(Path(config) if config else None)
-    sockets = web.listen([("127.0.0.1", 0)])
+    sockets = server.listen([("127.0.0.1", 0)])
     registry = CollectorRegistry()
     registry.register(Filler(int(size)))
-    server = web.Server(registry, "/metrics", file, int(max_requests))
-    await server.start(sockets)
+    port = server.Server(registry, "/metrics", file, int(max_requests))
+    await port.start(sockets)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, file.reload)
     print(sockets[0].getsockname()[1], flush=True)
@@ -48,7 +48,7 @@ async def main(size, config="", max_requests="40"):
     loop.add_reader(0, ended.set)
     await ended.wait()
     loop.remove_reader(0)
-    await server.close()
+    await port.close()
     for bound in sockets:
         bound.close()
     await asyncio.sleep(0.1)

@@ -10,9 +10,9 @@ static __always_inline void add_one(u32 cpu, u32 cell)
 		*value += 1;
 }
 
-static __always_inline void count_fate(u32 cpu, enum kind kind, enum fate fate)
+static __always_inline void count_event_outcome(u32 cpu, enum kind kind, enum event_outcome outcome)
 {
-	add_one(cpu, LEDGER + kind * FATES + fate);
+	add_one(cpu, LEDGER + kind * EVENT_OUTCOMES + outcome);
 }
 
 static __always_inline u32 overflow_result(s32 res)
@@ -37,15 +37,15 @@ static __always_inline u32 tick(void)
 
 #define NEVER ((u32)-1)
 /*
- * A CPU trusts its memo for one era, 1024 jiffies: 10 s at the most (CONFIG_HZ=100). So nobody counts in a slot any more
+ * A CPU trusts its cache for one era, 1024 jiffies: 10 s at the most (CONFIG_HZ=100). So nobody counts in a slot any more
  * that has been in the queue for longer than that.
  */
 #define ERA(jiffies) ((u32)((jiffies) >> 10))
 #define QUARANTINE 16 /* ticks */
 
-static __always_inline u64 *directory_entry(u32 which)
+static __always_inline u64 *slot_state_entry(u32 which)
 {
-	return directory.lookup(&which);
+	return slot_state.lookup(&which);
 }
 
 /* Take a slot out of use if it was idle for long. A few at random for each new name: so the table follows the names. */
@@ -74,7 +74,7 @@ static __always_inline void retire(u32 slot, u32 now, u64 *tail)
 static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *head)
 {
 	u32 at = *head % SERIES_MAX;
-	u64 total = 0, *version = directory_entry(VERSION);
+	u64 total = 0, *version = slot_state_entry(VERSION);
 	struct retired *entry = retired.lookup(&at);
 
 	if (!entry || !version || (s32)(now - entry->since) < QUARANTINE)
@@ -112,8 +112,8 @@ static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *he
 /* One CPU at a time; who comes meanwhile goes without. */
 static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
 {
-	u64 *taken = directory_entry(TAKEN), *head = directory_entry(QUEUE_HEAD), *tail = directory_entry(QUEUE_TAIL),
-	    *lock = directory_entry(LOCK);
+	u64 *taken = slot_state_entry(TAKEN), *head = slot_state_entry(QUEUE_HEAD), *tail = slot_state_entry(QUEUE_TAIL),
+	    *lock = slot_state_entry(LOCK);
 	u32 now = tick(), slot = SERIES_MAX;
 
 	if (!taken || !head || !tail || !lock || !*taken || __sync_lock_test_and_set(lock, 1))
@@ -152,7 +152,7 @@ static __always_inline u64 fetch_and_increment(u64 *number)
 static __always_inline u32 *take_slot(u32 cpu, struct series *key)
 {
 	u32 slot = SERIES_MAX;
-	u64 *taken = directory_entry(TAKEN);
+	u64 *taken = slot_state_entry(TAKEN);
 
 	if (!taken)
 		return NULL;
@@ -184,12 +184,12 @@ static __always_inline bool same(struct series *one, struct series *other)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
 }
 
-static __always_inline void count_call(u32 cpu, struct series *key, struct memo *memo)
+static __always_inline void count_call(u32 cpu, struct series *key, struct cpu_cache *cache)
 {
 	u32 era = ERA(bpf_jiffies64());
 
-	if (memo->slot_plus_one && memo->era == era && same(key, &memo->key)) {
-		add_one(cpu, SERIES + memo->slot_plus_one - 1);
+	if (cache->slot_plus_one && cache->era == era && same(key, &cache->key)) {
+		add_one(cpu, SERIES + cache->slot_plus_one - 1);
 		return;
 	}
 	u32 *slot = slots.lookup(key);
@@ -201,9 +201,9 @@ static __always_inline void count_call(u32 cpu, struct series *key, struct memo 
 
 		if (last && *last != now && *last != NEVER)
 			*last = now;
-		memo->key = *key;
-		memo->slot_plus_one = *slot + 1;
-		memo->era = era;
+		cache->key = *key;
+		cache->slot_plus_one = *slot + 1;
+		cache->era = era;
 		add_one(cpu, SERIES + *slot);
 	} else {
 		add_one(cpu, OVERFLOW + key->sig * RESULTS + overflow_result(key->res));

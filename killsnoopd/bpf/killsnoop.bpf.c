@@ -11,8 +11,8 @@
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
  *   FATAL_LOW/_HIGH    bit set of signals whose default action ends the process
- *   EVENT_INTERVAL_NS  ns between two events of one payer in the long run; 0: no limit
- *   EVENT_BURST_NS     how far ahead of that a payer may run: (burst - 1) * EVENT_INTERVAL_NS
+ *   EVENT_INTERVAL_NS  ns between two events of one bucket_id in the long run; 0: no limit
+ *   EVENT_BURST_NS     how far ahead of that a bucket_id may run: (burst - 1) * EVENT_INTERVAL_NS
  *   GRACE_NS           a SIGKILL that follows a SIGTERM within this time is an escalation
  *   SELF_SIGNALS       1: count tkill/tgkill to the sender's own process too
  *   PROBE_READ         1: the kernel lets programs read any of its memory (no lockdown=confidentiality)
@@ -26,7 +26,7 @@
 
 #include "registers.h"
 #include "task.h"
-#include "memory.h"
+#include "maps.h"
 
 #define INVALID 65
 #define SIGKILL 9
@@ -41,7 +41,7 @@
 #define ROLLED _Pragma("clang loop unroll(disable)")
 
 /* Values are read anew from memory after this: the verifier, too, forgets which way each of them came about. */
-#define FORGET asm volatile("" ::: "memory")
+#define BARRIER asm volatile("" ::: "memory")
 
 /* Under names of our own: bcc replaces those that it knows where it cannot find them in /proc/kallsyms. */
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
@@ -49,9 +49,9 @@ static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)B
 
 /* bcc understands counts.lookup() and the like in the main file alone: the loader puts these in place of their lines. */
 #include "counters.c"
-#include "budgets.c"
-#include "draft.c"
-#include "doomed.c"
+#include "rate_limits.c"
+#include "event_scratch.c"
+#include "fatal_signals.c"
 #include "origin.c"
 
 struct sys_exit {
@@ -69,10 +69,10 @@ int on_sys_exit(struct sys_exit *ctx)
 	struct running running = running_call(task);
 	struct series key = {};
 	u32 cpu = bpf_get_smp_processor_id(), place = 2 * cpu + CALL;
-	struct memo *memo = memos.lookup(&place);
-	struct draft *draft;
+	struct cpu_cache *cache = cpu_caches.lookup(&place);
+	struct scratch *scratch;
 
-	if (!memo || running.call >= WRITE)
+	if (!cache || running.call >= WRITE)
 		return 0;
 	if (!SELF_SIGNALS && ((running.call == TGKILL && running.target_arg == own_number(task->group_leader)) ||
 			      (running.call == TKILL && running.target_arg == own_number(task))))
@@ -82,34 +82,34 @@ int on_sys_exit(struct sys_exit *ctx)
 	key.sig = running.sig >= 0 && running.sig < INVALID ? running.sig : INVALID;
 	/* A ptracer or seccomp can make a call return anything. */
 	key.res = ctx->ret >= 0 ? 0 : ctx->ret < -MAX_ERRNO ? -MAX_ERRNO : ctx->ret;
-	count_call(cpu, &key, memo);
+	count_call(cpu, &key, cache);
 	/* What reached a process was told when it did. */
 	if (key.res == 0 && key.sig != 0)
 		return 0;
-	draft = drafts.lookup(&place);
-	if (!draft)
+	scratch = scratch_buffers.lookup(&place);
+	if (!scratch)
 		return 0;
 	bool self_test = key.sig == 0 && is_self_test(task);
 
-	draft->now = 0;
+	scratch->now = 0;
 	if (self_test)
-		count_fate(cpu, CALL, FILTERED);
-	else if (!let_through(cpu, CALL, key.sig, payer_of(task), false, memo, &draft->now))
+		count_event_outcome(cpu, CALL, FILTERED);
+	else if (!admit(cpu, CALL, key.sig, bucket_of(task), false, cache, &scratch->now))
 		return 0;
-	__builtin_memset(&draft->event, 0, sizeof(draft->event));
-	draft->event.time_ns = draft->now ? draft->now : bpf_ktime_get_boot_ns();
-	draft->event.flags = self_test ? SELF_TEST : 0;
-	draft->event.target_arg = running.target_arg;
-	draft->event.sig = running.sig;
-	draft->event.res = key.res;
-	draft->event.kind = CALL;
-	draft->event.origin = SYSCALL;
-	draft->event.call = running.call;
-	describe_sender(&draft->event, task);
-	draft->text_len = 0;
-	add_exe(draft, task);
-	add_cgroup(draft, task, &draft->event.cgroup_len);
-	output_draft(cpu, CALL, false, draft);
+	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
+	scratch->event.time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
+	scratch->event.flags = self_test ? SELF_TEST : 0;
+	scratch->event.target_arg = running.target_arg;
+	scratch->event.sig = running.sig;
+	scratch->event.res = key.res;
+	scratch->event.kind = CALL;
+	scratch->event.origin = SYSCALL;
+	scratch->event.call = running.call;
+	describe_sender(&scratch->event, task);
+	scratch->text_len = 0;
+	add_exe(scratch, task);
+	add_cgroup(scratch, task, &scratch->event.cgroup_len);
+	output_scratch(cpu, CALL, false, scratch);
 	return 0; /* no perf sample */
 }
 
@@ -148,12 +148,12 @@ int on_signal_generate(u64 *ctx)
 	if (!counted && !deadly)
 		return 0;
 	u32 cpu = bpf_get_smp_processor_id(), place = 2 * cpu + DELIVERY;
-	struct memo *memo = memos.lookup(&place);
-	struct draft *draft = drafts.lookup(&place);
+	struct cpu_cache *cache = cpu_caches.lookup(&place);
+	struct scratch *scratch = scratch_buffers.lookup(&place);
 
-	if (!memo || !draft)
+	if (!cache || !scratch)
 		return 0;
-	struct event *event = &draft->event;
+	struct event *event = &scratch->event;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
 			     namespace_number(sender->group_leader) == 1;
 	bool self_test = sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender);
@@ -163,80 +163,80 @@ int on_signal_generate(u64 *ctx)
 				  origin_of(info, code, sig, group, sender, target, &running);
 	event->call = running.call < WRITE ? running.call : 0;
 	event->target_arg = running.target_arg;
-	draft->by_kernel = event->origin == KERNEL || event->origin == OOM ||
+	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM ||
 			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
-	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat && !draft->by_kernel ? COMPAT : 0) |
+	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat && !scratch->by_kernel ? COMPAT : 0) |
 		       (self_test ? SELF_TEST : 0);
 	if (sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, namespace_end))
 		event->flags |= INFERRED;
 	event->sig = sig;
 	event->code = code;
 	event->outcome = outcome;
-	event->payer = payer_of(draft->by_kernel ? target : sender);
-	draft->suspect = suspect;
-	draft->deadly = deadly;
-	draft->emit = false;
-	draft->now = 0;
-	FORGET;
-	if (counted && !draft->suspect) {
+	event->bucket_id = bucket_of(scratch->by_kernel ? target : sender);
+	scratch->suspect = suspect;
+	scratch->deadly = deadly;
+	scratch->emit = false;
+	scratch->now = 0;
+	BARRIER;
+	if (counted && !scratch->suspect) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
 		if (event->flags & SELF_TEST) {
-			count_fate(cpu, DELIVERY, FILTERED);
-			draft->emit = true;
+			count_event_outcome(cpu, DELIVERY, FILTERED);
+			scratch->emit = true;
 		} else {
-			draft->emit = let_through(cpu, DELIVERY, event->sig, event->payer, draft->deadly, memo, &draft->now);
+			scratch->emit = admit(cpu, DELIVERY, event->sig, event->bucket_id, scratch->deadly, cache, &scratch->now);
 		}
 	}
-	if (!draft->emit && !draft->deadly)
+	if (!scratch->emit && !scratch->deadly)
 		return 0;
-	FORGET;
-	event->time_ns = draft->now ? draft->now : bpf_ktime_get_boot_ns();
+	BARRIER;
+	event->time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
 	event->lapse_ns = 0;
 	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* which is what the sender is told */
 	event->kind = DELIVERY;
 	event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
-	draft->text_len = 0;
+	scratch->text_len = 0;
 	describe_target(event, target);
-	if (draft->by_kernel)
+	if (scratch->by_kernel)
 		describe_kernel(event);
 	else
 		describe_sender(event, sender);
-	FORGET;
-	if (event->sig == SIGKILL && draft->deadly)
+	BARRIER;
+	if (event->sig == SIGKILL && scratch->deadly)
 		mark_escalation(cpu, event);
-	FORGET;
-	if (draft->emit || draft->suspect) {
-		if (!draft->by_kernel) {
-			add_exe(draft, sender);
-			add_cgroup(draft, sender, &event->cgroup_len);
+	BARRIER;
+	if (scratch->emit || scratch->suspect) {
+		if (!scratch->by_kernel) {
+			add_exe(scratch, sender);
+			add_cgroup(scratch, sender, &event->cgroup_len);
 		}
-		add_cgroup(draft, target, &event->tcgroup_len);
+		add_cgroup(scratch, target, &event->tcgroup_len);
 	}
-	FORGET;
-	if (draft->deadly)
+	BARRIER;
+	if (scratch->deadly)
 		remember(event);
-	if (draft->suspect) {
-		draft->claims = 0;
-		if (suspects.update(&event->ttid, draft) == 0)
+	if (scratch->suspect) {
+		scratch->claims = 0;
+		if (suspects.update(&event->ttid, scratch) == 0)
 			return 0;
 		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
-		draft->emit = let_through(cpu, DELIVERY, SIGKILL, event->payer, true, memo, &draft->now);
+		scratch->emit = admit(cpu, DELIVERY, SIGKILL, event->bucket_id, true, cache, &scratch->now);
 	}
-	FORGET;
-	if (draft->emit)
-		output_draft(cpu, DELIVERY, draft->deadly, draft);
+	BARRIER;
+	if (scratch->emit)
+		output_scratch(cpu, DELIVERY, scratch->deadly, scratch);
 	return 0;
 }
 
 /* It is known by now who sent this SIGKILL: count and tell it. */
 static __always_inline void resolve(u32 tid, bool oom)
 {
-	struct draft *draft = suspects.lookup(&tid);
+	struct scratch *scratch = suspects.lookup(&tid);
 	u32 cpu = bpf_get_smp_processor_id();
 
-	if (!draft || __sync_lock_test_and_set(&draft->claims, 1))
+	if (!scratch || __sync_lock_test_and_set(&scratch->claims, 1))
 		return;
-	struct event *event = &draft->event;
+	struct event *event = &scratch->event;
 
 	if (oom) {
 		event->origin = OOM;
@@ -245,10 +245,10 @@ static __always_inline void resolve(u32 tid, bool oom)
 		remember(event);
 	}
 	count_late_delivery(cpu, SIGKILL, event->origin);
-	draft->now = event->time_ns;
+	scratch->now = event->time_ns;
 	/* In the cells of kind DEATH: a signal_generate in an interrupt writes those of kind DELIVERY. */
-	if (let_through(cpu, DEATH, SIGKILL, event->payer, true, NULL, &draft->now))
-		output_draft(cpu, DEATH, true, draft);
+	if (admit(cpu, DEATH, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
+		output_scratch(cpu, DEATH, true, scratch);
 	suspects.delete(&tid);
 }
 
@@ -272,10 +272,10 @@ int on_sched_process_exit(u64 *ctx)
 	if (!signal || signal->live > 0)
 		return 0; /* other threads still run */
 	u32 sig = task->exit_code & 0x7f;
-	struct doom key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
+	struct fatal_key key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
 	struct process process = { start_of(task->group_leader), task->tgid };
 	u32 zero = 0, cpu = bpf_get_smp_processor_id();
-	struct event *sent = doomed.lookup(&key);
+	struct event *sent = fatal_signals.lookup(&key);
 	bool attributed = sent && sent->tstart_ns == process.start_ns;
 	u64 now = 0;
 
@@ -283,7 +283,7 @@ int on_sched_process_exit(u64 *ctx)
 	if (!sig || sig >= INVALID || dead.insert(&process, &zero))
 		return 0;
 	add_one(cpu, DEATHS + sig * 2 + attributed);
-	if (attributed && let_through(cpu, DEATH, sig, sent->payer, true, NULL, &now)) {
+	if (attributed && admit(cpu, DEATH, sig, sent->bucket_id, true, NULL, &now)) {
 		struct event event = *sent;
 
 		event.kind = DEATH;
@@ -292,13 +292,13 @@ int on_sched_process_exit(u64 *ctx)
 		event.exe_len = event.cgroup_len = event.tcgroup_len = 0;
 		output(cpu, DEATH, true, &event, sizeof(event));
 	}
-	doomed.delete(&key);
-	doomed.delete(&term);
+	fatal_signals.delete(&key);
+	fatal_signals.delete(&term);
 	return 0;
 }
 
 /*
- * The entries: what is attached, and stays so when a new version of the programs above takes over (memory.h). A jump does
+ * The entries: what is attached, and stays so when a new version of the programs above takes over (maps.h). A jump does
  * not return, unless there is nothing to jump to: somebody emptied the table.
  */
 static __always_inline void count_not_handled(enum program program)

@@ -14,7 +14,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import DEADLINE_S, wait_for
 
-from killsnoopd import libbpf
+from killsnoopd.probe import libbpf
 
 # lockdown=confidentiality forbids it: tests of what takes it are left out then, for nothing on such a machine can run them.
 MAY_READ_KERNEL_MEMORY = libbpf.may_read_kernel_memory()
@@ -154,7 +154,7 @@ class Daemon:
 def load(pins, *flags):
     """Run the loader; what it says."""
     result = subprocess.run(
-        [sys.executable, "-m", "killsnoopd.loader", "--pin", str(pins), *flags],
+        [sys.executable, "-m", "killsnoopd.probe.loader", "--pin", str(pins), *flags],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert result.stdout == ""

@@ -19,8 +19,8 @@ REGISTERS = {
 }  # fmt: skip
 SCRIPT = """
 import json, sys
-from killsnoopd import compiler
-from killsnoopd.program import Settings
+from killsnoopd.probe import compiler
+from killsnoopd.settings import Settings
 macros = sys.argv[1].split(",")
 source = '#include "registers.h"\\n' + "".join(
     f"int read_{macro}(void *ctx) {{ return {macro}((struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf())); }}\\n"

@@ -10,7 +10,7 @@ from running import MAY_READ_KERNEL_MEMORY
 from senders import run, send, siginfo, victim
 
 import killsnoopd
-from killsnoopd import libbpf
+from killsnoopd.probe import libbpf
 
 
 def told(event):
@@ -71,7 +71,7 @@ def test_every_way_to_read_what_the_kernel_says(start, tmp_path, way):
     """Which one a kernel allows depends on its age and its lockdown; each tells who sent with what code."""
     copy = tmp_path / "other/killsnoopd"
     shutil.copytree(Path(killsnoopd.__file__).parent, copy)
-    with (copy / "libbpf.py").open("a") as file:
+    with (copy / "probe/libbpf.py").open("a") as file:
         file.write(f"\n\n{WAYS[way]}")
     daemon = start("--events.rate=0", env={"PYTHONPATH": str(copy.parent)})
     with victim() as target:

@@ -30,7 +30,7 @@ def lockdown(request, tmp_path):
     # lockdown=confidentiality cannot be undone, so only what the loader asks is answered as if it were on.
     copy = tmp_path / "locked/killsnoopd"
     shutil.copytree(Path(killsnoopd.__file__).parent, copy)
-    with (copy / "libbpf.py").open("a") as file:
+    with (copy / "probe/libbpf.py").open("a") as file:
         file.write("\n\ndef may_read_kernel_memory() -> bool:\n    return False\n")
     return True, {"PYTHONPATH": str(copy.parent)}
 

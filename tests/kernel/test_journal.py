@@ -19,7 +19,7 @@ from senders import NO_SUCH_PID, NOBODY, forked, run, send, victim
 from test_exactness import kill_loop
 from waiting import wait_for
 
-from killsnoopd import fields
+from killsnoopd.events import fields
 
 JOURNALD = "/lib/systemd/systemd-journald"
 # A journald of our own, a namespaced one, in a mount namespace in which its folders are the system's.
@@ -81,7 +81,7 @@ def journald(tmp_path):
 
 def killsnoop(journald, *arguments):
     """What the command prints, in the mount namespace of that journald."""
-    command = [*journald.prefix, sys.executable, "-m", "killsnoopd.snoop", *arguments]
+    command = [*journald.prefix, sys.executable, "-m", "killsnoopd.query.command", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
@@ -117,7 +117,7 @@ def test_the_command_reads_the_journal(start, journald):
 def test_the_command_follows(start, journald, tmp_path):
     """-f: events as they come, and it ends with its journalctl when it is told to."""
     start(target="auto", prefix=journald.prefix)
-    command = [*journald.prefix, sys.executable, "-m", "killsnoopd.snoop", "-f", "-s", "KILL"]
+    command = [*journald.prefix, sys.executable, "-m", "killsnoopd.query.command", "-f", "-s", "KILL"]
     with (tmp_path / "followed").open("wb") as out:
         process = subprocess.Popen(command, stdout=out)
     try:

@@ -59,8 +59,10 @@ def test_a_probe_that_does_not_count_is_refused(tmp_path, start):
     )
     directory = pins.stdout.strip()
     try:
-        subprocess.run([sys.executable, "-m", "killsnoopd.loader", "--pin", directory], check=True, capture_output=True)
-        subprocess.run(f"rm {directory}/*/link_*", shell=True, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "killsnoopd.probe.loader", "--pin", directory], check=True, capture_output=True
+        )
+        subprocess.run(f"rm {directory}/*/links/*", shell=True, check=True)
         command = [sys.executable, "-m", "killsnoopd", "--web.listen-address=127.0.0.1:0", f"--probe.pin={directory}"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert result.returncode == 70

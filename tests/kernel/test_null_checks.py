@@ -10,8 +10,9 @@ import struct
 
 import pytest
 
-from killsnoopd import compiler, tracepoints
-from killsnoopd.program import PROGRAMS, Settings
+from killsnoopd.probe import compiler, hooks
+from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.settings import Settings
 
 LDX, ST, STX, ALU, JMP, JMP32, ALU64 = 1, 2, 3, 4, 5, 6, 7
 LOAD_64_BITS, LOAD_IMMEDIATE, CALL, EXIT, ADD_IMMEDIATE, MOVE = 0x79, 0x18, 0x85, 0x95, 0x07, 0xBF
@@ -144,4 +145,4 @@ def functions():
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_pointer_is_tested(functions, program):
     """Before it is followed."""
-    assert unchecked(functions[f"on_{program}"], typed_context=program in tracepoints.BTF) == set()
+    assert unchecked(functions[f"on_{program}"], typed_context=program in hooks.BTF) == set()

@@ -17,13 +17,15 @@ from test_exactness import kill_loop
 from test_powerless import our_programs
 from waiting import wait_for
 
-from killsnoopd import cli, libbpf
+from killsnoopd import cli
+from killsnoopd.probe import libbpf
+from killsnoopd.probe.program import probe_hash
 
 
 def test_counts_and_events_outlive_the_daemon(start, pins):
     """Signals sent while no daemon runs are counted, and logged by the next one; its ledger goes on, too."""
     said = load(pins, "--events.rate=0")
-    name = cli.parse(["--events.rate=0"]).probe.hash()
+    name = probe_hash(cli.parse(["--events.rate=0"]).probe)
     seen = r"signals are seen from \d+\.\d s after boot on"
     assert re.fullmatch(rf"killsnoopd-loader: probe attached, pinned at {pins}/{name}: {seen}\n", said)
     flags = ("--events.rate=0", f"--probe.pin={pins}")
@@ -122,10 +124,12 @@ def test_another_layout_starts_anew(pins):
 
 
 def pins_in(pins):
-    return [path for path in pins.iterdir() if path.name != "kept"]
+    return [path for path in pins.iterdir() if path.name != "private"]
 
 
-@pytest.mark.parametrize("broken", ["link_kill", "link_signal_generate", "map_counts", "prog_sys_exit", "memory"])
+@pytest.mark.parametrize(
+    "broken", ["links/kill", "links/signal_generate", "maps/counts", "programs/sys_exit", "layout"]
+)
 def test_partial_pins_are_replaced(start, pins, broken):
     """Something removed a pin: the loader puts a whole probe in their place. Counts go on if only a link is gone."""
     load(pins)
@@ -147,7 +151,7 @@ def test_silent_pins_are_replaced(start, pins):
     watching = start(f"--probe.pin={pins}")
     run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-before")
     (whole,) = pins_in(pins)
-    table = libbpf.obj_get(str(pins / "kept" / whole.name / "map_to_sys_exit"))
+    table = libbpf.obj_get(str(pins / "private" / whole.name / "maps/to_sys_exit"))
     key = (ctypes.c_uint32 * 1)(0)
     assert ctypes.CDLL("libbpf.so.1").bpf_map_delete_elem(table, key) == 0
     os.close(table)
@@ -168,12 +172,12 @@ def test_silent_pins_are_replaced(start, pins):
 
 def test_foreign_things_among_the_pins_go(pins):
     """What does not belong there does not stand in the way."""
-    name = cli.parse([]).probe.hash()
+    name = probe_hash(cli.parse([]).probe)
     (pins / f"new_{name}").mkdir()
     (pins / "0123456789abcdef").mkdir()
     (pins / "link").symlink_to("nowhere")
     assert "probe attached" in load(pins)
-    assert sorted(path.name for path in pins.iterdir()) == sorted([name, "kept"])
+    assert sorted(path.name for path in pins.iterdir()) == sorted([name, "private"])
 
 
 def test_removing_the_pins_lets_go_of_everything(pins):

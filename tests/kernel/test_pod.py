@@ -139,7 +139,7 @@ def test_the_daemon_cannot_reach_what_the_probe_works_by(make_pod, pins):
     daemon_set = kubernetes.daemon_set()
     _, container = loader_and_daemon(daemon_set)
     container["command"] = [
-        "sh", "-c", "ls -A /run/killsnoopd/kept; rm -r /run/killsnoopd/*; touch /run/killsnoopd/new /new; exit 3",
+        "sh", "-c", "ls -A /run/killsnoopd/private; rm -r /run/killsnoopd/*; touch /run/killsnoopd/new /new; exit 3",
     ]  # fmt: skip
     pod = make_pod(daemon_set)
     assert pod.run("loader").returncode == 0

@@ -10,8 +10,10 @@ import pytest
 from senders import NO_SUCH_PID, run, send
 from waiting import wait_for
 
-from killsnoopd import probe
-from killsnoopd.program import JUMPS, MAPS, PROGRAMS, Layout, Settings, possible_cpus
+from killsnoopd.probe import start
+from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.program import DAEMON_MAPS, JUMPS, Layout, possible_cpus
+from killsnoopd.settings import Settings
 
 
 def test_no_capability_is_left(start):
@@ -51,19 +53,19 @@ def test_at_rest(start, record_property):
         kinds[kind] = kinds.get(kind, 0) + 1
     assert kinds["anon_inode:bpf_link"] == 9
     assert kinds["anon_inode:bpf-prog"] == 4
-    assert kinds["anon_inode:bpf-map"] == len(MAPS) + len(JUMPS) + 5  # Python keeps an fd of what it maps
+    assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 5  # Python keeps an fd of what it maps
     assert not any("perf_event" in kind for kind in kinds)
 
 
 def test_counters_cannot_be_written():
     """Counts maps are frozen: not even root can change them through the daemon's fds; its own ledger it can."""
     layout = Layout(possible_cpus(), Settings().max_series)
-    opened = probe.load([], layout, "/usr/bin/python3")
+    opened = start.load([], layout, "/usr/bin/python3")
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
         key, value = ctypes.c_uint32(0), ctypes.create_string_buffer(24)
-        for name, error in [("counts", -1), ("series", -1), ("directory", -1), ("ledger", 0)]:
-            fd = opened._fds[f"map_{name}"]
+        for name, error in [("counts", -1), ("series", -1), ("slot_state", -1), ("ledger", 0)]:
+            fd = opened._objects.maps[name]
             assert lib.bpf_map_update_elem(fd, ctypes.byref(key), value, ctypes.c_uint64(0)) == error, name
         with pytest.raises(PermissionError):
             opened._map("counts", 4096, protection=3)
@@ -74,14 +76,14 @@ def test_counters_cannot_be_written():
 def test_nobody_can_read_the_probe():
     """Handed the fds, a process with uid nobody and no capability counts and takes events."""
     layout = Layout(possible_cpus(), Settings().max_series)
-    opened = probe.load([], layout, "/usr/bin/python3")
+    opened = start.load([], layout, "/usr/bin/python3")
 
     def act():
         before = opened.counts().calls(b"ks-nobody", 15, -3)
         send("kill", NO_SUCH_PID, 15)
         assert opened.counts().calls(b"ks-nobody", 15, -3) == before + 1
         taken = []
-        opened.consume(lambda record: taken.append(record) or "logged", over=lambda: False)
+        opened.consume(lambda position, record: taken.append(record) or True)
         assert b"ks-nobody" in taken[-1]
         assert opened.attached("kill")
         assert opened.program("sys_exit").misses == 0

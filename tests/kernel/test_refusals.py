@@ -109,7 +109,7 @@ LOADER_CASES = {
 def test_loader_refusal(case, public):
     """The loader that pins says its line itself."""
     before, directory, code, says = LOADER_CASES[case]
-    result = in_namespace(public, before, "", f"killsnoopd.loader --pin {directory}")
+    result = in_namespace(public, before, "", f"killsnoopd.probe.loader --pin {directory}")
     assert (result.returncode, result.stdout) == (code, ""), result.stderr
     assert result.stderr.startswith("killsnoopd-loader: ")
     assert result.stderr.count("\n") == 1
@@ -119,7 +119,7 @@ def test_loader_refusal(case, public):
 def test_debug_level_shows_what_the_verifier_said(public):
     """A probe that the kernel refuses: one line, and the verifier's last words above it at debug level alone."""
     source = Path(public) / "killsnoopd/bpf/counters.c"
-    broken = "u64 *taken = directory_entry(TAKEN);"
+    broken = "u64 *taken = slot_state_entry(TAKEN);"
     source.write_text(source.read_text().replace(broken, f"{broken} *(taken + 9) = 1;"))
     for level in ("info", "debug"):
         result = in_namespace(public, "", "", f"killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
@@ -139,22 +139,22 @@ BROKEN = {
         "registers.h", "case 62: return KILL;", "case 62: return TKILL;", "origin syscall, call tkill, result success",
     ),
     "another sender": (
-        "draft.c", "event->pid = ids >> 32;", "event->pid = 1;", "reported as (0 from killsnoopd[1] to ",
+        "event_scratch.c", "event->pid = ids >> 32;", "event->pid = 1;", "reported as (0 from killsnoopd[1] to ",
     ),
     "another outcome": (
         "killsnoop.bpf.c", "event->outcome = outcome;", "event->outcome = LOSE_INFO;", "outcome lose_info), not as (SIGURG from ",
     ),
     "another result": (
-        "killsnoop.bpf.c", "draft->event.res = key.res;", "draft->event.res = -3;", "result ESRCH",
+        "killsnoop.bpf.c", "scratch->event.res = key.res;", "scratch->event.res = -3;", "result ESRCH",
     ),
     "no event of a call": (
-        "killsnoop.bpf.c", "output_draft(cpu, CALL, false, draft);", "", "our own signal 0 made no event",
+        "killsnoop.bpf.c", "output_scratch(cpu, CALL, false, scratch);", "", "our own signal 0 made no event",
     ),
     "no event of a delivery": (
-        "killsnoop.bpf.c", "output_draft(cpu, DELIVERY, draft->deadly, draft);", "", "our own SIGURG made no event",
+        "killsnoop.bpf.c", "output_scratch(cpu, DELIVERY, scratch->deadly, scratch);", "", "our own SIGURG made no event",
     ),
     "no count of a call": (
-        "killsnoop.bpf.c", "count_call(cpu, &key, memo);", "", "our own signal 0 was not counted",
+        "killsnoop.bpf.c", "count_call(cpu, &key, cache);", "", "our own signal 0 was not counted",
     ),
 }  # fmt: skip
 
@@ -177,7 +177,7 @@ def test_a_probe_that_reports_our_own_signals_wrong(public, fault):
 def test_what_the_compiler_says(public):
     """Source that does not compile: its error is the line; the rest shows at debug level."""
     source = Path(public) / "killsnoopd/bpf/counters.c"
-    source.write_text(source.read_text().replace("u64 *taken = directory_entry(TAKEN);", "u64 *taken = nothing;"))
+    source.write_text(source.read_text().replace("u64 *taken = slot_state_entry(TAKEN);", "u64 *taken = nothing;"))
     for level in ("info", "debug"):
         result = in_namespace(public, "", "", f"killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
         assert result.returncode == 70, result.stderr
@@ -218,14 +218,15 @@ def test_from_a_folder_that_only_its_owner_can_read(public):
 # Runs the daemon in this process, and asks it for its page from a thread, in every format.
 OWN_SCRAPE = """
 import re, signal
-from killsnoopd import daemon, web
+from killsnoopd import daemon
+from killsnoopd.web import server
 ports = []
-real = web.listen
+real = server.listen
 def listen(addresses):
     sockets = real(addresses)
     ports.append(sockets[0].getsockname()[1])
     return sockets
-web.listen = listen
+server.listen = listen
 def scrape():
     while True:
         try:

@@ -7,9 +7,11 @@ import threading
 from fakes import FakeProbe
 from prometheus_client import CollectorRegistry
 
-from killsnoopd import metrics, names, web
-from killsnoopd.probe import Counts, Ledger
-from killsnoopd.web_config_file import WebConfigFile
+from killsnoopd import names
+from killsnoopd.metrics import families
+from killsnoopd.probe.attached import Counts, Ledger
+from killsnoopd.web import server
+from killsnoopd.web.config_file import WebConfigFile
 
 
 class Host:
@@ -25,7 +27,7 @@ class Host:
         self.registry = CollectorRegistry()
         probe = FakeProbe()
         probe.counts, probe.ledger = self._counts, lambda: Ledger({"logged": self.logged}, 0)
-        self.registry.register(metrics.Collector(probe, None))
+        self.registry.register(families.Collector(probe, None))
 
     def _counts(self):
         series = [
@@ -70,12 +72,12 @@ class Fleet:
 
     async def _serve(self):
         for host, bound in zip(self.hosts, self._sockets, strict=True):
-            server = web.Server(host.registry, "/metrics", WebConfigFile(None), max_requests=40)
-            await server.start([bound])
-            self._servers.append(server)
+            port = server.Server(host.registry, "/metrics", WebConfigFile(None), max_requests=40)
+            await port.start([bound])
+            self._servers.append(port)
 
     async def _end(self):
-        for server in self._servers:
-            await server.close()
+        for port in self._servers:
+            await port.close()
         for bound in self._sockets:
             bound.close()

@@ -251,8 +251,8 @@ def growing(scrapes, **per_scrape):
 def attached(value):
     return page(
         more={
-            'killsnoop_probe_attached{program="kill"}': 1,
-            'killsnoop_probe_attached{program="signal_generate"}': value,
+            'killsnoop_probe_attached{hook="kill"}': 1,
+            'killsnoop_probe_attached{hook="signal_generate"}': value,
         }
     )
 

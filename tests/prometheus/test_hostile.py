@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from servers import Prometheus
 from waiting import wait_for
 
-from killsnoopd import metrics
-from killsnoopd.probe import Counts
+from killsnoopd.metrics import families
+from killsnoopd.probe.attached import Counts
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def calls():
 def address(calls):
     registry = CollectorRegistry()
     series = [(name, 9, 0, n) for name, n in calls.items()]
-    registry.register(metrics.Collector(FakeProbe(Counts(series, [], [], len(series), 0, [], [], 0)), None))
+    registry.register(families.Collector(FakeProbe(Counts(series, [], [], len(series), 0, [], [], 0)), None))
     page = generate_latest(registry)
 
     class Handler(BaseHTTPRequestHandler):

@@ -6,8 +6,6 @@ import shlex
 import pytest
 from servers import RULES
 
-from killsnoopd import snoop
-
 TOP = RULES.parent.parent.parent
 RUNBOOK = (TOP / "docs/runbook.md").read_text()
 COMMANDS = [line.strip().partition(" #")[0].strip() for line in RUNBOOK.splitlines() if line.startswith("    ")]
@@ -30,9 +28,9 @@ def test_killsnoop(command):
     """Parses."""
     _, *argv = shlex.split(command)
     if argv[0] == "who":
-        assert snoop.who_parser().parse_args(argv[1:])
+        assert command.who_parser().parse_args(argv[1:])
     else:
-        assert snoop.table_parser().parse_args(argv)
+        assert command.table_parser().parse_args(argv)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("journalctl ")])

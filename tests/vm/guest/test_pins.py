@@ -9,7 +9,7 @@ from waiting import wait_for
 
 
 def probe_folder():
-    (found,) = [path for path in PINS.iterdir() if path.name != "kept"]
+    (found,) = [path for path in PINS.iterdir() if path.name != "private"]
     return found
 
 
@@ -20,13 +20,13 @@ def said_since(realtime_s):
 
 
 def empty_a_jump():
-    jump = PINS / "kept" / probe_folder().name / "map_to_sys_exit"
+    jump = PINS / "private" / probe_folder().name / "maps/to_sys_exit"
     run("bpftool", "map", "delete", "pinned", str(jump), "key", "0", "0", "0", "0")
 
 
 DAMAGE = {  # what is done to the pins, and whether the counts go on
-    "partial: a link": (lambda: (probe_folder() / "link_kill").unlink(), True),
-    "partial: a map": (lambda: (probe_folder() / "map_counts").unlink(), False),
+    "partial: a link": (lambda: (probe_folder() / "links/kill").unlink(), True),
+    "partial: a map": (lambda: (probe_folder() / "maps/counts").unlink(), False),
     "silent": (empty_a_jump, True),
     "stale": (lambda: probe_folder().rename(PINS / "0123456789abcdef"), False),
 }
@@ -50,7 +50,7 @@ def test_damage(kind, restart):
     kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
     assert calls(comm) == (2 if counts_go_on else 1)
     wait_for(lambda: len(our_programs()) == 8, "the old programs to go")
-    assert {path.name for path in PINS.iterdir()} == {"kept", probe_folder().name}
+    assert {path.name for path in PINS.iterdir()} == {"private", probe_folder().name}
 
 
 def test_a_whole_probe_stays_and_what_is_foreign_goes():
@@ -61,4 +61,4 @@ def test_a_whole_probe_stays_and_what_is_foreign_goes():
     run("systemctl", "restart", "killsnoopd")
     assert any("already" in line for line in said_since(began_s))
     assert our_programs("id") == programs
-    assert {path.name for path in PINS.iterdir()} == {"kept", probe_folder().name}
+    assert {path.name for path in PINS.iterdir()} == {"private", probe_folder().name}

@@ -44,7 +44,7 @@ def test_no_capability_and_no_network():
     "path",
     [
         "/etc/shadow", "/var/log/journal", "/root", "/home", "/run/systemd/private", "/run/dbus/system_bus_socket",
-        "/run/killsnoopd/kept", "/sys/fs/bpf", "/run/udev",
+        "/run/killsnoopd/private", "/sys/fs/bpf", "/run/udev",
     ],
 )  # fmt: skip
 def test_what_it_cannot_see(path):

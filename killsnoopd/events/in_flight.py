@@ -1,0 +1,75 @@
+"""The event in flight: each is logged exactly once, even if the daemon is killed at any point.
+
+The ledger's memory belongs to the kernel and outlives the daemon, as the ring buffer does. Before an event is logged,
+its position in the ring buffer is noted here. It goes to journald by sendmmsg(2), which writes the length that was sent
+into its argument, and that lies here, too: the kernel itself notes that journald has the event, within the system
+call, where SIGKILL cannot come between. The next daemon finds the event at the same position, and the note.
+"""
+
+import ctypes
+import os
+from ctypes import c_int, c_size_t, c_uint32, c_void_p
+
+from killsnoopd.probe.program import DAEMON_OUTCOMES
+
+_POSITION, _FINISHED = 3, 4  # in the ring buffer; how many events had an outcome when this one was taken
+_MESSAGE = 8  # struct mmsghdr takes the rest
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_char_p), ("len", c_size_t))
+
+
+class _Msghdr(ctypes.Structure):  # sendmsg(2); Linux, 64 bits
+    _fields_ = (
+        ("name", c_void_p),
+        ("namelen", c_uint32),
+        ("iov", ctypes.POINTER(_Iovec)),
+        ("iovlen", c_size_t),
+        ("control", c_void_p),
+        ("controllen", c_size_t),
+        ("flags", c_int),
+    )
+
+
+class _Mmsghdr(ctypes.Structure):  # sendmmsg(2)
+    _fields_ = (("message", _Msghdr), ("sent", c_uint32))
+
+
+class InFlight:
+    """The daemon's half of the ledger, and the one event that it is about to log."""
+
+    def __init__(self, words: memoryview) -> None:
+        """`words`: LEDGER_WORDS unsigned 64-bit numbers, zero at first, kept from one daemon to the next."""
+        self._words = words
+        self._message = _Mmsghdr.from_buffer(words, _MESSAGE * 8)
+        self._inherited = True
+
+    def begin(self, position: int) -> bool:
+        """Begin with the event at this place in the ring buffer; False if a daemon, killed since, had dealt with it."""
+        finished = sum(self._words[: len(DAEMON_OUTCOMES)])
+        inherited, self._inherited = self._inherited, False
+        if inherited and self._words[_POSITION] == position:
+            if finished != self._words[_FINISHED]:
+                return False
+            if self._message.sent:
+                self.finish("logged")
+                return False
+        self._message.sent = 0  # first: a note without its position means nothing
+        self._words[_FINISHED] = finished
+        self._words[_POSITION] = position
+        return True
+
+    def finish(self, outcome: str | None) -> None:
+        """The event in flight has one of DAEMON_OUTCOMES; None if it is not one that the ledger waits for."""
+        if outcome is not None:
+            self._words[DAEMON_OUTCOMES.index(outcome)] += 1
+
+    def send(self, fd: int, datagram: bytes) -> None:
+        """Send the event in flight over a connected datagram socket. Raises OSError."""
+        part = _Iovec(datagram, len(datagram))
+        self._message.message.iov = ctypes.pointer(part)
+        self._message.message.iovlen = 1
+        if _libc.sendmmsg(fd, ctypes.byref(self._message), 1, 0) < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

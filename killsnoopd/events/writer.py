@@ -1,0 +1,131 @@
+"""The event path: one thread that takes records from the ring buffer, decodes them and logs them."""
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from killsnoopd import event
+from killsnoopd.events import fields
+from killsnoopd.events.cpu_budget import CpuBudget
+from killsnoopd.events.in_flight import InFlight
+from killsnoopd.events.processes import Processes
+from killsnoopd.events.stop_deadline import StopDeadline, Stopped
+from killsnoopd.probe.attached import Probe
+
+log = logging.getLogger("killsnoopd")
+
+
+class Sink(Protocol):
+    """Takes the fields of an event."""
+
+    def send(self, fields: dict[str, str]) -> None:
+        """Deliver, waiting as long as it takes. Raises OSError if that is impossible, Stopped at the stop deadline."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Writer(threading.Thread):
+    """Sleeps until there are events or it is told to stop; every event that it takes ends up in the ledger."""
+
+    def __init__(  # noqa: PLR0917 # everything that it works with
+        self,
+        probe: Probe,
+        sink: Sink,
+        in_flight: InFlight,
+        processes: Processes,
+        deadline: StopDeadline,
+        pinned: bool,
+        cpu_share: float | None,
+    ) -> None:
+        """At the stop deadline, events that could not be logged stay in a pinned ring buffer, or else are lost.
+
+        `cpu_share`: what the thread may take of one core; None: all of it.
+        """
+        super().__init__(name="killsnoopd-ev", daemon=True)
+        self._probe = probe
+        self._sink = sink
+        self._in_flight = in_flight
+        self._processes = processes
+        self._deadline = deadline
+        self._pinned = pinned
+        self._cpu_share = cpu_share
+        self._stopped = False
+        self._failures: set[str] = set()
+        self.done = threading.Event()
+        """Set when the thread has done what it can; it may be stuck with an event that it may not let go of."""
+        self.last_event_ns: int | None = None
+        """When the newest event logged happened, on the realtime clock."""
+        self.cgroup_sources: dict[str, int] = processes.sources
+
+    def run(self) -> None:
+        """The thread's whole life."""
+        poll = select.poll()
+        poll.register(self._probe.events_fd, select.POLLIN)
+        poll.register(self._deadline.stop_fd, select.POLLIN)
+        rest = select.poll()
+        rest.register(self._deadline.stop_fd, select.POLLIN)
+        budget = CpuBudget(self._cpu_share)
+        while not any(fd == self._deadline.stop_fd for fd, _ in poll.poll()):
+            taken = self._consume(lambda: budget.debt_s() > 0 or self._out_of_time())
+            rest.poll(budget.pause_s(taken) * 1000)
+        self._consume(self._out_of_time)
+        self._sink.close()
+        self.done.set()
+
+    def _consume(self, over: Callable[[], bool]) -> int:
+        """Log what waits in the ring buffer, each event exactly once, until it is empty or `over`; how many records."""
+        taken = 0
+
+        def take(position: int, record: bytes) -> bool:
+            nonlocal taken
+            taken += 1
+            if self._in_flight.begin(position):
+                self._in_flight.finish(self._log(record))
+            return not over()
+
+        self._probe.consume(take)
+        return taken
+
+    def stop(self, timeout_s: float) -> bool:
+        """Log what waits in the ring buffer, until the deadline; whether the thread has come to its end."""
+        self._deadline.stop()
+        self.done.wait(timeout_s)
+        self.join(0.1)
+        return not self.is_alive()
+
+    def _out_of_time(self) -> bool:
+        return self._pinned and self._deadline.passed()
+
+    def _log(self, record: bytes) -> str | None:
+        """Log one record; its outcome, None for a test of the probe. Never raises: this is called from C."""
+        try:
+            decoded = event.decode(record)
+            if decoded.self_test:
+                return None
+            boot_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if self._stopped:
+                return "journal_error"
+            self._sink.send(fields.fields(decoded, self._processes.identify(decoded), boot_ns))
+            self.last_event_ns = decoded.time_ns + boot_ns
+            return "logged"
+        except ValueError as error:
+            self._complain(f"an event could not be decoded: {error}")
+            return "decode_error"
+        except Stopped:
+            self._stopped = True
+            if self._pinned:
+                self.done.set()
+                threading.Event().wait()  # for the process to end: to return would take the event from the next daemon
+        except Exception as error:
+            self._complain(f"events cannot be logged: {error or type(error).__name__}")
+        return "journal_error"
+
+    def _complain(self, line: str) -> None:
+        """Say it once; the ledger counts the rest."""
+        if line not in self._failures and len(self._failures) < 16:
+            self._failures.add(line)
+            log.error("%s; killsnoop_events_total counts each", line)

@@ -1,0 +1,250 @@
+"""From counters to the metric families on the page."""
+
+import contextlib
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from killsnoopd import __version__, names
+from killsnoopd.probe.attached import Counts, Ledger, Probe
+from killsnoopd.probe.program import RESULTS
+
+OTHER, AGED = "(other)", "(aged)"
+_STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+
+def _label(text: str) -> str:
+    """A name's text as a label; a process that calls itself `(other)` or `(aged)` is not mistaken for the rest."""
+    return rf"\x{ord(text[0]):02x}{text[1:]}" if text in (OTHER, AGED) else text
+
+
+Labels = tuple[str, str, str]  # comm, signal, result
+
+
+class Steady:
+    """Keeps a label that stands for many names from going down when one of these ages out, from one page to the next.
+
+    Prometheus would take that for a restart from zero, and count all that is left once more. What the label has lost is
+    in (aged), and is taken off there, so that the sum stays exact.
+    """
+
+    def __init__(self) -> None:
+        self._shown: dict[Labels, int] = {}
+        self._kept: dict[Labels, int] = {}
+        self._recycled = 0
+
+    def hold(self, totals: dict[Labels, int], recycled: int) -> None:
+        """Change the totals of a page, on which so many counters have ever been recycled."""
+        if recycled != self._recycled:
+            for labels, calls in totals.items():
+                fall = self._shown.get(labels, 0) - calls - self._kept.get(labels, 0)
+                if fall > 0 and labels[0] != AGED:
+                    self._kept[labels] = self._kept.get(labels, 0) + fall
+            self._recycled = recycled
+        self._kept = {labels: calls for labels, calls in self._kept.items() if labels in totals}
+        for labels, calls in self._kept.items():
+            _, signal, result = labels
+            totals[labels] += calls
+            totals[AGED, signal, result if result in RESULTS else OTHER] -= calls
+        self._shown = totals
+
+
+def signals(counts: Counts, text: Callable[[bytes], str], steady: Steady) -> Metric:
+    """killsnoop_signals_total, with the text that stands for each comm: label sets that read the same are added up."""
+    totals: defaultdict[Labels, int] = defaultdict(int)
+    for comm, sig, res, calls in counts.series:
+        totals[_label(text(comm)), names.signal_name(sig), names.result_name(res)] += calls
+    for label, rest in ((OTHER, counts.overflow), (AGED, counts.aged)):
+        for sig, result, calls in rest:
+            totals[label, names.signal_name(sig), result] += calls
+    steady.hold(totals, counts.series_recycled)
+    family = CounterMetricFamily(
+        "killsnoop_signals",
+        "Calls of the system calls that send signals, by the sender's process name, signal and result. "
+        "Calls of 32-bit programs on a 64-bit kernel are not seen; killsnoop_deliveries_total has what they delivered. "
+        "(other): names that found every counter taken; (aged): old calls of names that have lost theirs "
+        "(--metrics.series-ttl), so leave it out of a rate.",
+        labels=("comm", "signal", "result"),
+    )
+    for labels in sorted(totals):
+        family.add_metric(labels, totals[labels])
+    return family
+
+
+def deliveries(counts: Counts) -> Metric:
+    """killsnoop_deliveries_total; at 0 from the start where an alert may wait for the first one."""
+    totals = {(sig, "syscall", "delivered"): 0 for sig in names.FATAL}
+    totals |= {(names.signal_number("SIGKILL"), origin, "delivered"): 0 for origin in names.ORIGINS}
+    totals |= {(sig, origin, outcome): count for sig, origin, outcome, count in counts.deliveries}
+    family = CounterMetricFamily(
+        "killsnoop_deliveries",
+        "Signals generated for a process, one for each target: by signal, where it comes from, and what became of it.",
+        labels=("signal", "origin", "outcome"),
+    )
+    for (sig, origin, outcome), count in sorted(totals.items()):
+        family.add_metric((names.signal_name(sig), origin, outcome), count)
+    return family
+
+
+def deaths(counts: Counts) -> Iterator[Metric]:
+    """Which deaths by signal have a known sender, and which kills came after a SIGTERM."""
+    totals = {(names.signal_number(name), seen): 0 for name in ("SIGKILL", "SIGTERM") for seen in (False, True)}
+    totals |= {(sig, seen): count for sig, seen, count in counts.deaths}
+    family = CounterMetricFamily(
+        "killsnoop_deaths",
+        "Processes that died of a signal, by signal and whether its sender was seen (a process's own fault has none).",
+        labels=("signal", "attributed"),
+    )
+    for (sig, seen), count in sorted(totals.items()):
+        family.add_metric((names.signal_name(sig), str(seen).lower()), count)
+    yield family
+    yield CounterMetricFamily(
+        "killsnoop_escalations",
+        "SIGKILLs to a process that had been sent SIGTERM not long before (--events.grace-period).",
+        value=counts.escalations,
+    )
+
+
+def lookups(sources: dict[str, int]) -> Metric:
+    """How the cgroups of targets were found; `none` leaves a unit and a container unsaid."""
+    family = CounterMetricFamily(
+        "killsnoop_cgroup_lookups",
+        "Targets of events, by how their cgroup was found: named by the kernel, known before (cache), in the cgroup "
+        "tree, in /proc, or not at all (none).",
+        labels=("source",),
+    )
+    for source, count in sources.items():
+        family.add_metric((source,), count)
+    return family
+
+
+def series(counts: Counts, limit: int) -> Iterator[Metric]:
+    """How full the counters are, and how much was counted as comm="(other)" for want of room."""
+    yield GaugeMetricFamily(
+        "killsnoop_series",
+        "Sets of comm, signal and result that have a counter of their own, and are not idle.",
+        value=counts.series_taken,
+    )
+    yield GaugeMetricFamily(
+        "killsnoop_series_limit", "How many of them there can be (--metrics.max-series).", value=limit
+    )
+    yield CounterMetricFamily(
+        "killsnoop_series_overflow",
+        'Calls counted as comm="(other)" because every counter was taken.',
+        value=sum(calls for _, _, calls in counts.overflow),
+    )
+    yield CounterMetricFamily(
+        "killsnoop_series_recycled",
+        'Counters given to a new name, as the old one was idle; its calls went to comm="(aged)".',
+        value=counts.series_recycled,
+    )
+
+
+def events(ledger: Ledger) -> Iterator[Metric]:
+    """What became of every event."""
+    family = CounterMetricFamily(
+        "killsnoop_events",
+        "Events by what became of them: logged, filtered (--events.exclude-signal), rate_limited (--events.rate), "
+        "ring_full (the journal is too slow), journal_error (could not be written), decode_error.",
+        labels=("outcome",),
+    )
+    for outcome, count in ledger.outcomes.items():
+        family.add_metric((outcome,), count)
+    yield family
+    yield GaugeMetricFamily(
+        "killsnoop_events_pending", "Events that wait in the ring buffer to be logged.", value=ledger.pending
+    )
+
+
+def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
+    """How the probe itself fares, by hook and by program."""
+    attached = GaugeMetricFamily(
+        "killsnoop_probe_attached",
+        "Whether the probe is attached to a hook: 1 or 0. A system call stands for the tracepoint at its exit.",
+        labels=("hook",),
+    )
+    missed = CounterMetricFamily(
+        "killsnoop_probe_missed",
+        "What passed the program uncounted: another one held the CPU (told by Linux 6.7 and later), or it is broken.",
+        labels=("program",),
+    )
+    seconds = CounterMetricFamily(
+        "killsnoop_probe_run_seconds",
+        "Time spent in the program, while kernel.bpf_stats_enabled is 1.",
+        labels=("program",),
+    )
+    runs = CounterMetricFamily(
+        "killsnoop_probe_runs", "Runs of the program, while kernel.bpf_stats_enabled is 1.", labels=("program",)
+    )
+    for hook in probe.hooks:
+        attached.add_metric((hook,), probe.attached(hook))
+    for program, not_handled in probe.not_handled().items():
+        info = probe.program(program)
+        missed.add_metric((program,), info.misses + not_handled)
+        seconds.add_metric((program,), info.run_time_ns / 1e9)
+        runs.add_metric((program,), info.runs)
+    yield attached
+    yield missed
+    if run_stats:
+        yield seconds
+        yield runs
+
+
+class EventPath(Protocol):
+    """What the writer tells of itself."""
+
+    last_event_ns: int | None
+    cgroup_sources: dict[str, int]
+
+
+class Collector:
+    """Reads the probe, and what the event path says of itself, whenever the page is asked for."""
+
+    def __init__(self, probe: Probe, path: EventPath | None, text: Callable[[bytes], str] = names.text) -> None:
+        self._probe = probe
+        self._path = path
+        self._text = lru_cache(probe.layout.series_max)(text)
+        self._steady = Steady()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family but the process's own."""
+        ledger = self._probe.ledger()
+        counts = self._probe.counts()
+        yield signals(counts, self._text, self._steady)
+        yield deliveries(counts)
+        yield from deaths(counts)
+        yield from events(ledger)
+        if self._path:
+            yield lookups(self._path.cgroup_sources)
+        yield from series(counts, self._probe.layout.series_max)
+        run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_text().strip() == "1"
+        # Linux before 5.19 tells nothing of programs to those without CAP_BPF: then these families are not there.
+        with contextlib.suppress(PermissionError):
+            yield from list(programs(self._probe, run_stats))
+        if self._path and (last_ns := self._path.last_event_ns) is not None:
+            yield GaugeMetricFamily(
+                "killsnoop_last_event_timestamp_seconds",
+                "When the newest event that was logged happened.",
+                value=last_ns / 1e9,
+            )
+        info = GaugeMetricFamily(
+            "killsnoop_build_info", "Versions; the value is always 1.", labels=("version", "python", "bcc", "kernel")
+        )
+        info.add_metric((__version__, platform.python_version(), self._probe.bcc_version, os.uname().release), 1)
+        yield info
+
+
+def registry(probe: Probe, path: EventPath | None, text: Callable[[bytes], str]) -> CollectorRegistry:
+    """Everything that is on the page; `text` is what stands for a comm."""
+    result = CollectorRegistry()
+    result.register(Collector(probe, path, text))
+    ProcessCollector(registry=result)
+    PlatformCollector(registry=result)
+    return result

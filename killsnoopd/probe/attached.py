@@ -1,0 +1,200 @@
+"""The attached probe, as the daemon sees it: file descriptors and mapped memory, from a loader that is gone."""
+
+import contextlib
+import mmap
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from killsnoopd import names
+from killsnoopd.probe import libbpf
+from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.objects import Objects
+from killsnoopd.probe.program import (
+    DAEMON_OUTCOMES,
+    KINDS,
+    LEDGER_WORDS,
+    PROBE_OUTCOMES,
+    RESULTS,
+    SELF_TEST_PID,
+    SERIES_BYTES,
+    SLOT_STATE,
+    Layout,
+)
+
+_VERSION = SLOT_STATE.index("version")
+_READINGS = 1000  # slots change hands as fast as they age: nearly always, the first reading is undisturbed
+_SERIES = struct.Struct("=16sIi")  # struct series of maps.h: comm, signal, result
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One reading of the counters. The sum over `series`, `overflow` and `aged` is the number of calls, exactly.
+
+    So are the sums over `deliveries`, signals that reached a process, and over `deaths`, processes that died of one.
+    """
+
+    series: list[tuple[bytes, int, int, int]]  # comm (16 bytes), signal 0..65, result (0 or -errno), calls
+    overflow: list[tuple[int, str, int]]  # signal 0..65, result's name, calls that found every series taken
+    aged: list[tuple[int, str, int]]  # the same of names that were idle, and lost their series to new ones
+    series_taken: int  # that are not idle
+    series_recycled: int  # ever
+    deliveries: list[tuple[int, str, str, int]]  # signal 1..64, origin (names.ORIGINS), outcome (names.OUTCOMES), n
+    deaths: list[tuple[int, bool, int]]  # signal 1..64, whether its sender was seen, n
+    escalations: int  # SIGKILLs that followed a SIGTERM to the same process
+
+    @property
+    def total(self) -> int:
+        """Calls by anyone."""
+        return sum(entry[-1] for table in (self.series, self.overflow, self.aged) for entry in table)
+
+    def calls(self, comm: bytes, sig: int, res: int) -> int:
+        """Calls with this signal and result, by processes of this name and by those that no name is counted for."""
+        total = sum(n for c, s, r, n in self.series if (c.rstrip(b"\0"), s, r) == (comm, sig, res))
+        return total + sum(n for s, r, n in self.overflow if (s, r) == (sig, names.result_name(res)))
+
+    def delivered(self, *key: object) -> int:
+        """Signals of this number, origin and outcome."""
+        return sum(entry[-1] for entry in self.deliveries if entry[:-1] == key)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What became of every event, by the probe and by the daemon (PROBE_OUTCOMES, DAEMON_OUTCOMES); and what waits."""
+
+    outcomes: dict[str, int]
+    pending: int
+
+
+class Probe:
+    """Everything the daemon holds of the kernel. Reading it takes no privilege, and counters no system call."""
+
+    def __init__(self, objects: Objects, layout: Layout, bcc_version: str) -> None:
+        """`objects` are closed with the probe."""
+        self.bcc_version = bcc_version
+        self.layout = layout
+        self.hooks = list(objects.links)
+        self._objects = objects
+        try:
+            self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
+            self._series = self._map("series", layout.series_max * SERIES_BYTES)
+            self._slot_state = self._map("slot_state", len(SLOT_STATE) * 8).cast("Q")
+            self.ledger_words = self._map("ledger", LEDGER_WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")
+            """The daemon's half of the ledger, which the event path writes."""
+            self._ring = libbpf.RingBuffer(objects.maps["events"])
+        except OSError:
+            self.close()
+            raise
+        self.events_fd = self._ring.epoll_fd
+        """Readable when there are events."""
+
+    def _map(self, name: str, size: int, protection: int = mmap.PROT_READ) -> memoryview:
+        pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        mapped = mmap.mmap(self._objects.maps[name], pages, mmap.MAP_SHARED, protection)
+        return memoryview(mapped)[:size]
+
+    def _rows(self) -> list[memoryview]:
+        """The cells of each CPU, as they change."""
+        row = self.layout.row
+        return [self._counts[cpu * row : (cpu + 1) * row] for cpu in range(self.layout.cpus)]
+
+    def _sum(self, first: int, count: int, rows: list[memoryview] | None = None) -> list[int]:
+        """Cells added up over the CPUs, as of now or out of a copy of _rows()."""
+        # A CPU's cells are taken for one long number, so that one addition adds them all: no cell carries into the next
+        # before its sum is 2^64. Half the time of adding them one by one, next to none for a CPU that is not there.
+        parts = (int.from_bytes(row[first : first + count], sys.byteorder) for row in rows or self._rows())
+        return memoryview(sum(parts).to_bytes(count * 8, sys.byteorder)).cast("Q").tolist()
+
+    def counts(self) -> Counts:
+        """Every counter, as of now. A call that happens meanwhile is in this reading or in the next one."""
+        for _ in range(_READINGS):
+            # Copied as fast as can be, and looked at afterwards: no slot should change hands meanwhile.
+            version = self._slot_state[_VERSION]
+            slot_state = dict(zip(SLOT_STATE, self._slot_state, strict=True))
+            taken = min(slot_state["taken"], self.layout.series_max)
+            copies = [row.tobytes() for row in self._rows()]  # before the keys: no slot counts before it has one
+            keys = bytes(self._series[: taken * SERIES_BYTES])
+            if version % 2 == 0 and self._slot_state[_VERSION] == version:
+                break
+            time.sleep(0.001)
+        rows = [memoryview(copy).cast("Q") for copy in copies]
+        counted = zip(_SERIES.iter_unpack(keys), self._sum(0, taken, rows), strict=True)
+        # A slot lost to a race never counts.
+        series = [(comm, sig, res, calls) for (comm, sig, res), calls in counted if calls]
+        overflow, aged = (self._by_result(first, rows) for first in (self.layout.overflow, self.layout.aged))
+        deliveries, deaths = self._deliveries(rows), self._deaths(rows)
+        (escalations,) = self._sum(self.layout.escalations, 1, rows)
+        retired, recycled = slot_state["queue_tail"] - slot_state["queue_head"], slot_state["queue_head"]
+        return Counts(series, overflow, aged, taken - retired, recycled, deliveries, deaths, escalations)
+
+    def _by_result(self, first: int, rows: list[memoryview]) -> list[tuple[int, str, int]]:
+        cells = self._sum(first, len(names.SIGNALS) * len(RESULTS), rows)
+        return [
+            (index // len(RESULTS), RESULTS[index % len(RESULTS)], calls) for index, calls in enumerate(cells) if calls
+        ]
+
+    def _deliveries(self, rows: list[memoryview]) -> list[tuple[int, str, str, int]]:
+        cells = self._sum(self.layout.deliveries, self.layout.deaths - self.layout.deliveries, rows)
+        outcomes, found = len(names.OUTCOMES), []
+        for index, count in enumerate(cells):
+            if count:
+                rest, outcome = divmod(index, outcomes)
+                sig, origin = divmod(rest, len(names.ORIGINS))
+                found.append((sig, names.ORIGINS[origin], names.OUTCOMES[outcome], count))
+        return found
+
+    def _deaths(self, rows: list[memoryview]) -> list[tuple[int, bool, int]]:
+        cells = self._sum(self.layout.deaths, self.layout.escalations - self.layout.deaths, rows)
+        return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
+
+    @contextlib.contextmanager
+    def self_testing(self) -> Iterator[libbpf.RingTail]:
+        """Make events of this process's signal 0 and SIGURG, to itself, whatever the flags; what reads them."""
+        tail = libbpf.RingTail(self._objects.maps["events"])
+        self.ledger_words[SELF_TEST_PID] = os.getpid()
+        try:
+            yield tail
+        finally:
+            self.ledger_words[SELF_TEST_PID] = 0
+            tail.close()
+
+    def ledger(self) -> Ledger:
+        """What became of the events so far."""
+        own = dict(zip(DAEMON_OUTCOMES, self.ledger_words, strict=False))  # before `emitted`: pending is not negative
+        cells = self._sum(self.layout.ledger, KINDS * len(PROBE_OUTCOMES))
+        kernel = {outcome: sum(cells[index :: len(PROBE_OUTCOMES)]) for index, outcome in enumerate(PROBE_OUTCOMES)}
+        pending = kernel.pop("emitted") - sum(own.values())
+        return Ledger(own | kernel, max(0, pending))
+
+    def not_handled(self) -> dict[str, int]:
+        """How often each program had nothing to jump to, so that what it saw is not counted anywhere else."""
+        return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS)), strict=True))
+
+    def attached(self, hook: str) -> bool:
+        """Whether a program is still attached to the hook."""
+        return libbpf.link_attached(self._objects.links[hook])
+
+    def program(self, program: str) -> libbpf.ProgInfo:
+        """What the kernel says of a program, one of hooks.PROGRAMS."""
+        return libbpf.prog_info(self._objects.programs[program])
+
+    def consume(self, take: Callable[[int, bytes], bool]) -> None:
+        """Hand over the records that wait in the ring buffer, each with its position, until take() returns False.
+
+        It is called from C and must not raise.
+        """
+        self._ring.consume(lambda record: take(self._ring.position, record))
+
+    def detach(self) -> None:
+        """Let go of the hooks. A pinned probe stays attached: its pins hold it."""
+        while self._objects.links:
+            os.close(self._objects.links.popitem()[1])
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if hasattr(self, "_ring"):
+            self._ring.close()
+        self._objects.close()

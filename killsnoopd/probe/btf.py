@@ -1,0 +1,82 @@
+"""Where the running kernel keeps the fields that the probe reads, from its BTF; bpf/task.h has the structures."""
+
+import os
+from collections.abc import Callable
+
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.probe import libbpf
+
+# Macro, struct, and the field's name or names: the kernel has renamed some.
+FIELDS = (
+    ("TASK_FLAGS", "task_struct", "flags"),
+    ("TASK_MM", "task_struct", "mm"),
+    ("TASK_EXIT_CODE", "task_struct", "exit_code"),
+    ("TASK_PDEATH_SIGNAL", "task_struct", "pdeath_signal"),
+    ("TASK_PID", "task_struct", "pid"),
+    ("TASK_TGID", "task_struct", "tgid"),
+    ("TASK_REAL_PARENT", "task_struct", "real_parent"),
+    ("TASK_GROUP_LEADER", "task_struct", "group_leader"),
+    ("TASK_THREAD_PID", "task_struct", "thread_pid"),
+    ("TASK_START_BOOTTIME", "task_struct", "start_boottime"),
+    ("TASK_CRED", "task_struct", "cred"),
+    ("TASK_COMM", "task_struct", "comm"),
+    ("TASK_SIGNAL", "task_struct", "signal"),
+    ("TASK_CGROUPS", "task_struct", "cgroups"),
+    ("SIGNAL_LIVE", "signal_struct", "live"),
+    ("CRED_UID", "cred", "uid"),
+    ("CRED_USER_NS", "cred", "user_ns"),
+    ("USER_NS_PARENT", "user_namespace", "parent"),
+    ("USER_NS_LEVEL", "user_namespace", "level"),
+    ("USER_NS_OWNER", "user_namespace", "owner"),
+    ("PID_LEVEL", "pid", "level"),
+    ("PID_NUMBERS", "pid", "numbers"),
+    ("UPID_SIZE", "upid", ""),
+    ("CSS_SET_DFL_CGRP", "css_set", "dfl_cgrp"),
+    ("CGROUP_KN", "cgroup", "kn"),
+    ("KERNFS_ID", "kernfs_node", "id"),
+    ("KERNFS_NAME", "kernfs_node", "name"),
+    ("KERNFS_PARENT", "kernfs_node", "__parent", "parent"),  # 6.15
+    ("MM_EXE_FILE", "mm_struct", "exe_file"),
+    ("DENTRY_PARENT", "dentry", "d_parent"),
+    ("DENTRY_SB", "dentry", "d_sb"),
+    ("DENTRY_SHORT_NAME", "dentry", "d_shortname", "d_iname"),  # 6.14
+    ("SUPER_BLOCK_DEV", "super_block", "s_dev"),
+)
+OPTIONAL_FIELDS = (  # there with CONFIG_AUDIT, since Linux 7.1, or on x86
+    ("TASK_LOGINUID", "task_struct", "loginuid"),
+    ("TASK_SESSIONID", "task_struct", "sessionid"),
+    ("SIGNAL_AUTOREAP", "signal_struct", "autoreap"),
+    ("THREAD_INFO_STATUS", "thread_info", "status"),
+)
+
+
+def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbpf.struct_offsets) -> dict[str, int]:
+    """Where the fields that the probe reads are in this kernel's structures, as task.h names them."""
+    fields = FIELDS + OPTIONAL_FIELDS
+    try:
+        found = struct_offsets("file", "path", "qstr", "ns_common", *dict.fromkeys(owner for _, owner, *_ in fields))
+    except OSError as error:
+        raise Failure(
+            Exit.UNAVAILABLE,
+            f"this kernel has no BTF ({error.strerror}): it must be built with CONFIG_DEBUG_INFO_BTF, "
+            "and /sys/kernel/btf/vmlinux must be readable",
+        ) from None
+    macros = {}
+    for macro, owner, *names_of_field in fields:
+        offsets = [found[owner][name] for name in names_of_field if name in found[owner]]
+        if offsets:
+            macros[macro] = offsets[0]
+        elif (macro, owner, *names_of_field) in FIELDS:
+            raise Failure(
+                Exit.UNAVAILABLE,
+                f"kernel {os.uname().release} has no {owner}.{names_of_field[0]}, which the probe reads: "
+                "please report it",
+            )
+    macros["USER_NS_INUM"] = found["user_namespace"]["ns"] + found["ns_common"]["inum"]
+    dentry = found["dentry"]
+    macros["FILE_DENTRY"] = found["file"]["f_path"] + found["path"]["dentry"]
+    macros["DENTRY_NAME"] = dentry["d_name"] + found["qstr"]["name"]
+    macros["DENTRY_NAME_LEN"] = dentry["d_name"] + found["qstr"]["len"]
+    short_name = macros["DENTRY_SHORT_NAME"]
+    macros["SHORT_NAME_LEN"] = min(at for at in dentry.values() if at > short_name) - short_name
+    return macros

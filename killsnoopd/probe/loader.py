@@ -1,0 +1,214 @@
+"""Compiles, loads and attaches the probe, hands it over, and is gone.
+
+It needs nothing but bcc and the standard library, so it may run under another Python than the daemon. Two ways to hand
+over: `--pin DIR` leaves maps, programs and links under `DIR/<hash>/` on bpffs; `--fd N` sends them through a socket.
+"""
+
+import argparse
+import errno
+import os
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+
+from killsnoopd import cli, privileges
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.probe import handover, hooks, libbpf, pins, self_test
+from killsnoopd.probe.attached import Probe
+from killsnoopd.probe.compiler import compile_probe
+from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.objects import Objects
+from killsnoopd.probe.program import (
+    DAEMON_MAPS,
+    EVENTS_FD,
+    JUMPS,
+    Layout,
+    possible_cpus,
+    probe_hash,
+    relocated,
+)
+from killsnoopd.settings import Settings
+
+_LICENSE = "Dual MIT/GPL"  # as the source says
+READ_ONLY = ("counts", "series", "slot_state")
+_CAPABILITIES = "CAP_BPF and CAP_PERFMON"
+_ENOTSUPP = 524  # include/linux/errno.h; the JIT of arm64 before Linux 5.18 says so of an atomic exchange
+
+
+def refusal(error: libbpf.Refused, kernel: str) -> Failure:
+    """Why the kernel would not take a program."""
+    missing = re.search(r"unknown func (?:bpf_)?(\w+)|invalid func unknown#(\d+)", error.log)
+    if missing:
+        return Failure(
+            Exit.UNAVAILABLE,
+            f"kernel {kernel} is too old: killsnoopd needs Linux 5.15 or later (no bpf_{missing[1] or missing[2]})",
+            error.log.strip(),
+        )
+    if error.errno == _ENOTSUPP:
+        return Failure(
+            Exit.UNAVAILABLE,
+            f"kernel {kernel} is too old: its BPF compiler knows no atomic exchange; "
+            "on arm64 killsnoopd needs Linux 5.18 or later",
+            error.log.strip(),
+        )
+    if error.errno == errno.EPERM:
+        return Failure(
+            Exit.NOPERM,
+            f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root",
+            error.log.strip(),
+        )
+    return Failure(
+        Exit.SOFTWARE,
+        f"kernel {kernel} refused the probe ({error}); --log.level=debug shows what the verifier said",
+        error.log.strip(),
+    )
+
+
+def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
+    """Compile and load: maps and programs, and bcc's version.
+
+    The new programs go on with the maps of a pinned probe, and take over at once.
+    """
+    probe = compile_probe(settings)
+    loaded = pinned or Objects(probe.maps)
+    # bcc loads a program for its own maps alone, and cannot say what a BTF tracepoint's is to be attached to.
+    maps = {number: loaded.maps[name] for name, number in probe.map_numbers.items()} | {
+        EVENTS_FD: loaded.maps["events"]
+    }
+    rdonly_cast, _ = libbpf.rdonly_cast_ids() or (0, 0)
+
+    def load_program(function: str, program: str) -> int:
+        instructions = relocated(probe.functions[function], maps, rdonly_cast)
+        return libbpf.load_program(function, hooks.btf_tracepoint(program), instructions, _LICENSE)
+
+    try:
+        workers = {program: load_program(f"on_{program}", program) for program in PROGRAMS}
+        if not pinned:
+            loaded.programs = {program: load_program(program, program) for program in PROGRAMS}
+    except libbpf.Refused as error:
+        raise refusal(error, os.uname().release) from None
+    for program, fd in workers.items():
+        libbpf.prog_array_set(loaded.maps[f"to_{program}"], fd)
+        os.close(fd)  # the table holds it
+    if not pinned:
+        for name in READ_ONLY:
+            libbpf.map_freeze(loaded.maps[name])
+    return loaded, probe.bcc_version
+
+
+def may_load(status: str) -> bool:
+    """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which covers them."""
+    found = re.search(r"^CapEff:\s*(\w+)", status, re.M)
+    capabilities = int(found[1], 16) if found else 0
+    both = 1 << 39 | 1 << 38
+    return capabilities & both == both or bool(capabilities & 1 << 21)
+
+
+def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, str]:
+    """Compile, load, and attach what a pinned probe does not hold attached; bcc's version, too."""
+    # What can be told at once, before the long part.
+    if not may_load(Path("/proc/self/status").read_text()):
+        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
+    for hook in hooks.chosen(settings):
+        hooks.check(hook)
+    loaded, version = _load(settings, pinned)
+    for hook in hooks.chosen(settings):
+        if hook.name not in loaded.links:
+            loaded.links[hook.name] = hooks.attach(hook, loaded.programs[hook.program])
+    return loaded, version
+
+
+def send(loaded: Objects, bcc_version: str, peer: socket.socket) -> None:
+    """Hand over what the daemon reads, and what the probe would end without."""
+    for name in JUMPS:  # no other version takes over from this one
+        libbpf.map_freeze(loaded.maps[name])
+    maps = {name: loaded.maps[name] for name in (*DAEMON_MAPS, *JUMPS)}
+    handover.send(peer, {"bcc": bcc_version}, Objects(maps, loaded.programs, loaded.links))
+
+
+def _arguments(argv: list[str]) -> tuple[argparse.Namespace, cli.Config]:
+    parser = argparse.ArgumentParser(
+        prog="killsnoopd-loader",
+        description="Attach killsnoopd's probe and hand it over. Takes the daemon's own flags besides these.",
+    )
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--pin", type=Path, metavar="DIR", help="leave the probe on bpffs, under DIR/<hash>/")
+    way.add_argument("--fd", type=int, help="send the probe's file descriptors through this socket")
+    own, rest = parser.parse_known_args(argv)
+    return own, cli.parse(rest)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; an exit code of failure.Exit."""
+    own, config = _arguments(sys.argv[1:] if argv is None else argv)
+    privileges.set_process_name("killsnoopd-load")  # who sends the signals by which the probe is tried out
+    peer = socket.socket(fileno=own.fd) if own.fd is not None else None
+    directory = own.pin.absolute() if own.pin else None
+    os.chdir("/")  # bcc wants to come back to the folder it was started in, which may be gone
+    try:
+        try:
+            if directory:
+                _load_and_pin(config.probe, directory)
+            elif peer:
+                send(*load(config.probe), peer)
+        except OSError as error:
+            raise Failure(
+                Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}"
+            ) from error
+    except Failure as failure:
+        if peer is not None:
+            handover.send_failure(peer, failure)
+        else:
+            if config.log_level == "debug" and failure.details:
+                print(failure.details, file=sys.stderr)
+            print(f"killsnoopd-loader: {failure}", file=sys.stderr)
+        return failure.exit_code
+    return Exit.OK
+
+
+def _load_and_pin(settings: Settings, directory: Path) -> None:
+    """Leave a probe of these settings pinned, whole and counting, whatever is found there."""
+    pins.prepare(directory)
+    name = probe_hash(settings)
+    found = pins.names(directory)
+    pinned = None
+    for other in sorted(found, key=lambda other: other != name):  # our own first
+        pinned = pinned or pins.take_over(directory, other, settings)
+    attached = pinned and all(hook.name in pinned.links for hook in hooks.chosen(settings))
+    if pinned and name in found and attached and not _faulty(pinned, settings):
+        pins.keep_only(directory, name)
+        _say(f"the probe is pinned at {directory / name} already")
+        return
+    loaded, version = load(settings, pinned)
+    if pinned and _faulty(loaded, settings):
+        pinned = None
+        loaded, version = load(settings)
+    lost = 0 if pinned else sum(pins.waiting_events(directory, other) for other in found)
+    pins.pin(loaded, version, directory, settings)
+    if pinned:
+        how = "in the place of the one that was pinned, whose counts go on"
+    else:
+        how = f"signals are seen from {time.clock_gettime(time.CLOCK_BOOTTIME):.1f} s after boot on"
+        if found:
+            how += "; what was pinned had another layout, was not whole or did not count: counts start at zero, and "
+            how += f"{lost} events that waited to be logged are lost"
+    _say(f"probe attached, pinned at {directory / name}: {how}")
+
+
+def _faulty(objects: Objects, settings: Settings) -> bool:
+    """Whether the probe does not report the loader's own signals as they were."""
+    probe = Probe(objects.duplicate(), Layout(possible_cpus(), settings.max_series), "")
+    try:
+        return bool(self_test.faults(probe, settings.syscalls))
+    finally:
+        probe.close()
+
+
+def _say(line: str) -> None:
+    print(f"killsnoopd-loader: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

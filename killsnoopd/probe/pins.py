@@ -1,0 +1,165 @@
+"""The pinned probe on bpffs, whole or not at all.
+
+`DIR/HASH/` is what the daemon opens: maps, links, and the programs that are attached, in a folder each.
+`DIR/private/HASH/` has the maps that only the probe and the next loader need; killsnoopd.service hides it.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.probe import hooks, libbpf
+from killsnoopd.probe.attached import Probe
+from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.objects import Objects
+from killsnoopd.probe.program import DAEMON_MAPS, PROBE_MAPS, Layout, layout_hash, probe_hash
+from killsnoopd.settings import Settings
+
+_PRIVATE = "private"
+_LAYOUT = "layout"  # a symbolic link: bpffs holds no other text
+
+
+def pin(objects: Objects, bcc_version: str, directory: Path, settings: Settings) -> None:
+    """Pin everything, all or nothing, and let go of every other probe pinned in `directory`."""
+    name = probe_hash(settings)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    fresh = f"new_{name}"  # bpffs allows no dot in a name
+    private = Objects(maps={key: fd for key, fd in objects.maps.items() if key in PROBE_MAPS})
+    public = Objects(
+        {key: fd for key, fd in objects.maps.items() if key not in PROBE_MAPS}, objects.programs, objects.links
+    )
+    for folder, those in ((directory / _PRIVATE, private), (directory, public)):
+        _unpin(folder / fresh)
+        for kind, fds in those.kinds().items():
+            (folder / fresh / kind).mkdir(mode=0o770 & ~umask, parents=True)
+            (folder / fresh).chmod(0o770 & ~umask)  # mkdir(parents=True) leaves it to the umask
+            for key, fd in fds.items():
+                path = folder / fresh / kind / key
+                libbpf.obj_pin(fd, str(path))
+                path.chmod(0o660 & ~umask)  # the kernel made it 0600
+    (directory / fresh / "bcc").symlink_to(bcc_version)
+    (directory / fresh / _LAYOUT).symlink_to(layout_hash(settings))
+    for folder in (directory / _PRIVATE, directory):
+        _unpin(folder / name)
+        (folder / fresh).rename(folder / name)
+    keep_only(directory, name)
+
+
+def keep_only(directory: Path, name: str) -> None:
+    """Remove whatever else is in the directory."""
+    for folder in (directory / _PRIVATE, directory):
+        for other in folder.iterdir():
+            if other.name not in (name, _PRIVATE):
+                _unpin(other)
+
+
+def _unpin(path: Path) -> None:
+    """Remove pins; the kernel drops what nobody else holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def take_over(directory: Path, name: str, settings: Settings) -> Objects | None:
+    """The probe pinned as `name`, the links only if attached; None if it is not whole besides, or of another layout.
+
+    A probe of `settings` may take it over.
+    """
+    found = Objects()
+    try:
+        if str((directory / name / _LAYOUT).readlink()) != layout_hash(settings):
+            return None
+        for key in DAEMON_MAPS:
+            found.maps[key] = libbpf.obj_get(str(directory / name / "maps" / key))
+        for key in PROBE_MAPS:
+            found.maps[key] = libbpf.obj_get(str(directory / _PRIVATE / name / "maps" / key))
+        for key in PROGRAMS:
+            found.programs[key] = libbpf.obj_get(str(directory / name / "programs" / key))
+    except OSError:
+        found.close()
+        return None
+    for hook in hooks.chosen(settings):
+        try:
+            link = libbpf.obj_get(str(directory / name / "links" / hook.name))
+        except OSError:
+            continue
+        if libbpf.link_attached(link):
+            found.links[hook.name] = link
+        else:
+            os.close(link)
+    return found
+
+
+def waiting_events(directory: Path, name: str) -> int:
+    """How many events wait in the ring buffer of the probe pinned as `name`; 0 if that cannot be read."""
+    try:
+        fd = libbpf.obj_get(str(directory / name / "maps" / "events"))
+    except OSError:
+        return 0
+    try:
+        tail = libbpf.RingTail(fd, from_consumed=True)
+        try:
+            return len(tail.records())
+        finally:
+            tail.close()
+    except (OSError, ValueError):
+        return 0
+    finally:
+        os.close(fd)
+
+
+def open_pinned(directory: Path, layout: Layout) -> Probe:
+    """Open the probe that the loader has pinned in `directory`. Raises Failure."""
+    found = Objects()
+    try:
+        for kind, fds in found.kinds().items():
+            for path in sorted((directory / kind).iterdir()):
+                fds[path.name] = libbpf.obj_get(str(path))
+        version = str((directory / "bcc").readlink())
+    except FileNotFoundError:
+        found.close()
+        raise Failure(
+            Exit.UNAVAILABLE,
+            f"no probe of these settings is pinned at {directory}: start killsnoopd-probe.service, with the same flags",
+        ) from None
+    except PermissionError as error:
+        found.close()
+        raise Failure(
+            Exit.NOPERM,
+            f"not allowed to open {error.filename or directory}: run as the user that owns it, "
+            "and on a kernel older than 5.19 with CAP_BPF",
+        ) from None
+    return Probe(found, layout, version)
+
+
+def names(directory: Path) -> list[str]:
+    """What is pinned there, whole or not."""
+    return [path.name for path in directory.iterdir() if path.name != _PRIVATE]
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory of pins; it must be on bpffs."""
+    if not _is_bpffs(directory):
+        raise Failure(Exit.UNAVAILABLE, f"{directory} is not on bpffs: mount -t bpf bpf /sys/fs/bpf, then start again")
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except PermissionError:
+        raise Failure(Exit.NOPERM, f"not allowed to write {directory}: run the loader as root") from None
+    except OSError as error:
+        raise Failure(Exit.UNAVAILABLE, f"cannot write {directory}: {error.strerror}") from None
+
+
+def _is_bpffs(path: Path) -> bool:
+    """Whether the nearest existing folder of a path is on bpffs; source: /proc/self/mountinfo."""
+    while not path.exists():
+        path = path.parent
+    device = path.stat().st_dev
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == numbers:
+            return fields[fields.index("-") + 1] == "bpf"
+    return False

@@ -1,0 +1,168 @@
+"""The probe's source and bytecode: what it is compiled with, what names it, and how its maps are laid out."""
+
+import hashlib
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from killsnoopd import names
+from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.settings import PAGE_BYTES, Settings
+
+BPF_DIR = Path(__file__).parent.parent / "bpf"
+MAIN = BPF_DIR / "killsnoop.bpf.c"
+MAPS_HEADER = BPF_DIR / "maps.h"
+
+RDONLY_CAST = 0x6B73  # stands for a function of the kernel in the instructions; no helper has such a number
+EVENTS_FD = 0x6B74  # stands for the ring buffer; nobody has so many files open that it would be a real one
+_LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # of an instruction that loads a map: opcode, source register
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # of one that calls a function: opcode, source register if it is a kernel's
+
+# The rest must match memory.h and killsnoop.bpf.c.
+RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
+PROBE_OUTCOMES = ("filtered", "rate_limited", "ring_full", "emitted")  # of events: enum event_outcome
+DAEMON_OUTCOMES = ("logged", "journal_error", "decode_error")  # of events that were emitted: first words of `ledger`
+LEDGER_WORDS = 16  # of 8 bytes
+SELF_TEST_PID = 5  # the word with the pid of a process that tests the probe
+KINDS = 3  # of events, enum kind: each has a ledger of its own in the kernel
+SERIES_BYTES = 24
+DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # the daemon's to read
+SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
+JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
+PROBE_MAPS = (  # the probe's own
+    "slots", "retired", "used", "buckets", "newcomers", "scratch_buffers", "fatal_signals", "suspects", "dead",
+    "cpu_caches", *JUMPS,
+)  # fmt: skip
+
+
+def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
+    """The C macros of the settings, for a machine with so many possible CPUs."""
+    excluded, fatal = (sum(1 << number for number in numbers) for numbers in (settings.excluded, names.FATAL))
+    interval_ns = 1_000_000_000 // settings.rate if settings.rate else 0
+    return {
+        "CPUS": cpus,
+        "PAGE_SIZE": page_bytes,
+        "SERIES_MAX": settings.max_series,
+        "RING_PAGES": max(1, settings.ring_bytes // page_bytes),
+        "EXCLUDE_LOW": excluded & (1 << 64) - 1,
+        "EXCLUDE_HIGH": excluded >> 64,
+        "FATAL_LOW": fatal & (1 << 64) - 1,
+        "FATAL_HIGH": fatal >> 64,
+        "EVENT_INTERVAL_NS": interval_ns,
+        "EVENT_BURST_NS": interval_ns * (settings.burst - 1),
+        # In ticks of 2**30 ns.
+        "TTL": -(-settings.series_ttl_s * 1_000_000_000 // (1 << 30)),
+        "GRACE_NS": settings.grace_s * 1_000_000_000,
+        "SELF_SIGNALS": int(settings.self_signals),
+    }
+
+
+def probe_hash(settings: Settings) -> str:
+    """Names the probe that these settings make of the source; pins are kept under this name."""
+    described = json.dumps([sorted(settings.syscalls), macros(settings, 1, PAGE_BYTES)])
+    return _digest(described.encode(), *(path.read_bytes() for path in sorted(BPF_DIR.rglob("*.[ch]"))))
+
+
+def layout_hash(settings: Settings) -> str:
+    """Names what the probe's maps mean: one of the same layout can take over from another, counts and all.
+
+    Comments and white space of maps.h do not count.
+    """
+    text = re.sub(r"/\*.*?\*/", " ", MAPS_HEADER.read_text(), flags=re.DOTALL)
+    described = json.dumps([settings.max_series, settings.ring_bytes])
+    return _digest(described.encode(), " ".join(text.split()).encode())
+
+
+def source() -> str:
+    """The probe's source as one text, the .c files in place of their #include.
+
+    bcc understands `counts.lookup()` and the like in its main file alone.
+    """
+    lines = []
+    for number, line in enumerate(MAIN.read_text().splitlines(), 1):
+        included = re.fullmatch(r'#include "(\w+\.c)"', line)
+        if included:
+            text = (BPF_DIR / included[1]).read_text()
+            lines.append(f'#line 1 "{included[1]}"\n{text}#line {number + 1} "{MAIN.name}"')
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def relocated(instructions: bytes, maps: dict[int, int], rdonly_cast: int) -> bytes:
+    """A program for this kernel and these maps: `maps` says by which fd each fd in it is replaced.
+
+    `rdonly_cast` is the BTF id of the kernel's function.
+    """
+    changed = bytearray(instructions)
+    for at in range(0, len(changed), 8):
+        opcode, registers = changed[at : at + 2]
+        (number,) = struct.unpack_from("=i", changed, at + 4)
+        if opcode == _LOAD_64 and registers >> 4 == _PSEUDO_MAP_FD:
+            struct.pack_into("=i", changed, at + 4, maps.get(number, number))
+        elif opcode == _CALL and number == RDONLY_CAST:
+            changed[at + 1] = _PSEUDO_KFUNC_CALL << 4
+            struct.pack_into("=i", changed, at + 4, rdonly_cast)
+    return bytes(changed)
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in the maps; cells are 8 bytes, a row of them per CPU."""
+
+    cpus: int
+    series_max: int
+
+    @property
+    def overflow(self) -> int:
+        """First cell of the overflow table: a cell per signal and result."""
+        return self.series_max
+
+    @property
+    def aged(self) -> int:
+        """First cell of the calls whose name has lost its counter: like the overflow table."""
+        return self.overflow + len(names.SIGNALS) * len(RESULTS)
+
+    @property
+    def deliveries(self) -> int:
+        """First cell of the deliveries: a cell per signal, origin and outcome."""
+        return self.aged + len(names.SIGNALS) * len(RESULTS)
+
+    @property
+    def deaths(self) -> int:
+        """First cell of the deaths: two cells per signal, sender not seen and seen."""
+        return self.deliveries + len(names.SIGNALS) * len(names.ORIGINS) * len(names.OUTCOMES)
+
+    @property
+    def escalations(self) -> int:
+        """The cell of the escalations."""
+        return self.deaths + len(names.SIGNALS) * 2
+
+    @property
+    def ledger(self) -> int:
+        """First cell of the probe's half of the ledger: KINDS times PROBE_OUTCOMES."""
+        return self.escalations + 1
+
+    @property
+    def not_handled(self) -> int:
+        """First cell of the runs that came to nothing: one per program."""
+        return self.ledger + KINDS * len(PROBE_OUTCOMES)
+
+    @property
+    def row(self) -> int:
+        """Cells in a row."""
+        return -(-(self.not_handled + len(PROGRAMS)) // 8) * 8
+
+
+def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
+    """How many CPU numbers this machine can ever use; source: sysfs, like `0-3`."""
+    return int(path.read_text().strip().split(",")[-1].split("-")[-1]) + 1

@@ -1,0 +1,97 @@
+"""The test of the probe at start: two signals to ourselves, which must be reported as ours, as counts and as events.
+
+That a program is attached proves nothing. A kernel may never run it, or may mark signals in a way that this version
+takes for somebody else's. Signal 0 tests the exits of the system calls. SIGURG tests signal_generate: it is ignored.
+"""
+
+import logging
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from killsnoopd import event, names
+from killsnoopd.event import Event
+from killsnoopd.probe.attached import Counts, Probe
+
+log = logging.getLogger("killsnoopd")
+
+SIGNALS = {"call": 0, "delivery": int(signal.SIGURG)}
+"""What is sent, by the kind of event that it makes."""
+
+_ROOM = 8192  # bytes of the ring buffer that the two events take at most: long paths, and other senders
+
+
+def faults(probe: Probe, syscalls: tuple[str, ...]) -> list[str]:
+    """Send ourselves the signals; what the probe did not report as it was, a clause for each, empty if all is well.
+
+    `syscalls`: those that the probe watches; without kill, signal 0 is not tested. Both signals stay in the counts.
+    """
+    pid, comm = os.getpid(), Path("/proc/self/comm").read_bytes().rstrip(b"\n")
+    kinds = [kind for kind in SIGNALS if kind == "delivery" or "kill" in syscalls]
+    before = probe.counts()
+    with probe.self_testing() as tail:
+        room = tail.room() >= _ROOM
+        if not room:  # the daemon was away for long: nothing is wrong with the probe
+            log.warning("the ring buffer is full: the test at start covers the counts, not the events")
+        for kind in kinds:
+            os.kill(pid, SIGNALS[kind])
+        seen = [decoded for record in tail.records() if (decoded := _decoded(record)) and decoded.self_test]
+    after = probe.counts()
+    found = []
+    for kind in kinds:
+        name = f"our own {_signal(kind)}"
+        if not _counted(kind, comm, before, after):
+            found.append(f"{name} was not counted")
+        if not room:
+            continue
+        events = [_described(decoded) for decoded in seen if decoded.kind == kind]
+        expected = _expected(kind, names.text(comm))
+        if not events:
+            found.append(f"{name} made no event")
+        elif not any(event in expected for event in events):
+            found.append(f"{name} was reported as ({events[0]}), not as ({expected[0]})")
+    return found
+
+
+def _decoded(record: bytes) -> Event | None:
+    with suppress(ValueError):
+        return event.decode(record)
+    return None
+
+
+def _signal(kind: str) -> str:
+    return f"signal {names.SIGNALS[0]}" if kind == "call" else names.signal_name(SIGNALS[kind])
+
+
+def _counted(kind: str, comm: bytes, before: Counts, after: Counts) -> bool:
+    """Whether the count of just this grew: by our name, signal and result; or by signal, origin and outcome."""
+    sig = SIGNALS[kind]
+    if kind == "delivery":
+        keys = [(sig, "syscall", outcome) for outcome in _OUTCOMES]
+        return any(after.delivered(*key) > before.delivered(*key) for key in keys)
+    return after.calls(comm, sig, 0) > before.calls(comm, sig, 0)
+
+
+# A process that is traced (strace) gets what it ignores, too.
+_OUTCOMES = ("ignored", "delivered")
+
+
+def _described(decoded: Event) -> str:
+    """All that is tested of an event."""
+    sender = decoded.sender
+    pid = sender and (sender.ns_pid or sender.pid)
+    who = f"{sender.comm}[{'us' if pid == os.getpid() else pid}]" if sender else "kernel"
+    target = decoded.target and ("us" if sender and decoded.target.pid == sender.pid else str(decoded.target.pid))
+    return (
+        f"{decoded.signal} from {who} to {target or decoded.target_arg}, origin {decoded.origin}, "
+        f"call {decoded.syscall}, result {decoded.result}, outcome {decoded.outcome}"
+    )
+
+
+def _expected(kind: str, comm: str) -> list[str]:
+    start = f"{names.signal_name(SIGNALS[kind])} from {comm}[us] to "
+    rest = "origin syscall, call kill, result success, outcome "
+    if kind == "call":
+        return [f"{start}{os.getpid()}, {rest}None"]
+    return [f"{start}us, {rest}{outcome}" for outcome in _OUTCOMES]

@@ -1,0 +1,1 @@
+"""The command `killsnoop`, which reads the events that the daemon logged."""

@@ -1,0 +1,159 @@
+"""Logged events as they are read back: from the journal, a file or a pipe; and which of them were asked for."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, cast
+
+from killsnoopd import names
+from killsnoopd.events.fields import duration
+from killsnoopd.failure import Exit, Failure
+
+KINDS = ("call", "delivery", "death")
+
+Record = dict[str, str]
+"""The fields of one event, KILLSNOOP_* and all."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which events are wanted; what is None or empty does not matter."""
+
+    failed: bool = False
+    pid: int | None = None
+    tpid: int | None = None
+    signals: frozenset[int] = frozenset()  # numbers, names.INVALID for every one that is no signal
+    unit: str | None = None  # the sender's or the target's
+    kinds: tuple[str, ...] = KINDS
+
+    def has(self, record: Record) -> bool:
+        """Whether a record is one of them."""
+        if record["KILLSNOOP_EVENT"] not in self.kinds or (self.failed and record.get("KILLSNOOP_RES", "0") == "0"):
+            return False
+        if self.pid is not None and record.get("KILLSNOOP_PID") != str(self.pid):
+            return False
+        if self.tpid is not None and record.get("KILLSNOOP_TPID") != str(self.tpid):
+            return False
+        if self.signals and record.get("KILLSNOOP_SIGNAL") not in {names.signal_name(sig) for sig in self.signals}:
+            return False
+        units = record.get("KILLSNOOP_UNIT"), record.get("KILLSNOOP_TARGET_UNIT")
+        return not self.unit or self.unit in units or f"{self.unit}.service" in units
+
+
+def moment(record: Record) -> datetime:
+    """When it happened, in local time."""
+    return datetime.fromisoformat(record["KILLSNOOP_TIMESTAMP"]).astimezone()
+
+
+def lapse(record: Record) -> str:
+    """How long a process lived on after the signal that it died of, in words."""
+    try:
+        return duration(int(float(record["KILLSNOOP_DIED_AFTER_MS"]) * 1e6))
+    except (KeyError, ValueError, OverflowError):
+        return "? ms"
+
+
+def parse(line: str | bytes) -> Record | None:
+    """The record in a line of JSON; None if that holds no event."""
+    try:
+        found = json.loads(line)
+        if found["KILLSNOOP_EVENT"] in KINDS:
+            # journalctl gives a list for a field that occurs twice, or that is no UTF-8: killsnoopd writes neither.
+            record = {name: value for name, value in found.items() if isinstance(value, str)}
+            moment(record)
+            return record
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return None
+
+
+def journal_command(
+    kinds: tuple[str, ...],
+    *,
+    follow: bool = False,
+    since: str | None = None,
+    until: str | None = None,
+    newest_first: bool = False,
+) -> list[str]:
+    """The journalctl that prints these events as JSON, a line each.
+
+    Anyone may log lines that look like killsnoopd's. journald itself vouches for _UID and _SYSTEMD_UNIT.
+    """
+    wanted = [f"KILLSNOOP_EVENT={kind}" for kind in kinds]
+    command = ["journalctl", "--quiet", "--no-pager", "--all", "--output=json"]
+    if follow:
+        command += ["--follow", "--lines=10"]
+    if since:
+        command.append(f"--since={since}")
+    if until:
+        command.append(f"--until={until}")
+    if newest_first:
+        command.append("--reverse")
+    return [*command, *wanted, "_UID=0", "+", *wanted, "_SYSTEMD_UNIT=killsnoopd.service"]
+
+
+def from_stream(stream: IO[bytes], complain: Callable[[str], object]) -> Iterator[Record]:
+    """The events in a stream of JSON lines; what else is in it is counted, and told at the end."""
+    others = 0
+    for line in stream:
+        record = parse(line)
+        if record:
+            yield record
+        elif line.strip():
+            others += 1
+    if others:
+        complain(f"{others} lines were no events of killsnoopd and were left out")
+
+
+@contextlib.contextmanager
+def from_journal(command: list[str]) -> Iterator[Iterator[Record]]:
+    """What a journalctl prints. Raises Failure if it cannot be run, or is not allowed to read."""
+    if not shutil.which(command[0]):
+        raise Failure(
+            Exit.UNAVAILABLE,
+            "there is no journal here (no journalctl): give a FILE of JSON lines, or - for standard input",
+        )
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
+    def read(stream: IO[bytes], errors: IO[bytes]) -> Iterator[Record]:
+        yield from filter(None, map(parse, stream))
+        said = errors.read().decode(errors="replace").strip()
+        if child.wait() != 0 and said:
+            raise _journal_failure(said.splitlines()[-1])
+
+    try:
+        yield read(cast(IO[bytes], child.stdout), cast(IO[bytes], child.stderr))
+    finally:
+        child.terminate()
+        child.communicate()
+
+
+def _journal_failure(said: str) -> Failure:
+    if "ermission" in said:
+        return Failure(Exit.NOPERM, f"not allowed to read the journal ({said}): be root, or in group systemd-journal")
+    if "timestamp" in said:
+        return Failure(
+            Exit.USAGE, f"{said}: write a time as journalctl takes it, like '10 min ago' or '2026-11-22 03:00'"
+        )
+    return Failure(Exit.UNAVAILABLE, f"the journal cannot be read: {said}")
+
+
+@contextlib.contextmanager
+def from_file(path: str, complain: Callable[[str], object]) -> Iterator[Iterator[Record]]:
+    """The events in a file, `-` for standard input. Raises Failure."""
+    if path == "-":
+        yield from_stream(sys.stdin.buffer, complain)
+        return
+    try:
+        stream = Path(path).open("rb")  # noqa: SIM115 -- closed below
+    except OSError as error:
+        raise Failure(Exit.UNAVAILABLE, f"{path} cannot be read: {os.strerror(error.errno or 0)}") from None
+    with stream:
+        yield from_stream(stream, complain)

@@ -1,0 +1,1 @@
+"""The HTTP port: connections, requests, TLS, users."""

@@ -1,0 +1,106 @@
+"""--web.config.file as it is now: read at start, and anew once it or a file that it names has changed."""
+
+import logging
+import ssl
+from asyncio import BaseTransport
+from pathlib import Path
+
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.web import tls
+from killsnoopd.web.config import WebConfig, parse
+from killsnoopd.web.passwords import Passwords
+
+log = logging.getLogger("killsnoopd")
+
+
+class WebConfigFile:
+    """The configuration in force; without a path it says nothing. A file that is wrong raises Failure at first.
+
+    Each request and each connection looks whether a file has changed: a new certificate needs no signal. Files that
+    are wrong then, half written perhaps, change nothing; that is logged once.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._config = WebConfig()
+        self._context: ssl.SSLContext | None = None
+        self._seen: dict[Path, object] = {}  # what has been read, and when it was written
+        self.passwords = Passwords(_checkpw)
+        if path:
+            try:
+                self._read(path)
+            except (OSError, ValueError) as error:
+                raise Failure(Exit.CONFIG, f"{_wrong(path, error)}; mend it, or leave the flag out") from None
+
+    def fresh(self) -> WebConfig:
+        """What holds now; it costs a stat(2) for each file."""
+        if any(_stamp(path) != stamp for path, stamp in self._seen.items()):
+            self.reload()
+        return self._config
+
+    def tls(self) -> ssl.SSLContext | None:
+        """For a new connection; None for plain HTTP."""
+        self.fresh()
+        return self._context
+
+    def admits(self, transport: BaseTransport) -> bool:
+        """Whether the certificate of a new connection's peer will do."""
+        return self._config.tls is None or tls.admits(self._config.tls, transport)
+
+    def reload(self) -> None:
+        """Read it again. If it is wrong, log that, and go on with what was there before."""
+        if not self._path:
+            return
+        try:
+            self._read(self._path)
+        except (OSError, ValueError, Failure) as error:
+            log.error("%s; the former one stays in force", _wrong(self._path, error))
+        else:
+            log.info("read anew: %s", self._path)
+
+    def _read(self, path: Path) -> None:
+        seen: dict[Path, object] = {}
+
+        def read(file: Path) -> bytes:
+            seen[file] = _stamp(file)  # first: one that changes meanwhile is read once more
+            return file.read_bytes()
+
+        try:
+            config = parse(read(path).decode(), path.parent, read)
+            context = tls.context(config.tls) if config.tls else None
+            if config.users:
+                _need_bcrypt()
+        finally:
+            self._seen = seen
+        self.passwords.forget()
+        self._config, self._context = config, context
+
+
+def _stamp(path: Path) -> object:
+    """Changes when the file does, or another takes its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+
+
+def _wrong(path: Path, error: Exception) -> str:
+    if isinstance(error, Failure):
+        return str(error)
+    return f"--web.config.file={path}: {error.strerror if isinstance(error, OSError) else error}"
+
+
+def _need_bcrypt() -> None:
+    try:
+        import bcrypt  # noqa: F401
+    except ImportError:
+        raise Failure(
+            Exit.CONFIG, "basic_auth_users needs bcrypt: install python3-bcrypt (with pip: killsnoopd[web])"
+        ) from None
+
+
+def _checkpw(password: bytes, hashed: bytes) -> bool:
+    import bcrypt
+
+    return bool(bcrypt.checkpw(password, hashed))

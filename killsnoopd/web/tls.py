@@ -1,0 +1,120 @@
+"""tls_server_config to Python's TLS.
+
+What differs from Go's. A client certificate cannot be asked for without being verified: RequireAnyClientCert is
+refused, and RequestClientCert, which lets everyone in, does not ask. Of several curves, but not
+all, the first that can be is used alone. Nothing is ever weaker than what the file says.
+"""
+
+import contextlib
+import ipaddress
+import os
+import ssl
+import warnings
+from asyncio import BaseTransport
+from collections.abc import Iterator
+
+from killsnoopd.web.config import CIPHERS, CURVES, Tls
+
+_VERSIONS = {
+    "TLS10": ssl.TLSVersion.TLSv1,
+    "TLS11": ssl.TLSVersion.TLSv1_1,
+    "TLS12": ssl.TLSVersion.TLSv1_2,
+    "TLS13": ssl.TLSVersion.TLSv1_3,
+}
+_VERIFY = {
+    "NoClientCert": ssl.CERT_NONE,
+    "RequestClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+
+
+def context(tls: Tls) -> ssl.SSLContext:
+    """What new connections use; ValueError tells what is wrong."""
+    if tls.client_auth not in _VERIFY:
+        raise ValueError(
+            f"tls_server_config.client_auth_type: {tls.client_auth} takes any certificate unseen, and Python's TLS "
+            "cannot; write RequireAndVerifyClientCert, with a client_ca_file"
+        )
+    verify = _VERIFY[tls.client_auth]
+    if tls.client_allowed_sans and verify == ssl.CERT_NONE:
+        raise ValueError(
+            f"tls_server_config.client_allowed_sans is of no use with client_auth_type {tls.client_auth}: "
+            "write RequireAndVerifyClientCert, with a client_ca_file"
+        )
+    result = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _versions_and_ciphers(result, tls)
+    if not tls.prefer_server_cipher_suites:
+        result.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    if tls.curve_preferences and set(tls.curve_preferences) != set(CURVES):
+        _curve(result, tls.curve_preferences)
+    _certificate(result, tls)
+    if verify != ssl.CERT_NONE:
+        if tls.client_ca is None:
+            result.load_default_certs(ssl.Purpose.CLIENT_AUTH)
+        else:
+            try:
+                result.load_verify_locations(cadata=tls.client_ca.decode())
+            except (ssl.SSLError, ValueError):
+                raise ValueError("tls_server_config.client_ca_file holds no certificate in PEM") from None
+    result.verify_mode = verify
+    return result
+
+
+def admits(tls: Tls, transport: BaseTransport) -> bool:
+    """Whether the client's certificate, which is verified, is for a name in client_allowed_sans, if there are any."""
+    if not tls.client_allowed_sans:
+        return True
+    certificate = transport.get_extra_info("peercert") or {}
+    return not tls.client_allowed_sans.isdisjoint(_names(certificate.get("subjectAltName", ())))
+
+
+def _names(alternatives: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    """Subject alternative names as Go spells them."""
+    for kind, name in alternatives:
+        if kind in ("DNS", "email", "URI"):
+            yield name
+        elif kind == "IP Address":
+            with contextlib.suppress(ValueError):
+                yield str(ipaddress.ip_address(name))
+
+
+def _curve(result: ssl.SSLContext, preferences: tuple[str, ...]) -> None:
+    """The first that can be set: Python sets one alone, and before OpenSSL's newer functions not X25519."""
+    for name in preferences:
+        with contextlib.suppress(ssl.SSLError, ValueError):
+            return result.set_ecdh_curve(CURVES[name])
+    raise ValueError(
+        f"tls_server_config.curve_preferences: Python's TLS cannot be held to {' and '.join(preferences)} alone; "
+        "add CurveP256, or leave the key out"
+    )
+
+
+def _versions_and_ciphers(result: ssl.SSLContext, tls: Tls) -> None:
+    lowest, highest = _VERSIONS[tls.min_version], _VERSIONS[tls.max_version]
+    chosen = [CIPHERS[name] for name in tls.cipher_suites if name in CIPHERS]
+    if chosen:
+        result.set_ciphers(":".join(chosen))
+    elif tls.cipher_suites:  # all of TLS 1.3
+        lowest = ssl.TLSVersion.TLSv1_3
+    if lowest > highest:
+        raise ValueError("tls_server_config: max_version is below min_version, or below what cipher_suites need")
+    with warnings.catch_warnings():
+        # TLS 1.0 and 1.1. OpenSSL's own policy may forbid them still.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        result.minimum_version, result.maximum_version = lowest, highest
+
+
+def _certificate(result: ssl.SSLContext, tls: Tls) -> None:
+    """Python reads them from files alone; this one is in memory."""
+    fd = os.memfd_create("certificate")
+    with open(fd, "wb") as file:  # noqa: PTH123 # closes the descriptor
+        file.write(tls.cert + b"\n" + tls.key)
+        file.flush()
+        try:
+            result.load_cert_chain(f"/proc/self/fd/{fd}", password="")
+        except (ssl.SSLError, ValueError) as error:
+            why = getattr(error, "reason", None) or error
+            raise ValueError(
+                f"tls_server_config: cert and key are no certificate and its key, in PEM, without a passphrase ({why})"
+            ) from None

@@ -1,0 +1,173 @@
+"""What is logged of an event."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from examples import BASH, KILL, NGINX
+
+from killsnoopd.events import fields
+from killsnoopd.events.processes import Identity
+
+KNOWN = Identity(
+    exe="/usr/bin/bash",
+    unit="ssh.service",
+    container="c" * 64,
+    target_unit="nginx.service",
+    target_container="d" * 64,
+)
+BOOT_NS = 1_700_000_000 * 10**9
+CALL = {"kind": "call", "target": None, "outcome": None}
+
+
+def changed(sender=BASH, **changes):
+    """The SIGKILL above with other fields; `thread`: sent by a thread of that name."""
+    return dataclasses.replace(KILL, sender=sender, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        ("delivery", KILL),
+        ("call", changed(**CALL, res=-3)),
+        ("death", changed(kind="death", outcome="died", died_after_ns=1_400_000, escalation_ns=0)),
+    ],
+)
+def test_fields_are_those_of_the_golden_file(name, event):
+    """The whole set of fields of each kind of event, spelled out."""
+    golden = json.loads(Path(__file__).parent.parent.joinpath("golden").joinpath("events.json").read_text())
+    known = KNOWN if event.target else dataclasses.replace(KNOWN, target_unit=None, target_container=None)
+    assert fields.fields(event, known, BOOT_NS) == golden[name]
+
+
+def test_what_is_absent_is_absent():
+    """No login, no unit, no errno, no namespace: no field."""
+    sender = dataclasses.replace(BASH, loginuid=None, sessionid=None)
+    found = fields.fields(changed(sender), Identity(), BOOT_NS)
+    absent = (
+        "LOGINUID SESSIONID NS_PID EXE UNIT CONTAINER TARGET_UNIT TARGET_CONTAINER TARGET_NS_PID COMPAT ORIGIN_INFERRED"
+    ).split()
+    assert not {f"KILLSNOOP_{name}" for name in absent} & set(found)
+    assert not {"ERRNO", "OBJECT_SYSTEMD_UNIT"} & set(found)
+
+
+def test_what_is_rare_is_there():
+    """Pid namespaces, 32-bit senders, escalations."""
+    sender = dataclasses.replace(BASH, ns_pid=7)
+    target = dataclasses.replace(NGINX, ns_pid=1)
+    rare = changed(sender, target=target, compat=True, inferred=True, escalation_ns=10**10)
+    found = fields.fields(rare, Identity(), BOOT_NS)
+    assert found["KILLSNOOP_ORIGIN_INFERRED"] == "1"
+    assert found["KILLSNOOP_NS_PID"] == "7"
+    assert found["KILLSNOOP_TARGET_NS_PID"] == "1"
+    assert found["KILLSNOOP_COMPAT"] == "1"
+    assert found["KILLSNOOP_ESCALATION_MS"] == "10000.000"
+
+
+def test_the_kernel_as_sender():
+    """Pid 0, and none of the fields that only a process has."""
+    found = fields.fields(changed(None, origin="oom", syscall=None, target_arg=None), Identity(), BOOT_NS)
+    assert (found["KILLSNOOP_PID"], found["KILLSNOOP_COMM"], found["KILLSNOOP_ORIGIN"]) == ("0", "kernel", "oom")
+    assert not {"KILLSNOOP_UID", "KILLSNOOP_TID", "KILLSNOOP_SYSCALL", "KILLSNOOP_TARGET_ARG"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "priority"),
+    [
+        ({}, 4),
+        ({"outcome": "ignored"}, 6),
+        ({"outcome": "already_pending"}, 6),
+        ({"sig": 15}, 5),
+        ({"sig": 40}, 5),
+        ({"sig": 40, "outcome": "lose_info"}, 5),
+        ({"sig": 15, "outcome": "ignored"}, 6),
+        ({"sig": 19}, 6),
+        ({"sig": 17}, 6),
+        ({"kind": "death", "outcome": "died", "died_after_ns": 1}, 4),
+        ({"kind": "death", "outcome": "died", "died_after_ns": 1, "sig": 15}, 5),
+        ({**CALL, "sig": 15, "res": -1}, 5),
+        ({**CALL, "res": -1}, 5),
+        ({**CALL, "res": -3}, 6),
+        ({**CALL, "sig": 99, "res": -22}, 6),
+        ({**CALL, "sig": 0}, 7),
+        ({**CALL, "sig": 0, "res": -1}, 7),
+    ],
+)
+def test_priority(changes, priority):
+    """SIGKILL stands out, deadly signals and EPERM come next, signal 0 last."""
+    assert fields.priority(changed(**changes)) == priority
+
+
+REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "bash[3325] uid 0 sent SIGKILL to nginx[812] (nginx.service): delivered"),
+        ({"sender": REAPER}, "bash[3325] (thread reaper[3326]) uid 0 sent SIGKILL to nginx[812] (nginx.service): delivered"),
+        ({"sig": 40, "outcome": "already_pending"},
+         "bash[3325] uid 0 sent SIGRTMIN+6 to nginx[812] (nginx.service): already pending"),
+        ({"origin": "cgroup"}, "bash[3325] uid 0 sent SIGKILL through cgroup.kill to nginx[812] (nginx.service): delivered"),
+        ({"origin": "oom", "sender": None},
+         "kernel, out of memory, sent SIGKILL to nginx[812] (nginx.service): delivered"),
+        ({"origin": "kernel", "sender": None, "namespace_end": True},
+         "kernel sent SIGKILL to nginx[812] (nginx.service): delivered, as its pid namespace ended"),
+        ({"origin": "pdeathsig"},
+         "bash[3325] uid 0 sent SIGKILL by ending (PR_SET_PDEATHSIG) to nginx[812] (nginx.service): delivered"),
+        ({"origin": "autokill"},
+         "bash[3325] uid 0 sent SIGKILL by closing its pidfd (CLONE_PIDFD_AUTOKILL) to nginx[812] (nginx.service): delivered"),
+        ({"origin": "autokill", "sender": None, "inferred": True},
+         "kernel probably sent SIGKILL by closing its pidfd (CLONE_PIDFD_AUTOKILL) to nginx[812] (nginx.service): delivered"),
+        ({"origin": "kernel", "sender": None, "inferred": True},
+         "kernel probably sent SIGKILL to nginx[812] (nginx.service): delivered"),
+        ({"origin": "cgroup", "inferred": True},
+         "bash[3325] uid 0 probably sent SIGKILL through cgroup.kill to nginx[812] (nginx.service): delivered"),
+        ({"kind": "death", "outcome": "died", "died_after_ns": 10**6, "sender": None, "origin": "oom", "inferred": True},
+         "nginx[812] (nginx.service) died of SIGKILL, 1.0 ms after kernel, out of memory, probably sent it"),
+        ({"escalation_ns": 10_040_000_000},
+         "bash[3325] uid 0 sent SIGKILL to nginx[812] (nginx.service): delivered, 10.0 s after SIGTERM"),
+        ({"kind": "death", "outcome": "died", "died_after_ns": 1_400_000},
+         "nginx[812] (nginx.service) died of SIGKILL, 1.4 ms after bash[3325] uid 0 sent it"),
+        ({"kind": "death", "outcome": "died", "died_after_ns": 42_000, "escalation_ns": 0},
+         "nginx[812] (nginx.service) died of SIGKILL (SIGTERM had not been enough), 0.04 ms after bash[3325] uid 0 sent it"),
+        ({"kind": "death", "outcome": "died", "died_after_ns": 10**6, "sender": None, "origin": "oom"},
+         "nginx[812] (nginx.service) died of SIGKILL, 1.0 ms after kernel, out of memory, sent it"),
+        ({**CALL, "res": -1}, "bash[3325] uid 0 could not send SIGKILL to pid 812: EPERM"),
+        ({**CALL, "target_arg": 0, "res": -1}, "bash[3325] uid 0 could not send SIGKILL to its own process group: EPERM"),
+        ({**CALL, "target_arg": -1, "res": -1}, "bash[3325] uid 0 could not send SIGKILL to every process: EPERM"),
+        ({**CALL, "target_arg": -42, "res": -3}, "bash[3325] uid 0 could not send SIGKILL to process group 42: ESRCH"),
+        ({**CALL, "target_arg": -(2**31), "res": -3},
+         "bash[3325] uid 0 could not send SIGKILL to process group 2147483648: ESRCH"),
+        ({**CALL, "syscall": "pidfd_send_signal", "target_arg": 5, "res": -9},
+         "bash[3325] uid 0 could not send SIGKILL to pidfd 5: EBADF"),
+        ({**CALL, "syscall": "tkill", "res": -3}, "bash[3325] uid 0 could not send SIGKILL to thread 812: ESRCH"),
+        ({**CALL, "syscall": "tgkill", "target_arg": -1, "res": -22},
+         "bash[3325] uid 0 could not send SIGKILL to pid -1: EINVAL"),
+        ({**CALL, "sig": 0}, "bash[3325] uid 0 sent signal 0 to pid 812: success"),
+        ({**CALL, "sig": 99, "res": -22}, "bash[3325] uid 0 could not send signal 99 to pid 812: EINVAL"),
+    ],
+)  # fmt: skip
+def test_message(changes, line):
+    """The line reads well for every kind of event, target and outcome."""
+    assert fields.message(changed(**changes), KNOWN) == line
+
+
+def test_a_message_without_a_unit_names_the_container():
+    """Twelve digits, as docker shows them; neither if there is neither."""
+    assert "nginx[812] (dddddddddddd):" in fields.message(KILL, Identity(target_container="d" * 64))
+    assert "nginx[812]:" in fields.message(KILL, Identity())
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1_700_000_000_000_000_999, "2023-11-14T22:13:20.000000Z"),
+        (1_700_000_000_123_456_789, "2023-11-14T22:13:20.123456Z"),
+    ],
+)
+def test_timestamp(ns, text):
+    """Microseconds, cut off and never rounded into the future."""
+    assert fields.timestamp(ns) == text

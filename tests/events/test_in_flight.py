@@ -1,0 +1,111 @@
+"""The note on the event in flight: what a daemon that comes after one that was killed makes of it."""
+
+import re
+import socket
+
+import pytest
+
+from killsnoopd.events.in_flight import InFlight
+from killsnoopd.probe import program
+from killsnoopd.probe.program import DAEMON_OUTCOMES, LEDGER_WORDS
+
+
+class Killed(Exception):
+    """SIGKILL, as far as a test goes: nothing after it happens."""
+
+
+@pytest.fixture
+def words():
+    return memoryview(bytearray(8 * LEDGER_WORDS)).cast("Q")
+
+
+@pytest.fixture
+def journald():
+    """Both ends: ours does not wait."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def outcomes(words):
+    """The daemon's half of the ledger."""
+    return dict(zip(DAEMON_OUTCOMES, words, strict=False))
+
+
+def test_room_for_it_in_the_kernel():
+    """As many words as the map has."""
+    assert int(re.search(r"u64, ledger, (\d+)", program.MAPS_HEADER.read_text())[1]) == LEDGER_WORDS
+
+
+def test_every_event_is_taken_once(words):
+    """One after the other, also by a daemon that starts where another one stopped in good order."""
+    first, second = InFlight(words), InFlight(words)
+    for in_flight, positions in ((first, (0, 400, 800)), (second, (1200, 1600))):
+        for position in positions:
+            assert in_flight.begin(position)
+            in_flight.finish("logged")
+    assert outcomes(words) == {"logged": 5, "journal_error": 0, "decode_error": 0}
+
+
+@pytest.mark.parametrize("position", [0, 400])
+@pytest.mark.parametrize(
+    "killed", ["before it is sent", "as it is sent", "before it is counted", "before it is let go"]
+)
+def test_a_daemon_that_is_killed(words, journald, position, killed):
+    """Whenever that is, the event is sent once and counted once."""
+    ours, theirs = journald
+
+    def log(in_flight, killed=None):
+        if in_flight.begin(position):
+            if killed == "before it is sent":
+                raise Killed
+            in_flight.send(ours.fileno(), b"event")
+            if killed in ("as it is sent", "before it is counted"):
+                raise Killed
+            in_flight.finish("logged")
+            if killed == "before it is let go":
+                raise Killed
+
+    with pytest.raises(Killed):
+        log(InFlight(words), killed)
+    log(InFlight(words))
+    assert theirs.recv(100) == b"event"
+    with pytest.raises(BlockingIOError):
+        theirs.recv(100)
+    assert outcomes(words)["logged"] == 1
+
+
+def test_an_event_that_could_not_be_sent_is_tried_again(words, journald):
+    """The kernel notes what was sent, and nothing else."""
+    ours, theirs = journald
+    first = InFlight(words)
+    assert first.begin(0)
+    with pytest.raises(BlockingIOError):
+        while True:
+            ours.send(b"full")
+    with pytest.raises(BlockingIOError):
+        first.send(ours.fileno(), b"event")
+    theirs.close()
+    with pytest.raises(ConnectionError):
+        first.send(ours.fileno(), b"event")
+    assert InFlight(words).begin(0)
+
+
+@pytest.mark.parametrize("outcome", DAEMON_OUTCOMES)
+def test_an_outcome_without_a_message(words, outcome):
+    """An event that could not be decoded, say, is not dealt with twice either."""
+    first = InFlight(words)
+    assert first.begin(400)
+    first.finish(outcome)
+    assert not InFlight(words).begin(400)
+    assert outcomes(words)[outcome] == 1
+
+
+def test_one_position_later(words):
+    """What is noted of one event says nothing about the next."""
+    first = InFlight(words)
+    assert first.begin(400)
+    first.finish("logged")
+    assert InFlight(words).begin(800)

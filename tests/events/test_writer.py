@@ -1,0 +1,114 @@
+"""The event thread: every record that it takes has an outcome."""
+
+import pytest
+from event_record import record
+from fakes import FakeInFlight, FakeProbe
+
+from killsnoopd.events.processes import Processes
+from killsnoopd.events.stop_deadline import StopDeadline, Stopped
+from killsnoopd.events.writer import Writer
+
+
+class Sink:
+    """Records what it is sent; raises what it is told to, once."""
+
+    def __init__(self, *errors):
+        self.sent = []
+        self.closed = False
+        self._errors = list(errors)
+
+    def send(self, fields):
+        if self._errors and (error := self._errors.pop(0)):
+            raise error
+        self.sent.append(fields["KILLSNOOP_PID"])
+
+    def close(self):
+        self.closed = True
+
+
+def written(sink, records):
+    """Run the thread until it has taken these records; the outcomes it counted."""
+    probe = FakeProbe(records=records)
+    in_flight = FakeInFlight()
+    deadline = StopDeadline(1)
+    probe.events_fd = deadline.stop_fd
+    writer = Writer(probe, sink, in_flight, Processes(), deadline, pinned=False, cpu_share=None)
+    writer.start()
+    assert writer.stop(10)
+    assert sink.closed
+    deadline.close()
+    return in_flight.outcomes, writer.last_event_ns
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcomes", "sent"),
+    [
+        ([], ["logged"] * 3, ["1", "2", "3"]),
+        ([None, OSError(90, "Message too long")], ["logged", "journal_error", "logged"], ["1", "3"]),
+        ([RuntimeError("a bug")], ["journal_error", "logged", "logged"], ["2", "3"]),
+        ([None, Stopped()], ["logged", "journal_error", "journal_error"], ["1"]),
+    ],
+    ids=["all is well", "one is too long", "a bug", "told to stop"],
+)
+def test_outcomes(errors, outcomes, sent):
+    """What is logged is logged in order; what is not is counted, and the thread goes on."""
+    sink = Sink(*errors)
+    counted, last_event_ns = written(sink, [record(pid=pid, res=0) for pid in (1, 2, 3)])
+    assert counted == outcomes
+    assert sink.sent == sent
+    assert (last_event_ns is not None) == bool(sent)
+
+
+def test_a_record_that_makes_no_sense(caplog):
+    """Is counted, said once, and stands in nobody's way."""
+    sink = Sink()
+    counted, _ = written(sink, [b"short", b"short", record(pid=7)])
+    assert counted == ["decode_error", "decode_error", "logged"]
+    assert sink.sent == ["7"]
+    assert len(caplog.records) == 1
+
+
+def test_a_test_of_the_probe_is_not_logged():
+    """The ledger does not wait for it; what comes behind it is logged."""
+    sink = Sink()
+    counted, _ = written(sink, [record(pid=6, flags=16), record(pid=7)])
+    assert counted == [None, "logged"]
+    assert sink.sent == ["7"]
+
+
+def pinned(sink, records, grace_s):
+    """The same, with a ring buffer that outlives the daemon."""
+    probe = FakeProbe(records=records)
+    in_flight = FakeInFlight()
+    deadline = StopDeadline(grace_s)
+    probe.events_fd = deadline.stop_fd
+    writer = Writer(probe, sink, in_flight, Processes(), deadline, pinned=True, cpu_share=None)
+    writer.start()
+    return probe, in_flight, writer
+
+
+def test_what_cannot_be_logged_stays_in_a_pinned_ring_buffer():
+    """Neither the event in hand nor those behind it are taken: the next daemon finds them."""
+    probe, in_flight, writer = pinned(Sink(None, Stopped()), [record(pid=pid) for pid in (1, 2, 3)], grace_s=1)
+    assert not writer.stop(10)
+    assert writer.done.is_set()
+    assert in_flight.outcomes == ["logged"]
+    assert len(probe.records) == 1  # and the second is in hand
+
+
+def test_a_pinned_flood_does_not_keep_the_daemon():
+    """Events that come as fast as they are logged: the thread ends with its deadline."""
+
+    class Endless(list):
+        def pop(self, _index):
+            return record(pid=1)
+
+        def __bool__(self):
+            return True
+
+    sink = Sink()
+    probe, in_flight, writer = pinned(sink, [], grace_s=0.1)
+    probe.records = Endless()
+    assert writer.stop(10)
+    assert sink.closed
+    assert set(in_flight.outcomes) == {"logged"}

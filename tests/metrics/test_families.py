@@ -1,0 +1,174 @@
+"""From counters to the page."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fakes import FakeProbe
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from killsnoopd.metrics import families, fold
+from killsnoopd.probe.attached import Counts, Ledger
+
+PADDED = b"nginx".ljust(16, b"\0")
+
+
+class Told:
+    """What a writer tells of itself."""
+
+    last_event_ns = 1_700_000_000_500_000_000
+    cgroup_sources = {"kernel": 3, "none": 1}  # noqa: RUF012
+
+
+def counts(series=(), overflow=(), taken=0, **more):
+    rest = {"aged": [], "series_recycled": 0, "deliveries": [], "deaths": [], "escalations": 0} | more
+    return Counts(list(series), list(overflow), series_taken=taken, **rest)
+
+
+def page(probe, path=None):
+    registry = CollectorRegistry()
+    registry.register(families.Collector(probe, path))
+    return generate_latest(registry).decode()
+
+
+def test_the_page_is_that_of_the_golden_file():
+    """Every family, its HELP and TYPE, its labels."""
+    read = counts(
+        [(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
+        [(65, "EINVAL", 4), (9, "(other)", 1)],
+        2,
+        aged=[(9, "success", 8)],
+        series_recycled=6,
+        deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
+        deaths=[(9, True, 3), (11, False, 1)],
+        escalations=1,
+    )
+    outcomes = {
+        "logged": 5, "journal_error": 1, "decode_error": 0, "filtered": 2, "rate_limited": 1, "ring_full": 1,
+    }  # fmt: skip
+    found = page(FakeProbe(read, Ledger(outcomes, pending=0)), Told())
+    found = re.sub(r"killsnoop_build_info\{.*?\}", "killsnoop_build_info{...}", found)
+    assert found == Path(__file__).parent.parent.joinpath("golden").joinpath("page.metrics").read_text()
+
+
+def test_run_statistics_only_when_the_kernel_keeps_them():
+    """Families of zeros would look like a probe that never runs."""
+    names = {family.name for family in families.programs(FakeProbe(), run_stats=False)}
+    assert names == {"killsnoop_probe_attached", "killsnoop_probe_missed"}
+    found = {family.name: family for family in families.programs(FakeProbe(), run_stats=True)}
+    assert found["killsnoop_probe_run_seconds"].samples[0].value == 1.5
+    assert found["killsnoop_probe_runs"].samples[0].value == 7
+
+
+def test_a_kernel_that_tells_nothing_of_its_programs():
+    """Before Linux 5.19 that takes CAP_BPF: the families are absent, the rest of the page is there."""
+
+    class Silent(FakeProbe):
+        def program(self, syscall):
+            raise PermissionError(1, "Operation not permitted", "bpf_obj_get_info_by_fd")
+
+    text = page(Silent(counts([(PADDED, 9, 0, 3)])))
+    assert "killsnoop_probe_" not in text
+    assert 'killsnoop_signals_total{comm="nginx",result="success",signal="SIGKILL"} 3.0' in text
+    assert "killsnoop_build_info" in text
+
+
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        # What follows the first NUL is no part of the name: equal labels are one series, their sum whole.
+        ([(b"a\0b", 9, 0, 1), (b"a\0c", 9, 0, 2)], {("a", "SIGKILL", "success"): 3}),
+        # A process that calls itself (other) is not the rest.
+        ([(b"(other)", 9, 0, 1)], {(r"\x28other)", "SIGKILL", "success"): 1, ("(other)", "SIGKILL", "success"): 7}),
+        # Bytes that are no UTF-8 stay apart from each other and from what merely looks like them.
+        (
+            [(b"\xff", 9, 0, 1), (b"\xfe", 9, 0, 2), (rb"\xff", 9, 0, 3)],
+            {(r"\xff", "SIGKILL", "success"): 1, (r"\xfe", "SIGKILL", "success"): 2, (r"\\xff", "SIGKILL", "success"): 3},
+        ),
+        # An injection stays inside its label.
+        (
+            [(b'x"} 1\ny{z="', 9, 0, 1)],
+            {('x"} 1\\x0ay{z="', "SIGKILL", "success"): 1},
+        ),
+    ],
+)  # fmt: skip
+def test_labels(series, expected):
+    """Read back from the page by a parser."""
+    overflow = [(9, "success", 7)] if any(key[0] == "(other)" for key in expected) else []
+    text = page(FakeProbe(counts(series, overflow, len(series))))
+    found = {
+        (sample.labels["comm"], sample.labels["signal"], sample.labels["result"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "killsnoop_signals_total"
+    }
+    assert found == expected
+
+
+def test_counts_larger_than_a_float_can_count():
+    """Prometheus' numbers are floats: beyond 2^53 the page rounds, and does not fail."""
+    text = page(FakeProbe(counts([(PADDED, 9, 0, 2**53 + 1)])))
+    assert float(re.search(r'comm="nginx",result="success",signal="SIGKILL"\} (\S+)', text)[1]) == 2**53
+
+
+def test_folded_names_are_added_up():
+    """Also with one who calls itself as they are shown, and with what only the fold makes read `(other)`."""
+    series = [
+        (b"worker-1", 9, 0, 1),
+        (b"worker-22", 9, 0, 2),
+        (b"worker-#", 9, 0, 4),
+        (b"worker-1", 9, -1, 8),
+        (b"(other)", 9, 0, 16),
+    ]
+    overflow = [(9, "success", 32)]
+    show = fold.folder(["numbers"])
+    found = {
+        (sample.labels["comm"], sample.labels["result"]): sample.value
+        for sample in families.signals(counts(series, overflow), show, families.Steady()).samples
+    }
+    assert found == {
+        ("worker-#", "success"): 7, ("worker-#", "EPERM"): 8, (r"\x28other)", "success"): 16, ("(other)", "success"): 32,
+    }  # fmt: skip
+    (sample,) = families.signals(counts([(b"x", 9, 0, 1)]), lambda _: "(other)", families.Steady()).samples
+    assert sample.labels["comm"] == r"\x28other)"
+
+
+def test_what_is_remembered_of_a_name_bends_no_count():
+    """The same slots with other names and higher counts, reading after reading, more names than are remembered."""
+    probe = FakeProbe()
+    registry = CollectorRegistry()
+    registry.register(families.Collector(probe, None, fold.folder(["worker-#"])))
+    for reading in range(1, 6):
+        names = [b"name-%d" % (reading * 7 + number) for number in range(3 * probe.layout.series_max)]
+        probe._counts = counts([(name, 15, 0, reading) for name in names] + [(b"worker-%d" % reading, 15, 0, reading)])
+        found = {
+            sample.labels["comm"]: sample.value
+            for family in text_string_to_metric_families(generate_latest(registry).decode())
+            for sample in family.samples
+            if sample.name == "killsnoop_signals_total"
+        }
+        assert found == {name.decode(): reading for name in names} | {"worker-#": reading}
+
+
+def test_a_label_of_many_names_does_not_go_down():
+    """When one of them ages out, its calls are in (aged); the label keeps them, and the sum is exact all the time."""
+    pages = [  # calls of worker-1, of worker-2, of rare errno EACCES (13) of worker-1; aged; counters recycled
+        (100, 10, 3, [], 0),
+        (105, 10, 3, [], 0),
+        (None, 12, None, [(9, "success", 105), (9, "(other)", 3)], 2),  # worker-1 has aged out
+        (None, 20, None, [(9, "success", 105), (9, "(other)", 3)], 2),
+        (1, 20, 1, [(9, "success", 105), (9, "(other)", 3)], 2),  # and is back
+        (2, None, 1, [(9, "success", 125), (9, "(other)", 3)], 3),
+    ]
+    steady, shown = families.Steady(), []
+    for first, second, rare, aged, recycled in pages:
+        series = [(b"worker-1", 9, 0, first), (b"worker-2", 9, 0, second), (b"worker-1", 9, -13, rare)]
+        read = counts([row for row in series if row[-1] is not None], aged=aged, series_recycled=recycled)
+        samples = families.signals(read, lambda _: "worker-#", steady).samples
+        found = {(sample.labels["comm"], sample.labels["result"]): sample.value for sample in samples}
+        assert sum(found.values()) == sum(row[-1] or 0 for row in series) + sum(calls for _, _, calls in aged)
+        assert min(found.values()) >= 0
+        shown.append(found)
+    assert [page["worker-#", "success"] for page in shown] == [110, 115, 115, 123, 124, 124]
+    assert shown[-1]["(aged)", "success"] == 125 + 2 - 124

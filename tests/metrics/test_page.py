@@ -1,0 +1,211 @@
+"""The page: whose bytes it has, when it is built, who shares it."""
+
+import asyncio
+import gzip
+import threading
+
+import pytest
+from fakes import FakeProbe
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from killsnoopd.metrics import families
+from killsnoopd.metrics.page import Pages, accepts
+from killsnoopd.probe.attached import Counts
+
+TEXT, OPENMETRICS = (
+    "text/plain;version=0.0.4",
+    "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+)
+HOSTILE = [
+    b'x"} 1\ny{z="',
+    b"\\",
+    b"\xff",
+    b"(other)",
+    b"",
+    b" ",
+    b"{}",
+    b"\xe2\x98\x83#",
+    b"\x1b[2J",
+    b'"',
+    b"# EOF\n",
+]
+VARY = {"Vary": "Accept, Accept-Encoding"}
+
+
+class Counting:
+    """A probe that counts one call more at each reading, and can be held up while it reads."""
+
+    def __init__(self):
+        self.readings = 0
+        self.running = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.layout = FakeProbe().layout
+
+    def registry(self):
+        result = CollectorRegistry()
+        result.register(self)
+        return result
+
+    def describe(self):
+        return []
+
+    def collect(self):
+        self.readings += 1
+        reading = self.readings
+        self.running.set()
+        assert self.go_on.wait(30)
+        yield families.signals(
+            Counts([(b"a", 9, 0, reading)], [], [], 1, 0, [], [], 0), bytes.decode, families.Steady()
+        )
+
+
+def reading(answer):
+    """Which reading of a Counting an answer tells of."""
+    (family,) = text_string_to_metric_families(answer[0].decode())
+    return family.samples[0].value
+
+
+@pytest.mark.parametrize(
+    ("accept", "encode"),
+    [
+        ("", generate_latest),
+        ("*/*", generate_latest),
+        (TEXT, generate_latest),
+        (OPENMETRICS, generate_openmetrics),
+        ("application/openmetrics-text", generate_openmetrics),
+        ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.1", generate_openmetrics),
+        ("application/openmetrics-text; version=x; escaping=values", generate_openmetrics),
+        ("text/plain;version=1.0.0;escaping=dots", generate_latest),
+        ("application/openmetrics-text-not", generate_latest),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", generate_latest),
+        (",;=,\xff;", generate_latest),
+    ],
+)
+def test_the_bytes_are_those_of_prometheus_client(accept, encode):
+    """Of names made to break a line too, in both formats, zipped and not, whatever else a client asks for."""
+    probe = FakeProbe(Counts([(name, 15, -1, 2**60) for name in HOSTILE], [(9, "(other)", 3)], [], 11, 0, [], [], 0))
+    registry = CollectorRegistry()
+    registry.register(families.Collector(probe, None))
+
+    async def both():
+        return await asyncio.gather(Pages(registry).get(accept, ""), Pages(registry).get(accept, "deflate, gzip"))
+
+    (plain, headers), (zipped, zipped_headers) = asyncio.run(both())
+    assert plain == gzip.decompress(zipped) == encode(registry)
+    kind = "application/openmetrics-text; " if encode == generate_openmetrics else "text/plain; version=0.0.4; "
+    assert headers["Content-Type"].startswith(kind)
+    assert zipped_headers == headers | {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize(
+    ("header", "accepted"),
+    [
+        ("gzip", True),
+        ("x-gzip", True),
+        ("GZIP", True),
+        ("deflate, gzip;q=0.5", True),
+        ("gzip ; q=0.001", True),
+        ("br,gzip;q=1.0", True),
+        ("", False),
+        ("identity", False),
+        ("*", False),
+        ("gzip;q=0", False),
+        ("gzip; Q=0.000", False),
+        ("gzip;q=0, *;q=0", False),
+        ("x-notgzip-really", False),
+        ("gzipped", False),
+    ],
+)
+def test_what_a_client_accepts(header, accepted):
+    """A coding, or a media type, that is named with a weight above 0; not one that has its name inside."""
+    assert accepts(header, "gzip", "x-gzip") == accepted
+
+    async def encoding():
+        _, headers = await Pages(CollectorRegistry()).get("", header)
+        return headers.get("Content-Encoding")
+
+    assert asyncio.run(encoding()) == ("gzip" if accepted else None)
+
+
+def test_a_thousand_requests_at_once_cost_two_builds():
+    """Those that come while a page is built share the next one; nobody gets a page that was begun before."""
+
+    async def scrape():
+        probe = Counting()
+        pages = Pages(probe.registry())
+        probe.go_on.clear()
+        first = asyncio.create_task(pages.get("", ""))
+        await asyncio.to_thread(probe.running.wait, 30)
+        others = [asyncio.create_task(pages.get("", "")) for _ in range(999)]
+        await asyncio.sleep(0)
+        probe.go_on.set()
+        assert reading(await first) == 1
+        assert {reading(await other) for other in others} == {2}
+        assert probe.readings == 2
+        assert reading(await pages.get("", "")) == 3
+
+    asyncio.run(scrape())
+
+
+def test_whatever_they_ask_for_there_are_four_pages():
+    """Text and OpenMetrics, zipped and not: no header makes a fifth."""
+
+    async def scrape():
+        probe = Counting()
+        pages = Pages(probe.registry())
+        asked = [
+            f"{kind}; version=1.0.{n}; escaping=dots" for kind in ("text/plain", OPENMETRICS[:28]) for n in range(50)
+        ]
+        await asyncio.gather(
+            *(pages.get(accept, encoding) for accept in asked for encoding in ("", "gzip", "gzip, br"))
+        )
+        assert probe.readings == 4
+
+    asyncio.run(scrape())
+
+
+def test_the_loop_goes_on_while_a_page_is_built():
+    """And a client that goes away meanwhile takes the page from nobody."""
+
+    async def scrape():
+        probe = Counting()
+        pages = Pages(probe.registry())
+        probe.go_on.clear()
+        gone, waiting = (asyncio.create_task(pages.get("", "")) for _ in range(2))
+        await asyncio.to_thread(probe.running.wait, 30)
+        gone.cancel()
+        await asyncio.sleep(0)
+        assert gone.cancelled()
+        assert not waiting.done()
+        probe.go_on.set()
+        assert reading(await waiting) == 1
+
+    asyncio.run(scrape())
+
+
+def test_a_page_that_cannot_be_built():
+    """Each that waited for it is told, and the next page is tried anew."""
+
+    class Broken:
+        def describe(self):
+            return []
+
+        def collect(self):
+            raise OSError(24, "Too many open files")
+
+    async def scrape():
+        registry = CollectorRegistry()
+        broken = Broken()
+        registry.register(broken)
+        pages = Pages(registry)
+        for _ in range(2):
+            found = await asyncio.gather(*(pages.get("", "") for _ in range(3)), return_exceptions=True)
+            assert [type(error) for error in found] == [OSError] * 3
+        registry.unregister(broken)
+        assert await pages.get("", "") == (b"", {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"} | VARY)
+
+    asyncio.run(scrape())

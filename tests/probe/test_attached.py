@@ -1,0 +1,76 @@
+"""Reading the counters, without a kernel."""
+
+from array import array
+
+from killsnoopd.names import ORIGINS, OUTCOMES
+from killsnoopd.probe.attached import Probe
+from killsnoopd.probe.program import RESULTS, SLOT_STATE, Layout
+
+VERSION, QUEUE_HEAD, QUEUE_TAIL = map(SLOT_STATE.index, ("version", "queue_head", "queue_tail"))
+SIGKILL, CALLS = 9, 5
+
+
+def series(comm):
+    return comm.ljust(16, b"\0") + SIGKILL.to_bytes(4, "little") + bytes(4)
+
+
+class ChangesHands:
+    """The keys of the slots; the one slot gets a new name after its count was read, and before its key is."""
+
+    def __init__(self, recycle):
+        self._recycle = recycle
+        self.readings = 0
+
+    def __getitem__(self, _):
+        self.readings += 1
+        if self.readings == 1:
+            self._recycle()
+        return series(b"new")
+
+
+def test_a_slot_that_changes_hands_meanwhile():
+    """The reading is made again: the calls of the old name are not the new one's, and none is missing."""
+    layout = Layout(cpus=1, series_max=2)
+    cells, slot_state = array("Q", [0] * layout.row), array("Q", [0] * len(SLOT_STATE))
+    aged = layout.aged + SIGKILL * len(RESULTS)
+    cells[0] = CALLS
+    slot_state[SLOT_STATE.index("taken")] = slot_state[QUEUE_TAIL] = 1
+
+    def recycle():
+        cells[0], cells[aged] = 0, CALLS
+        slot_state[QUEUE_HEAD], slot_state[VERSION] = 1, 2
+
+    probe = Probe.__new__(Probe)  # it would open what the kernel holds
+    probe.layout, probe._counts, probe._slot_state = layout, memoryview(cells), memoryview(slot_state)
+    probe._series = ChangesHands(recycle)
+    counts = probe.counts()
+    assert probe._series.readings == 2
+    assert counts.series == []
+    assert counts.aged == [(SIGKILL, "success", CALLS)]
+    assert counts.total == CALLS
+    assert (counts.series_taken, counts.series_recycled) == (1, 1)
+
+
+def test_cells_are_added_over_the_cpus():
+    """Each by itself, up to the largest; a CPU that never ran counts nothing."""
+    layout = Layout(cpus=3, series_max=2)
+    largest = 2**64 - 1
+    cells, slot_state = array("Q", [0] * layout.row * layout.cpus), array("Q", [0] * len(SLOT_STATE))
+    slot_state[SLOT_STATE.index("taken")] = 2
+    delivery, death = layout.deliveries + SIGKILL * len(ORIGINS) * len(OUTCOMES), layout.deaths + 2 * SIGKILL + 1
+    for cpu, at, count in [
+        (0, 0, 1), (2, 0, largest - 1),
+        (0, 1, 2**53), (2, 1, 1),
+        (0, layout.overflow, 3), (2, layout.overflow, 4),
+        (2, delivery, 5), (0, death, 6), (2, death, 7), (0, layout.escalations, 8), (2, layout.escalations, 9),
+    ]:  # fmt: skip
+        cells[cpu * layout.row + at] = count
+    probe = Probe.__new__(Probe)
+    probe.layout, probe._counts, probe._slot_state = layout, memoryview(cells), memoryview(slot_state)
+    probe._series = series(b"one") + series(b"two")
+    counts = probe.counts()
+    assert [calls for *_, calls in counts.series] == [largest, 2**53 + 1]
+    assert counts.overflow == [(0, "success", 7)]
+    assert counts.deliveries == [(SIGKILL, "syscall", "delivered", 5)]
+    assert counts.deaths == [(SIGKILL, True, 13)]
+    assert counts.escalations == 17

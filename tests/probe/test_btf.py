@@ -1,0 +1,57 @@
+"""Offsets of the fields that the probe reads, from descriptions of kernels that no machine at hand runs."""
+
+import pytest
+
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.probe import btf
+
+
+def test_no_btf():
+    """A kernel that describes nothing of itself."""
+
+    def struct_offsets(*structs):
+        raise FileNotFoundError(2, "No such file or directory", "/sys/kernel/btf/vmlinux")
+
+    with pytest.raises(Failure, match="CONFIG_DEBUG_INFO_BTF") as refused:
+        btf.task_macros(struct_offsets)
+    assert refused.value.exit_code == Exit.UNAVAILABLE
+
+
+def offsets(without=(), renamed=()):
+    """A kernel whose fields are at 8, 16, 24, ... in the order of the loader's table."""
+    found = {"file": {"f_path": 8}, "path": {"dentry": 8}, "qstr": {"len": 4, "name": 8}, "ns_common": {"inum": 4}}
+    for number, (_, owner, *fields) in enumerate(btf.FIELDS + btf.OPTIONAL_FIELDS, 1):
+        name = fields[-1] if owner in renamed else fields[0]
+        if name not in without:
+            found.setdefault(owner, {})[name] = 8 * number
+    found["user_namespace"]["ns"] = 320
+    found["dentry"] |= {"d_name": 32, "d_op": found["dentry"].get("d_shortname", found["dentry"].get("d_iname")) + 40}
+    return lambda *structs: {struct: found.get(struct, {}) for struct in structs}
+
+
+def test_task_macros():
+    """What is written of a field is its offset, wherever it comes from."""
+    macros = btf.task_macros(offsets())
+    assert macros["TASK_FLAGS"] == 8
+    assert macros["FILE_DENTRY"] == 16
+    assert (macros["DENTRY_NAME"], macros["DENTRY_NAME_LEN"]) == (40, 36)
+    assert macros["SHORT_NAME_LEN"] == 40
+    assert macros["USER_NS_INUM"] == 324
+    assert {"TASK_LOGINUID", "TASK_SESSIONID", "SIGNAL_AUTOREAP", "THREAD_INFO_STATUS"} < set(macros)
+
+
+def test_task_macros_of_older_kernels():
+    """Fields have been renamed; others are there only with CONFIG_AUDIT, since Linux 7.1, or on x86."""
+    macros = btf.task_macros(
+        offsets(without=("loginuid", "sessionid", "autoreap", "status"), renamed=("dentry", "kernfs_node"))
+    )
+    assert macros["KERNFS_PARENT"] == btf.task_macros(offsets())["KERNFS_PARENT"]
+    assert macros["DENTRY_SHORT_NAME"] == btf.task_macros(offsets())["DENTRY_SHORT_NAME"]
+    assert not {"TASK_LOGINUID", "TASK_SESSIONID", "SIGNAL_AUTOREAP", "THREAD_INFO_STATUS"} & set(macros)
+
+
+def test_a_kernel_without_a_field():
+    """Is named in one line, with the field."""
+    with pytest.raises(Failure, match=r"has no task_struct\.pdeath_signal") as refused:
+        btf.task_macros(offsets(without=("pdeath_signal",)))
+    assert refused.value.exit_code == Exit.UNAVAILABLE

@@ -1,0 +1,93 @@
+"""What the compiler says reaches the user, however the compiler ends; without bcc."""
+
+import signal
+import sys
+
+import pytest
+
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.probe import compiler
+from killsnoopd.settings import Settings
+
+XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage of the XADD return value\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "code", "line"),
+    [
+        (
+            1,
+            XADD,
+            Exit.SOFTWARE,
+            f"bcc could not compile the probe: {XADD.strip()}; --log.level=debug shows all that it said",
+        ),
+        (
+            1,
+            "warning: loop not unrolled\nkillsnoop.bpf.c:7:1: error: unknown type name 'x'\nException: Failed to compile\n",
+            Exit.SOFTWARE,
+            "bcc could not compile the probe: killsnoop.bpf.c:7:1: error: unknown type name 'x'; "
+            "--log.level=debug shows all that it said",
+        ),
+        (
+            -signal.SIGSEGV,
+            "",
+            Exit.SOFTWARE,
+            "bcc could not compile the probe: ended by SIGSEGV without a word; --log.level=debug shows all that it said",
+        ),
+        (
+            1,
+            "could not open bpf map: counts, error: Operation not permitted\n",
+            Exit.NOPERM,
+            "not allowed to load the probe: it takes CAP_BPF and CAP_PERFMON; run as root",
+        ),
+    ],
+    ids=["LLVM 21", "clang", "a crash", "no capability"],
+)
+def test_refusal(status, said, code, line):
+    """The one line; the whole text is kept for the debug level."""
+    failure = compiler.refusal(status, said)
+    assert (failure.exit_code, str(failure), failure.details) == (code, line, said.strip())
+
+
+def test_a_long_line_is_cut():
+    """Not the text that the debug level shows."""
+    failure = compiler.refusal(1, "error: " + "x" * 1000)
+    assert len(str(failure)) < 400
+    assert len(failure.details) == 1007
+
+
+ENDS = {
+    "exit(3)": ("ctypes.CDLL(None).exit(1)", "LLVM ERROR: it does not do", "LLVM ERROR: it does not do"),
+    "a signal": ("os.kill(os.getpid(), 11)", "", "ended by SIGSEGV without a word"),
+    "an exception": ("raise Exception('Failed to compile')", "", "Exception: Failed to compile"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_library_that_ends_the_process(end, monkeypatch, tmp_path):
+    """However it ends, its last words are the line, and this process lives on."""
+    statement, words, line = ENDS[end]
+    (tmp_path / "bcc.py").write_text(
+        "import ctypes, faulthandler, os\n"
+        "faulthandler.disable()\n"
+        "class BPF:\n"
+        "    def __init__(self, **_):\n"
+        f"        os.write(2, {words!r}.encode())\n"
+        f"        {statement}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "bcc", raising=False)
+    monkeypatch.setattr(compiler, "macros", lambda settings: {})
+    with pytest.raises(Failure) as raised:
+        compiler.compile_probe(Settings())
+    assert f"bcc could not compile the probe: {line}" in str(raised.value)
+    assert words in raised.value.details
+
+
+def test_a_failure_of_the_child(monkeypatch):
+    """Is the failure of the whole: here there is no bcc."""
+    monkeypatch.setitem(sys.modules, "bcc", None)
+    monkeypatch.setattr(compiler, "macros", lambda settings: {})
+    with pytest.raises(Failure, match="bcc is missing for ") as raised:
+        compiler.compile_probe(Settings())
+    assert raised.value.exit_code == Exit.CONFIG

@@ -1,0 +1,185 @@
+"""The probe's settings: macros, layout, hash."""
+
+import dataclasses
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from killsnoopd import names
+from killsnoopd.probe import program
+from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.program import Layout, layout_hash, probe_hash, relocated
+from killsnoopd.settings import Settings
+
+
+def test_macros():
+    """Every number that reaches the C, for one set of settings."""
+    settings = Settings(
+        self_signals=True, max_series=7, ring_bytes=65536, excluded=frozenset({0, 9, 64, 65}), rate=100, burst=11,
+        grace_s=3, series_ttl_s=60,
+    )  # fmt: skip
+    assert program.macros(settings, cpus=4, page_bytes=4096) == {
+        "CPUS": 4,
+        "PAGE_SIZE": 4096,
+        "SERIES_MAX": 7,
+        "RING_PAGES": 16,
+        "EXCLUDE_LOW": 1 | 1 << 9,
+        "EXCLUDE_HIGH": 0b11,
+        "EVENT_INTERVAL_NS": 10_000_000,
+        "EVENT_BURST_NS": 100_000_000,
+        "FATAL_LOW": 0xFFFFFFFF_F701FFFE & ~(1 << 22 | 1 << 23 | 1 << 28)
+        | 1 << 16
+        | 1 << 24
+        | 1 << 25
+        | 1 << 26
+        | 1 << 27,
+        "FATAL_HIGH": 1,
+        "TTL": 56,
+        "GRACE_NS": 3_000_000_000,
+        "SELF_SIGNALS": 1,
+    }
+
+
+def test_no_rate_is_no_limit():
+    """Rate 0 compiles the limiter out."""
+    assert program.macros(Settings(rate=0), 1, 4096)["EVENT_INTERVAL_NS"] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"syscalls": ("kill",)},
+        {"self_signals": True},
+        {"max_series": 1},
+        {"series_ttl_s": 3600},
+        {"ring_bytes": 4096},
+        {"excluded": frozenset({9})},
+        {"rate": 1},
+        {"burst": 1},
+        {"grace_s": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_setting_is_in_the_hash(change):
+    """A daemon never opens a probe that was made with other settings."""
+    assert probe_hash(dataclasses.replace(Settings(), **change)) != probe_hash(Settings())
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"max_series": 1}, False),
+        ({"ring_bytes": 4096}, False),
+        ({"rate": 1}, True),
+        ({"series_ttl_s": 1}, True),
+        ({"syscalls": ("kill",)}, True),
+    ],
+    ids=str,
+)
+def test_what_a_new_version_can_take_over(change, same):
+    """Settings that shape the maps start anew; the others do not."""
+    assert (layout_hash(dataclasses.replace(Settings(), **change)) == layout_hash(Settings())) == same
+
+
+def test_a_comment_does_not_change_the_layout(tmp_path, monkeypatch):
+    """An edited comment must not reset a user's counters; a changed field must."""
+    before = layout_hash(Settings())
+    text = program.MAPS_HEADER.read_text()
+    edited = tmp_path / "maps.h"
+    monkeypatch.setattr(program, "MAPS_HEADER", edited)
+    edited.write_text("/* Another comment. */\n" + text.replace("/* 0, or -errno */", "  /* errno */"))
+    assert layout_hash(Settings()) == before
+    edited.write_text(text.replace("u32 sig;", "u64 sig;", 1))
+    assert layout_hash(Settings()) != before
+
+
+def test_the_source_is_in_the_hash(tmp_path, monkeypatch):
+    """A new version of the probe has a new name."""
+    before = probe_hash(Settings())
+    (tmp_path / "a.bpf.c").write_text("int x;")
+    monkeypatch.setattr(program, "BPF_DIR", tmp_path)
+    assert probe_hash(Settings()) not in (before, "")
+
+
+def test_the_source_is_one_text_whose_lines_keep_their_names():
+    """What clang says of a line, it says by its own file and number; no .c file is left out, or left to be included."""
+    told, file, number = {}, program.MAIN.name, 0
+    for line in program.source().splitlines():
+        number += 1
+        if marker := re.fullmatch(r'#line (\d+) "(.+)"', line):
+            file, number = marker[2], int(marker[1]) - 1
+        else:
+            told.setdefault(file, {})[number] = line
+    for path in program.BPF_DIR.glob("*.c"):
+        lines = enumerate(path.read_text().splitlines(), 1)
+        assert told.pop(path.name) == {n: line for n, line in lines if not re.match(r'#include ".+\.c"', line)}
+    assert told == {}
+
+
+def test_layout_is_that_of_the_source():
+    """Constants that C and Python both spell are equal, and cells do not overlap."""
+    source = program.MAPS_HEADER.read_text() + program.source()
+    assert int(re.search(r"#define SIGNALS (\d+)", source)[1]) == len(names.SIGNALS)
+    assert int(re.search(r"#define INVALID (\d+)", source)[1]) == names.INVALID
+    assert int(re.search(r"#define RESULTS (\d+)", source)[1]) == len(program.RESULTS)
+
+    def enum(name, text=source):
+        body = re.search(rf"enum {name} \{{(.*?)\}};", text, re.S)[1]
+        return [item.lower() for item in re.findall(r"\b([A-Z][A-Z_]+)\b(?: =|,| \}|\s*$| /\*)", body)]
+
+    assert enum("event_outcome") == [*program.PROBE_OUTCOMES, "event_outcomes"]
+    assert enum("program") == [*PROGRAMS, "programs"]
+    assert enum("origin") == [*names.ORIGINS, "origins"]
+    assert enum("outcome") == [*names.OUTCOMES, "outcomes"]
+    assert len(enum("kind")) - 1 == program.KINDS
+    assert enum("slot_state") == [*program.SLOT_STATE, "slot_state"]
+    registers = (program.BPF_DIR / "registers.h").read_text()
+    assert enum("call", registers) == [*names.SYSCALLS, "write", "other_call"]
+    cells = re.search(r"enum cell \{(.*?)\};", source, re.S)[1]
+    assert re.findall(r"^\t([A-Z_]+)", cells, re.M) == [
+        "SERIES", "OVERFLOW", "AGED", "DELIVERIES", "DEATHS", "ESCALATIONS", "LEDGER", "NOT_HANDLED", "CELLS",
+    ]  # fmt: skip
+    layout = Layout(cpus=2, series_max=10)
+    assert (layout.overflow, layout.aged, layout.deliveries) == (10, 10 + 66 * 8, 10 + 2 * 66 * 8)
+    assert layout.deaths == layout.deliveries + 66 * 6 * 5
+    assert (layout.escalations, layout.ledger, layout.not_handled, layout.row) == (3178, 3179, 3191, 3200)
+    entries_and_workers = {name for program_name in PROGRAMS for name in (program_name, f"on_{program_name}")}
+    assert entries_and_workers == set(re.findall(r"^int (\w+)\(", source, re.M))
+    maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)
+    named = [re.split(", *", of_map)[3 if of_map.startswith('"') else 0] for of_map in maps]
+    assert sorted(named) == sorted((*program.DAEMON_MAPS, *program.PROBE_MAPS))
+
+
+@pytest.mark.parametrize(("text", "cpus"), [("0\n", 1), ("0-1\n", 2), ("0-127\n", 128), ("0,2-5\n", 6)])
+def test_possible_cpus(text, cpus, tmp_path):
+    """The highest CPU number counts, holes or not."""
+    path = Path(tmp_path / "possible")
+    path.write_text(text)
+    assert program.possible_cpus(path) == cpus
+
+
+def test_ring_capacity():
+    """Half of a default ring holds a uid's whole burst: a record with its names is 400 bytes long, most often."""
+    header_bytes = 8  # of each record in a BPF ring buffer
+    assert Settings().ring_bytes // (400 + header_bytes) > 2 * Settings().burst
+
+
+def test_relocated():
+    """Maps are exchanged by fd, the placeholder becomes a call of the kernel's function; all else stays."""
+
+    def instruction(opcode, registers, number):
+        return struct.pack("=BBhi", opcode, registers, 0, number)
+
+    load, rest, call, cast = (
+        instruction(0x18, 0x12, 7),  # r2 = map 7
+        instruction(0, 0, 0),
+        instruction(0x85, 0, 12),  # a helper
+        instruction(0x85, 0, 0x6B73),
+    )
+    plain = instruction(0x18, 0x02, 7)  # r2 = 7
+    program = load + rest + call + cast + plain + rest
+    assert relocated(program, {7: 70}, 1234) == (
+        instruction(0x18, 0x12, 70) + rest + call + instruction(0x85, 0x20, 1234) + plain + rest
+    )

@@ -1,0 +1,114 @@
+"""Events read back: from journald's JSON, from a file; and which of them were asked for."""
+
+import io
+import json
+import stat
+import subprocess
+
+import pytest
+from logged import record
+
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.query import records
+from killsnoopd.query.records import Wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has"),
+    [
+        (Wanted(), True),
+        (Wanted(failed=True), False),
+        (Wanted(pid=3325, tpid=812), True),
+        (Wanted(pid=812), False),
+        (Wanted(tpid=3325), False),
+        (Wanted(signals=frozenset({9, 15})), True),
+        (Wanted(signals=frozenset({15})), False),
+        (Wanted(unit="nginx"), True),
+        (Wanted(unit="ssh.service"), True),
+        (Wanted(unit="ngin"), False),
+        (Wanted(kinds=("call",)), False),
+    ],
+)
+def test_wanted(wanted, has):
+    """Each flag by itself, against one SIGKILL from ssh.service to nginx.service."""
+    assert wanted.has(record()) == has
+
+
+def test_wanted_failures():
+    """A failed call is one with an errno; of an invalid signal, too."""
+    failure = record("call", RES="-22", RESULT="EINVAL", SIGNAL="invalid", SIG="99")
+    assert Wanted(failed=True, signals=frozenset({65})).has(failure)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "{", "[]", "7", "null", "{}", '{"KILLSNOOP_EVENT": "birth"}', '{"KILLSNOOP_EVENT": ["call"]}',
+     json.dumps(record(TIMESTAMP=None)), json.dumps(record(TIMESTAMP="yesterday")), "[" * 10_000],
+    ids=range(11),
+)  # fmt: skip
+def test_what_is_no_event(line):
+    """Is left out, whatever it is."""
+    assert records.parse(line) is None
+
+
+def test_stream():
+    """Other lines are counted and told once."""
+    lines = [json.dumps(record(PID=str(number))).encode() + b"\n" for number in range(3)]
+    said = []
+    stream = io.BytesIO(b"".join([lines[0], b"killsnoopd: hello\n", b"\n", lines[1], b"\xff\xfe\n", lines[2]]))
+    assert [found["KILLSNOOP_PID"] for found in records.from_stream(stream, said.append)] == ["0", "1", "2"]
+    assert said == ["2 lines were no events of killsnoopd and were left out"]
+
+
+def test_journal_command():
+    """journald's own word on the sender of a line is asked for; the rest is journalctl's business."""
+    command = records.journal_command(("call", "death"), since="-1h", until="now", newest_first=True)
+    assert command[:5] == ["journalctl", "--quiet", "--no-pager", "--all", "--output=json"]
+    assert {"--since=-1h", "--until=now", "--reverse"} < set(command)
+    matches = ["KILLSNOOP_EVENT=call", "KILLSNOOP_EVENT=death"]
+    assert command[-7:] == [*matches, "_UID=0", "+", *matches, "_SYSTEMD_UNIT=killsnoopd.service"]
+    assert "--follow" in records.journal_command(("call",), follow=True)
+
+
+@pytest.fixture
+def journalctl(tmp_path, monkeypatch):
+    """A program of that name that does what a test says."""
+
+    def write(script):
+        path = tmp_path / "journalctl"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return [str(path)]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "line"),
+    [
+        ("No journal files were opened due to insufficient permissions.", Exit.NOPERM, "be root, or in group systemd-journal"),
+        ("Failed to parse timestamp: nonsense", Exit.USAGE, "write a time as journalctl takes it"),
+        ("Boom", Exit.UNAVAILABLE, "the journal cannot be read: Boom"),
+    ],
+)  # fmt: skip
+def test_a_journal_that_cannot_be_read(journalctl, says, code, line):
+    """One line: what, why, what to do."""
+    command = journalctl(f"echo '{says}' >&2; exit 1")
+    with pytest.raises(Failure, match=line) as refused, records.from_journal(command) as found:
+        list(found)
+    assert refused.value.exit_code == code
+
+
+def test_no_journalctl():
+    """A machine without systemd."""
+    with pytest.raises(Failure, match="give a FILE"), records.from_journal(["no-such-journalctl"]):
+        pass
+
+
+def test_a_journal_that_goes_on_is_let_go(journalctl):
+    """Whoever has seen enough ends the journalctl that follows."""
+    line = json.dumps(record())
+    command = journalctl(f"echo '{line}'; exec sleep 60")
+    with records.from_journal(command) as found:
+        assert next(found)["KILLSNOOP_PID"] == "3325"
+    assert subprocess.run(["pgrep", "-f", command[0]], capture_output=True, check=False).stdout == b""

@@ -1,0 +1,32 @@
+"""What the daemon chooses."""
+
+import pytest
+
+from killsnoopd import cli, daemon
+from killsnoopd.events.journal import Journal
+from killsnoopd.events.json_lines import JsonLines
+from killsnoopd.events.stop_deadline import StopDeadline
+
+
+@pytest.mark.parametrize(
+    ("target", "there", "kind"),
+    [
+        ("auto", True, Journal),
+        ("auto", False, JsonLines),
+        ("journal", False, Journal),
+        ("stdout", True, JsonLines),
+        ("none", True, type(None)),
+    ],
+)
+def test_where_events_go(target, there, kind, tmp_path, monkeypatch):
+    """`auto` looks for journald's socket; the others do as they are told."""
+    path = tmp_path / "socket"
+    if there:
+        path.touch()
+    monkeypatch.setattr(daemon, "JOURNAL_SOCKET", path)
+    deadline = StopDeadline(1)
+    sink = daemon.choose_sink(
+        cli.parse([f"--events.target={target}"]).events_target, deadline, lambda fd, datagram: None
+    )
+    deadline.close()
+    assert isinstance(sink, kind)
