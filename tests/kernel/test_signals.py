@@ -187,7 +187,7 @@ def test_only_the_chosen_system_calls_are_watched(start):
     with victim() as target:
         run(lambda: (send("kill", target, 10), send("tgkill", target, target, 10)), b"ks-some")
     assert daemon.signals("ks-some") == {("ks-some", "SIGUSR1", "success"): 1}
-    assert {dict(labels)["program"] for name, labels in daemon.samples() if name == "killsnoop_probe_attached"} == {
+    assert {dict(labels)["hook"] for name, labels in daemon.samples() if name == "killsnoop_probe_attached"} == {
         "kill", "tkill", "signal_generate", "mark_victim", "sched_process_exit",
     }  # fmt: skip
 
