@@ -40,7 +40,7 @@ def test_outcomes_of_events():
 def test_values_of_labels():
     """Origins, and outcomes of a delivery."""
     (origins,) = re.findall(r"^- `origin`: (.*(?:\n  .*)*)", REFERENCE, re.M)
-    (outcomes,) = re.findall(r"^- `outcome` of a delivery.*?: (.*)", REFERENCE, re.M)
+    (outcomes,) = re.findall(r"^- `outcome` of a delivery[^:]*: (.*(?:\n  .*)*)", REFERENCE, re.M)
     assert set(names.ORIGINS) <= set(words(origins))
     assert words(outcomes) == list(names.OUTCOMES)
 
