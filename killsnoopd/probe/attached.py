@@ -24,6 +24,7 @@ from killsnoopd.probe.program import (
     SLOT_STATE,
     Layout,
 )
+from killsnoopd.probe.ring_buffer import RingBuffer
 
 _VERSION = SLOT_STATE.index("version")
 _READINGS = 1000  # slots change hands as fast as they age: nearly always, the first reading is undisturbed
@@ -84,11 +85,11 @@ class Probe:
             self._slot_state = self._map("slot_state", len(SLOT_STATE) * 8).cast("Q")
             self.ledger_words = self._map("ledger", LEDGER_WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")
             """The daemon's half of the ledger, which the event path writes."""
-            self._ring = libbpf.RingBuffer(objects.maps["events"])
+            self._ring = RingBuffer(objects.maps["events"])
         except OSError:
             self.close()
             raise
-        self.events_fd = self._ring.epoll_fd
+        self.events_fd = self._ring.poll_fd
         """Readable when there are events."""
 
     def _map(self, name: str, size: int, protection: int = mmap.PROT_READ) -> memoryview:
@@ -151,15 +152,13 @@ class Probe:
         return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
 
     @contextlib.contextmanager
-    def self_testing(self) -> Iterator[libbpf.RingTail]:
-        """Make events of this process's signal 0 and SIGURG, to itself, whatever the flags; what reads them."""
-        tail = libbpf.RingTail(self._objects.maps["events"])
+    def self_testing(self) -> Iterator[RingBuffer]:
+        """Make events of this process's signal 0 and SIGURG, to itself, whatever the flags; where they are."""
         self.ledger_words[SELF_TEST_PID] = os.getpid()
         try:
-            yield tail
+            yield self._ring
         finally:
             self.ledger_words[SELF_TEST_PID] = 0
-            tail.close()
 
     def ledger(self) -> Ledger:
         """What became of the events so far."""
@@ -182,10 +181,7 @@ class Probe:
         return libbpf.prog_info(self._objects.programs[program])
 
     def consume(self, take: Callable[[int, bytes], bool]) -> None:
-        """Hand over the records that wait in the ring buffer, each with its position, until take() returns False.
-
-        It is called from C and must not raise.
-        """
+        """Hand over the records that wait in the ring buffer, each with its position, until take() returns False."""
         self._ring.consume(lambda record: take(self._ring.position, record))
 
     def detach(self) -> None:

@@ -8,12 +8,14 @@ import os
 import shutil
 from pathlib import Path
 
+from killsnoopd import event
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import hooks, libbpf
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.hooks import PROGRAMS
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import DAEMON_MAPS, PROBE_MAPS, Layout, layout_hash, probe_hash
+from killsnoopd.probe.ring_buffer import RingBuffer
 from killsnoopd.settings import Settings
 
 _PRIVATE = "private"
@@ -93,6 +95,13 @@ def take_over(directory: Path, name: str, settings: Settings) -> Objects | None:
     return found
 
 
+def _is_self_test(record: bytes) -> bool:
+    try:
+        return event.decode(record).self_test
+    except ValueError:  # an older version wrote it
+        return False
+
+
 def waiting_events(directory: Path, name: str) -> int:
     """How many events wait in the ring buffer of the probe pinned as `name`; 0 if that cannot be read."""
     try:
@@ -100,15 +109,14 @@ def waiting_events(directory: Path, name: str) -> int:
     except OSError:
         return 0
     try:
-        tail = libbpf.RingTail(fd, from_consumed=True)
-        try:
-            return len(tail.records())
-        finally:
-            tail.close()
-    except (OSError, ValueError):
+        ring = RingBuffer(fd)
+        waiting = ring.records(ring.position)
+        ring.close()
+    except OSError:
         return 0
     finally:
         os.close(fd)
+    return sum(not _is_self_test(record) for record in waiting)
 
 
 def open_pinned(directory: Path, layout: Layout) -> Probe:
