@@ -59,3 +59,10 @@ def test_fields():
 def test_exit_codes():
     """Of failure.Exit."""
     assert [int(code) for code, _ in rows("Exit codes")] == sorted(failure.Exit)
+
+
+def test_resident_memory():
+    """README alone has the figure, and it is the one that tests/kernel/test_powerless.py allows."""
+    (allowed,) = re.findall(r"^RESIDENT_MB = (\d+)$", (TOP / "tests/kernel/test_powerless.py").read_text(), re.M)
+    said = re.findall(r"(\d+) MB of\s+resident\s+memory", (TOP / "README.md").read_text())
+    assert said == [allowed]
