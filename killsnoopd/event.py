@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from killsnoopd import names
 
-_HEAD = struct.Struct("=6Q 8x 6I 2i 2I 4i 2I 3H 5B 5x 16s 16s 16s 16s")  # struct event of memory.h
+_HEAD = struct.Struct("=6Q 8x 6I 2i 2I 4i 2I 3H 5B 5x 16s 16s 16s 16s")  # struct event of bpf/maps.h
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _KINDS = ("call", "delivery", "death")
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST = 1, 2, 4, 8, 16  # enum flag
@@ -94,7 +94,7 @@ def decode(record: bytes) -> Event:
         head = _HEAD.unpack_from(record)
     except struct.error as error:
         raise ValueError(f"a record of {len(record)} bytes: {error}") from None
-    time_ns, lapse_ns, start_ns, tstart_ns, cgroup, tcgroup, pid, tid, uid, ppid, loginuid, sessionid = head[:12]
+    time_ns, elapsed_ns, start_ns, tstart_ns, cgroup, tcgroup, pid, tid, uid, ppid, loginuid, sessionid = head[:12]
     ns_pid, tns_pid, tpid, tuid, target_arg, sig, res, code, exe_dev, _, exe_len, cgroup_len, tcgroup_len = head[12:25]
     kind, origin, call, outcome, flags, comm, thread_comm, parent_comm, tcomm = head[25:]
     first = _HEAD.size + exe_len
@@ -136,8 +136,8 @@ def decode(record: bytes) -> Event:
         target_arg if by_call else None,
         {"call": None, "death": "died"}.get(kind_name, names.OUTCOMES[outcome]),
         bool(flags & _COMPAT),
-        lapse_ns if kind_name == "death" else None,
-        (lapse_ns if kind_name == "delivery" else 0) if flags & _ESCALATION else None,
+        elapsed_ns if kind_name == "death" else None,
+        (elapsed_ns if kind_name == "delivery" else 0) if flags & _ESCALATION else None,
         bool(flags & _NAMESPACE_END),
         bool(flags & _INFERRED),
         bool(flags & _SELF_TEST),

@@ -7,7 +7,7 @@ def record(exe=(), cgroup=(), tcgroup=(), **changes):
     """A record as the probe writes it: that of a SIGKILL that reached a process."""
     texts = [b"".join(name + b"\0" for name in names) for names in (exe, cgroup, tcgroup)]
     values = {
-        "time_ns": 5_000_000_000, "lapse_ns": 0, "start_ns": 1_000, "tstart_ns": 2_000, "cgroup_id": 11, "tcgroup_id": 12,
+        "time_ns": 5_000_000_000, "elapsed_ns": 0, "start_ns": 1_000, "tstart_ns": 2_000, "cgroup_id": 11, "tcgroup_id": 12,
         "pid": 100, "tid": 101, "uid": 1000, "ppid": 1, "loginuid": 1000, "sessionid": 3,
         "ns_pid": 0, "tns_pid": 0, "tpid": 42, "tuid": 33, "target_arg": -42, "sig": 9, "res": 0, "code": 0,
         "exe_dev": 8 << 20 | 1, "ttid": 43, "exe_len": len(texts[0]), "cgroup_len": len(texts[1]), "tcgroup_len": len(texts[2]),

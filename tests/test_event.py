@@ -48,16 +48,16 @@ def test_a_call_that_reached_nobody():
 
 def test_a_death():
     """Has the lapse since the signal, and what was known of the sender."""
-    decoded = event.decode(record(kind=2, lapse_ns=7))
+    decoded = event.decode(record(kind=2, elapsed_ns=7))
     assert (decoded.kind, decoded.outcome, decoded.died_after_ns, decoded.escalation_ns) == ("death", "died", 7, None)
     assert (decoded.sender.comm, decoded.target.comm) == ("bash", "nginx")
-    assert event.decode(record(kind=2, lapse_ns=7, flags=2)).escalation_ns == 0
+    assert event.decode(record(kind=2, elapsed_ns=7, flags=2)).escalation_ns == 0
 
 
 def test_flags():
     """What is told in bits."""
     assert event.decode(record(flags=1)).compat
-    assert event.decode(record(flags=2, lapse_ns=9)).escalation_ns == 9
+    assert event.decode(record(flags=2, elapsed_ns=9)).escalation_ns == 9
     assert event.decode(record(flags=4)).namespace_end
     assert event.decode(record(flags=8)).inferred
     assert event.decode(record(flags=16)).self_test

@@ -20,7 +20,7 @@ EVENTS_FD = 0x6B74  # stands for the ring buffer; nobody has so many files open 
 _LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # of an instruction that loads a map: opcode, source register
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # of one that calls a function: opcode, source register if it is a kernel's
 
-# The rest must match memory.h and killsnoop.bpf.c.
+# The rest must match maps.h and killsnoop.bpf.c.
 RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
 PROBE_OUTCOMES = ("filtered", "rate_limited", "ring_full", "emitted")  # of events: enum event_outcome
 DAEMON_OUTCOMES = ("logged", "journal_error", "decode_error")  # of events that were emitted: first words of `ledger`
@@ -32,7 +32,7 @@ DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # the daem
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
 PROBE_MAPS = (  # the probe's own
-    "slots", "retired", "used", "buckets", "newcomers", "scratch_buffers", "fatal_signals", "suspects", "dead",
+    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "fatal_signals", "undecided_kills", "dead",
     "cpu_caches", *JUMPS,
 )  # fmt: skip
 
