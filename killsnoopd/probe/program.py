@@ -32,8 +32,8 @@ DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # the daem
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
 PROBE_MAPS = (  # the probe's own
-    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "fatal_signals", "undecided_kills", "dead",
-    "cpu_caches", *JUMPS,
+    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "fatal_signals", "undecided_kills",
+    "dead", "cpu_caches", *JUMPS,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from killsnoopd import __version__, cli
+from killsnoopd.event import KINDS
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.query import records, table, who
 from killsnoopd.query.records import Wanted
@@ -91,7 +92,7 @@ def _source(args: argparse.Namespace, kinds: tuple[str, ...], **how: bool) -> Ab
 
 def show(args: argparse.Namespace, out: IO[str], *, terminal: bool) -> int:
     """Print the table, or JSON."""
-    kinds = records.KINDS if args.deaths else ("call", "delivery")
+    kinds = KINDS if args.deaths else ("call", "delivery")
     wanted = Wanted(args.failed, args.pid, args.tpid, frozenset().union(*(args.signal or ())), args.unit, kinds)
     live = args.follow or (terminal and not (args.file or args.since or args.until))
     size = shutil.get_terminal_size((160, 24)) if terminal else os.terminal_size((160, 24))

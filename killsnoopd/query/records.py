@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import IO, cast
 
 from killsnoopd import names
+from killsnoopd.event import KINDS
 from killsnoopd.events.fields import duration
 from killsnoopd.failure import Exit, Failure
-
-KINDS = ("call", "delivery", "death")
 
 Record = dict[str, str]
 """The fields of one event, KILLSNOOP_* and all."""
