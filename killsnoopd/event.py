@@ -66,15 +66,15 @@ _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST = 1, 2, 4, 8, 16  # 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process is in the cgroup v2 tree."""
+    """A process's place in the cgroup v2 tree."""
 
-    cgroup: int  # id; the inode of the cgroup's folder
-    names: tuple[bytes, ...]  # from the cgroup up to the root, both included; empty if the kernel would not tell
+    cgroup: int  # id: the inode number of the cgroup's folder
+    names: tuple[bytes, ...]  # from the cgroup up to the root, both included; empty: not readable
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent it. Ids are those of the host, names are text (names.text)."""
+    """The sender. Ids are those of the host; names are text (names.text)."""
 
     pid: int
     tid: int
@@ -82,19 +82,19 @@ class Sender:
     ppid: int
     loginuid: int | None
     sessionid: int | None
-    ns_pid: int | None  # the pid in its own pid namespace, if that is not the host's
+    ns_pid: int | None  # pid in its own pid namespace, if that is not the host's
     start_ns: int  # CLOCK_BOOTTIME
     comm: str
     thread_comm: str
     parent_comm: str
     place: Place
-    exe_dev: int  # dev_t of the kernel: major << 20 | minor
+    exe_dev: int  # the kernel's dev_t: major << 20 | minor
     exe_names: tuple[bytes, ...]  # from the executable up to the root of its file system; empty: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom it reached."""
+    """The process that the signal was generated for."""
 
     pid: int
     uid: int
@@ -106,25 +106,25 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A call that failed or asked with signal 0, a signal that reached a process, or a death of one."""
+    """A call that failed or sent signal 0, a signal generated for a process, or a process's death by a signal."""
 
-    kind: str  # call, delivery or death; a death has all that was known of the delivery
+    kind: str  # of KINDS; a death also has the fields of its delivery
     time_ns: int  # CLOCK_BOOTTIME
     sig: int  # as the sender wrote it
     code: int  # si_code, of a delivery
-    res: int  # 0 or -errno: what the call returns
+    res: int  # result of the call, 0 or -errno
     origin: str  # names.ORIGINS
     syscall: str | None
     target_arg: int | None  # as the sender wrote it: pid, -pgid, tid or pidfd
     outcome: str | None  # names.OUTCOMES; of a death: died
     compat: bool  # a 32-bit program's call on a 64-bit kernel
     died_after_ns: int | None
-    escalation_ns: int | None  # since the SIGTERM that the same process was sent; 0 of a death: it was one
-    namespace_end: bool  # the init of the target's pid namespace ended
-    inferred: bool  # the origin is the likeliest one: nothing shows that it is the only one (docs/design.md)
-    self_test: bool  # one of the two signals by which the daemon tests the probe: not to be logged
+    escalation_ns: int | None  # since the SIGTERM to the same process; 0 for a death that follows an escalation
+    namespace_end: bool  # the target's pid namespace ended: its init exited
+    inferred: bool  # the origin is only the likeliest one (docs/design.md)
+    self_test: bool  # a test signal of the daemon, which is not logged
     sender: Sender | None  # None: the kernel
-    target: Target | None  # None: see target_arg
+    target: Target | None  # None: not known; see target_arg
 
     @property
     def signal(self) -> str:
@@ -142,7 +142,7 @@ def _names(text: bytes) -> tuple[bytes, ...]:
 
 
 def decode(record: bytes) -> Event:
-    """The event in a record of the ring buffer. Raises ValueError for one that the probe cannot have written."""
+    """Decode a record of the ring buffer. Raises ValueError if the probe cannot have written it."""
     try:
         head = Head._make(HEAD.unpack_from(record))
     except struct.error as error:

@@ -1,6 +1,6 @@
-"""The few functions of libbpf 1.x that are used, typed; errors are raised as OSError.
+"""Typed bindings of the libbpf 1.x functions that the package uses. Errors raise OSError.
 
-Source: libbpf's bpf.h, btf.h and libbpf.h. Each of them is a thin cover of a bpf(2) command, but for the ring buffer's.
+Source: libbpf's bpf.h, btf.h and libbpf.h. All but those of the ring buffer are thin wrappers of bpf(2) commands.
 """
 
 import ctypes
@@ -58,7 +58,7 @@ def _lib() -> ctypes.CDLL:
         function = getattr(lib, name)
         function.restype, function.argtypes = restype, argtypes
     lib.libbpf_set_print.argtypes = [c_void_p]
-    lib.libbpf_set_print(None)  # errors are ours to report
+    lib.libbpf_set_print(None)  # we report errors ourselves
     return lib
 
 
@@ -69,7 +69,7 @@ def _checked(result: int, what: str) -> int:
 
 
 def obj_pin(fd: int, path: str) -> None:
-    """Keep a kernel object alive under a name on bpffs."""
+    """Pin a kernel object at a path on bpffs, which keeps it alive."""
     _checked(_lib().bpf_obj_pin(fd, os.fsencode(path)), path)
 
 
@@ -79,18 +79,18 @@ def obj_get(path: str) -> int:
 
 
 def map_freeze(fd: int) -> None:
-    """From now on no user space program may write the map, root's neither; BPF programs may."""
+    """Freeze the map: from now on only BPF programs can write it, no user-space program, not even as root."""
     _checked(_lib().bpf_map_freeze(fd), "bpf_map_freeze")
 
 
 def prog_array_set(map_fd: int, prog_fd: int) -> None:
-    """Put a program into the first place of a table that programs jump by; the next jump goes there."""
+    """Store a program as element 0 of a program array. The next tail call runs it."""
     key, value = c_uint32(0), c_uint32(prog_fd)
     _checked(_lib().bpf_map_update_elem(map_fd, ctypes.byref(key), ctypes.byref(value), 0), "bpf_map_update_elem")
 
 
 def link_perf_event(prog_fd: int, perf_fd: int) -> int:
-    """Attach a program to a perf event; an fd of the link, on whose life the attachment hangs. Linux 5.15."""
+    """Attach a program to a perf event, for as long as the link lives; an fd of the link. Linux 5.15."""
     return _checked(_lib().bpf_link_create(prog_fd, perf_fd, _BPF_PERF_EVENT, None), "bpf_link_create")
 
 
@@ -120,15 +120,15 @@ class _ProgLoadOpts(ctypes.Structure):  # struct bpf_prog_load_opts of libbpf 0.
 
 
 class Refused(OSError):
-    """The verifier did not accept a program; `log` is what it said."""
+    """The verifier rejected a program; `log` is its output."""
 
     log = ""
 
 
 def load_program(name: str, btf_tracepoint: str | None, instructions: bytes, license_name: str) -> int:
-    """Load a program for a tracepoint, or for the one named, with typed pointers as arguments (`tp_btf`); its fd.
+    """Load a program; its fd. With `btf_tracepoint`, it is for that BTF tracepoint, else for any classic tracepoint.
 
-    Raises Refused if the verifier does not accept it.
+    Raises Refused if the verifier rejects it.
     """
     log = ctypes.create_string_buffer(1 << 20)
     options = _ProgLoadOpts(sz=ctypes.sizeof(_ProgLoadOpts), log_size=len(log), log_buf=ctypes.addressof(log))
@@ -150,7 +150,7 @@ def load_program(name: str, btf_tracepoint: str | None, instructions: bytes, lic
 
 
 def link_btf_tracepoint(prog_fd: int) -> int:
-    """Attach a program to the tracepoint that it was loaded for; an fd of the link."""
+    """Attach a program to the BTF tracepoint that it was loaded for; an fd of the link."""
     return _checked(_lib().bpf_raw_tracepoint_open(None, prog_fd), "bpf_raw_tracepoint_open")
 
 
@@ -159,7 +159,7 @@ def may_read_kernel_memory() -> bool:
     return bool(_lib().libbpf_probe_bpf_helper(_BPF_PROG_TYPE_TRACEPOINT, _BPF_FUNC_PROBE_READ_KERNEL_STR, None) == 1)
 
 
-class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to what is read
+class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to the last field that is read
     _fields_ = (
         ("type", c_uint32),
         ("id", c_uint32),
@@ -172,21 +172,21 @@ class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to what is read
 
 @dataclass(frozen=True)
 class ProgInfo:
-    """What the kernel says of a loaded program. Run time and runs are counted while kernel.bpf_stats_enabled is 1."""
+    """Statistics of a loaded program. The kernel counts run time and runs while kernel.bpf_stats_enabled is 1."""
 
     run_time_ns: int
     runs: int
-    misses: int  # times that the program should have run and did not; counted by Linux 6.7 and later
+    misses: int  # runs that the kernel skipped; counted since Linux 6.7
 
 
 def prog_info(fd: int) -> ProgInfo:
-    """What the kernel says of a loaded program."""
+    """Statistics of a loaded program."""
     info = _ProgInfo()
     _info(fd, info)
     return ProgInfo(info.run_time_ns, info.run_cnt, info.recursion_misses)
 
 
-class _LinkInfo(ctypes.Structure):  # struct bpf_link_info, up to what is read
+class _LinkInfo(ctypes.Structure):  # struct bpf_link_info, up to the last field that is read
     _fields_ = (("type", c_uint32), ("id", c_uint32), ("prog_id", c_uint32))
 
 
@@ -203,9 +203,9 @@ def _info(fd: int, info: ctypes.Structure) -> None:
 
 
 def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
-    """Byte offset of each named field of kernel structs, `""` their size; source: the running kernel's BTF.
+    """Byte offset of each named field of kernel structs; their size under `""`. Source: the running kernel's BTF.
 
-    Fields of unnamed structs and unions in one count as its own, as in C.
+    Fields of anonymous structs and unions belong to the enclosing struct, as in C.
     """
     lib = _lib()
 
@@ -213,10 +213,10 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
         address = lib.btf__type_by_id(btf, type_id)
         _, info, size = (c_uint32 * 3).from_address(address)  # struct btf_type
         if info >> 24 & 0x1F not in (_BTF_STRUCT, _BTF_UNION):
-            return size  # an unnamed bit field: padding
+            return size  # an unnamed bit-field: padding
         count, kind_flag = info & 0xFFFF, info >> 31
         for name_at, member_type, offset in ((c_uint32 * 3) * count).from_address(address + 12):  # struct btf_member
-            bits = offset & 0xFFFFFF if kind_flag else offset  # the rest is a bit field's width
+            bits = offset & 0xFFFFFF if kind_flag else offset  # the upper bits are the width of a bit-field
             name = lib.btf__name_by_offset(btf, name_at).decode()
             if name:
                 offsets[name] = base + bits // 8
@@ -235,7 +235,7 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def _vmlinux_btf() -> Iterator[int]:
-    """What the running kernel says of its types."""
+    """The running kernel's BTF."""
     btf = _lib().btf__load_vmlinux_btf()
     if not btf:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "/sys/kernel/btf/vmlinux")
@@ -247,7 +247,7 @@ def _vmlinux_btf() -> Iterator[int]:
 
 @cache
 def rdonly_cast_ids() -> tuple[int, int] | None:
-    """BTF ids of the kernel's bpf_rdonly_cast and of the struct that is to be read; None before Linux 6.2."""
+    """BTF ids of bpf_rdonly_cast and of struct kernel_siginfo; None before Linux 6.2."""
     with _vmlinux_btf() as btf:
         function = _lib().btf__find_by_name_kind(btf, b"bpf_rdonly_cast", _BTF_FUNCTION)
         struct = _lib().btf__find_by_name_kind(btf, b"kernel_siginfo", _BTF_STRUCT)
@@ -266,7 +266,7 @@ class RingBuffer:
         def callback(_context: object, data: int, size: int) -> int:
             return 0 if self._on_record(ctypes.string_at(data, size)) else -errno.ECANCELED
 
-        self._callback = _SampleCallback(callback)  # kept: libbpf holds just the address
+        self._callback = _SampleCallback(callback)  # must stay alive: libbpf stores only its address
         self._consumed = memoryview(mmap.mmap(map_fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
         self._ring = _lib().ring_buffer__new(map_fd, ctypes.cast(self._callback, c_void_p), None, None)
         if not self._ring:
@@ -275,13 +275,13 @@ class RingBuffer:
 
     @property
     def position(self) -> int:
-        """Bytes consumed since the buffer was made: where the record is that `on_record` is called with."""
+        """Bytes consumed since the buffer was created. During a call of `on_record`, the position of its record."""
         return self._consumed[0]
 
     def consume(self, on_record: Callable[[bytes], bool]) -> None:
-        """Hand over the records that are there, until `on_record` says False: then no more after this one.
+        """Pass the waiting records to `on_record` until it returns False; that record is consumed, too.
 
-        It must not raise, for ctypes would swallow it.
+        It must not raise: ctypes would swallow the exception.
         """
         self._on_record = on_record
         result = _lib().ring_buffer__consume(self._ring)
@@ -289,28 +289,28 @@ class RingBuffer:
             _checked(result, "ring_buffer__consume")
 
     def close(self) -> None:
-        """Unmap the buffer. What was not consumed stays in the map."""
+        """Unmap the buffer. Unconsumed records stay in the map."""
         if self._ring:
             _lib().ring_buffer__free(self._ring)
             self._ring = None
 
 
 class RingTail:
-    """What is added to a BPF ring buffer, read and not consumed: its reader gets it, too.
+    """Reads a BPF ring buffer without consuming: the consumer still gets every record.
 
-    Source: include/uapi/linux/bpf.h, struct bpf_ringbuf of kernel/bpf/ringbuf.c. Mapped pages count as resident memory,
-    so close it soon.
+    Source: include/uapi/linux/bpf.h, and struct bpf_ringbuf in kernel/bpf/ringbuf.c. Mapped pages count as resident
+    memory, so close it soon.
     """
 
     _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
 
     def __init__(self, map_fd: int, from_consumed: bool = False) -> None:
-        """From now on; or from what the reader has consumed."""
+        """Start at the end, or with `from_consumed` at the first record that the consumer has not consumed."""
         described = Path(f"/proc/self/fdinfo/{map_fd}").read_text()
         self._size = int(re.search(r"^max_entries:\s*(\d+)", described, re.M)[1])  # type: ignore[index]
         page, protection = mmap.PAGESIZE, mmap.PROT_READ
         self._consumed = mmap.mmap(map_fd, page, mmap.MAP_SHARED, protection)
-        # The position of the writers, then the data, twice: so a record is in one piece, wherever it begins.
+        # The producer position, then the data mapped twice, so that every record is contiguous.
         self._produced = mmap.mmap(map_fd, page + 2 * self._size, mmap.MAP_SHARED, protection, offset=page)
         self._position = int.from_bytes(self._consumed[:8], sys.byteorder) if from_consumed else self._end
 
@@ -319,11 +319,11 @@ class RingTail:
         return int.from_bytes(self._produced[:8], sys.byteorder)
 
     def room(self) -> int:
-        """Bytes that are free."""
+        """Free bytes."""
         return self._size - (self._end - int.from_bytes(self._consumed[:8], sys.byteorder))
 
     def records(self) -> list[bytes]:
-        """The records that are whole by now, each once; without those that were overwritten meanwhile."""
+        """The records completed since the last call, except those that were overwritten meanwhile."""
         found = []
         while self._position < self._end:
             at = mmap.PAGESIZE + self._position % self._size
@@ -333,7 +333,7 @@ class RingTail:
             size = length & ~self._DISCARDED
             start = at + self._HEADER
             record = self._produced[start : start + size]
-            if self._end - self._position > self._size:  # the writers have come round
+            if self._end - self._position > self._size:  # overwritten by later records
                 self._position = self._end
                 break
             self._position += -(-(size + self._HEADER) // 8) * 8
