@@ -93,7 +93,7 @@ def test_a_call_that_reached_nobody():
 
 
 def test_a_death():
-    """Has the lapse since the signal, and what was known of the sender."""
+    """Has the time elapsed since the signal, and the fields of the sender."""
     decoded = event.decode(record(kind=2, elapsed_ns=7))
     assert (decoded.kind, decoded.outcome, decoded.died_after_ns, decoded.escalation_ns) == ("death", "died", 7, None)
     assert (decoded.sender.comm, decoded.target.comm) == ("bash", "nginx")
