@@ -278,8 +278,8 @@ def table(rows: dict[str, Observer]) -> str:
 
 def ledger(row: Observer) -> str:
     """What killsnoopd says became of its events."""
-    fates = {name: count for name, count in row.counters.items() if name not in ("counted", "delivered") and count}
-    said = ", ".join(f"{name} {count}" for name, count in fates.items())
+    outcomes = {name: count for name, count in row.counters.items() if name not in ("counted", "delivered") and count}
+    said = ", ".join(f"{name} {count}" for name, count in outcomes.items())
     return f"events of {row.title}: {said}"
 
 

@@ -1,4 +1,4 @@
-"""python -m killsnoopd."""
+"""Runs the daemon: `python -m killsnoopd`."""
 
 import sys
 

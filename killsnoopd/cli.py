@@ -1,4 +1,4 @@
-"""argv to Config. Pure: it looks at nothing but its arguments."""
+"""Parses the command line into a Config. Pure: it reads only its arguments."""
 
 import argparse
 import re
@@ -30,22 +30,22 @@ exit codes: 0 stopped as told · 2 bad flag · 69 the kernel lacks something · 
 
 @dataclass(frozen=True)
 class Config:
-    """What the command line asks for."""
+    """The command line, parsed."""
 
     listen_addresses: tuple[tuple[str, int], ...]  # host ("" for every address), port
     systemd_socket: bool
     telemetry_path: str
     web_config_file: Path | None  # TLS, users, headers
-    max_requests: int  # scrapes answered at a time; 0: no limit
+    max_requests: int  # concurrent scrapes; 0: no limit
     events_target: str  # auto, journal, stdout or none
-    fold: tuple[str, ...]  # rules by which names are counted together (metrics.fold)
+    fold: tuple[str, ...]  # rules that merge series on the page (metrics/fold.py)
     probe: Settings
-    pin: Path | None  # open the probe pinned below this, rather than load one
+    pin: Path | None  # open the probe pinned below this folder instead of loading one
     log_level: str
 
 
 def listen_address(value: str) -> tuple[str, int]:
-    """`:10035`, `127.0.0.1:10035`, `[::1]:10035`, `localhost:10035` to host and port."""
+    """Host and port of `:10035`, `127.0.0.1:10035`, `[::1]:10035` or `localhost:10035`."""
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\[\]:]*)):(\d{1,5})", value)
     if not match or int(match[3]) > 65535:
         raise argparse.ArgumentTypeError(f"{value!r} is no address: write host:port, :port or [ipv6]:port")
@@ -53,7 +53,7 @@ def listen_address(value: str) -> tuple[str, int]:
 
 
 def signals(value: str) -> frozenset[int]:
-    """Numbers of the signals in a list like `KILL,15`, or `all`."""
+    """Signal numbers of a list like `KILL,15`, or of `all`."""
     if value == "all":
         return _ALL
     try:
@@ -101,10 +101,10 @@ def _path(value: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """One line on an error, not the usage as well."""
+    """Prints errors as one line, without the usage."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """End with exit code 2."""
+        """Exit with code 2."""
         self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
 
 
@@ -277,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> Config:
-    """The Config of a command line. A wrong flag prints one line and raises SystemExit(2)."""
+    """Parse a command line. A wrong flag prints one line and raises SystemExit(2)."""
     args = parser().parse_args(argv)
     excluded = DEFAULT_EXCLUDED.union(*(args.exclude or ())) - frozenset().union(*(args.include or ()))
     if args.events_target == "none":

@@ -1,4 +1,4 @@
-"""The daemon's life: open the probe, give up all privileges, serve, say READY, stop. Read this first."""
+"""The daemon's life: open the probe, drop all privileges, serve, send READY, stop. Read this first."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from killsnoopd.web.config_file import WebConfigFile
 
 log = logging.getLogger("killsnoopd")
 
-DRAIN_S = 1.0  # for the last events, when told to stop; systemd is told 2 s in all
+DRAIN_S = 1.0  # time to log the last events at stop; TimeoutStopSec is 5 s
 _STATUS_INTERVAL_S = 10.0
 
 
@@ -48,10 +48,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(config: cli.Config, argv: list[str]) -> int:
-    """Everything from the open port to the last event."""
+    """Run the daemon, from the open port to the last event."""
     page.set_up_interpreter()
     web_config = WebConfigFile(config.web_config_file)
-    # Before the probe is loaded: a second daemon on the same port must not disturb the first.
+    # Before the probe: a second daemon on the same port must not disturb the first.
     sockets = systemd.listening_sockets() if config.systemd_socket else server.listen(config.listen_addresses)
     with contextlib.ExitStack() as stack:
         for opened in sockets:
@@ -77,7 +77,7 @@ def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
 
 
 def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
-    """Prove that the probe reports our own signals as they were."""
+    """Raise Failure unless the probe reports our own test signals correctly."""
     if "kill" not in syscalls:
         log.warning("calls are not tested at start: --probe.syscalls leaves out kill")
     faults = self_test.faults(opened, syscalls)
@@ -90,7 +90,7 @@ def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
 
 
 def choose_sink(target: str, deadline: StopDeadline, transmit: Callable[[int, bytes], None]) -> Sink | None:
-    """Where events go by --events.target; `auto` is the journal where there is one."""
+    """The sink for --events.target; `auto` is the journal if there is one, else stdout."""
     if target == "none":
         return None
     if target == "journal" or (target == "auto" and JOURNAL_SOCKET.exists()):
@@ -99,7 +99,7 @@ def choose_sink(target: str, deadline: StopDeadline, transmit: Callable[[int, by
 
 
 def _start_writer(config: cli.Config, opened: Probe, processes: Processes, deadline: StopDeadline) -> Writer | None:
-    """Start the event thread, if events go anywhere."""
+    """Start the event thread, unless --events.target is none."""
     in_flight = InFlight(opened.ledger_words)
     sink = choose_sink(config.events_target, deadline, in_flight.send)
     if sink is None:
@@ -111,7 +111,7 @@ def _start_writer(config: cli.Config, opened: Probe, processes: Processes, deadl
     return writer
 
 
-async def _serve(  # noqa: PLR0917 # everything that it serves
+async def _serve(  # noqa: PLR0917 # all the parts that run meanwhile
     config: cli.Config,
     web_config: WebConfigFile,
     sockets: list[socket],
@@ -144,49 +144,49 @@ async def _serve(  # noqa: PLR0917 # everything that it serves
 
 
 def _reload(processes: Processes, web_config: WebConfigFile) -> None:
-    """What can change under a running daemon. (The probe's settings do, too, but that is the loader's work.)"""
+    """Reload what can change in a running daemon. (The loader applies changes of the probe's settings.)"""
     systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
     processes.stale = True
-    web_config.reload()  # says what is wrong with it; the daemon goes on with what it had
+    web_config.reload()  # logs errors; the daemon then keeps the former configuration
     log.info("reloaded: mounts and cgroups are read anew")
     systemd.notify(READY=1)
 
 
 async def _pulse(opened: Probe, writer: Writer | None) -> None:
-    """Say READY, feed the watchdog and keep the status line of `systemctl status` fresh."""
+    """Send READY, feed the watchdog, and update the status line of `systemctl status`."""
     if "NOTIFY_SOCKET" not in os.environ:
         return
     while not systemd.notify(READY=1, STATUS=_status(opened)):
         await asyncio.sleep(0.1)
     watchdog_s = systemd.watchdog_interval_s()
-    told_s = time.monotonic()
+    status_sent_s = time.monotonic()
     while True:
         await asyncio.sleep(min(watchdog_s or _STATUS_INTERVAL_S, _STATUS_INTERVAL_S))
-        if writer is None or writer.is_alive():  # it may wait for journald, but it must be there
+        if writer is None or writer.is_alive():  # the event thread may wait for journald, but must not have ended
             systemd.notify(WATCHDOG=1)
-        if time.monotonic() - told_s >= _STATUS_INTERVAL_S:
-            told_s = time.monotonic()
+        if time.monotonic() - status_sent_s >= _STATUS_INTERVAL_S:
+            status_sent_s = time.monotonic()
             systemd.notify(STATUS=_status(opened))
 
 
 def _status(opened: Probe) -> str:
-    """One line for `systemctl status` and for the last words."""
+    """The line for `systemctl status` and for the log at stop."""
     counts, ledger = opened.counts(), opened.ledger()
     lost = sum(ledger.outcomes[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
     return f"{counts.total} signals counted, {ledger.outcomes['logged']} events logged, {lost} not logged"
 
 
 def _stop(opened: Probe, writer: Writer | None) -> None:
-    """Detach, log what waits in the ring buffer, say goodbye."""
+    """Detach the probe and log the events that wait in the ring buffer."""
     opened.detach()
     ended = writer is None or writer.stop(DRAIN_S + 0.5)
     log.info("stopped: %s", _status(opened))
     waiting = opened.ledger().pending
     if writer and not ended and writer.done.is_set():
         log.warning("journald does not take events: %d wait in the pinned ring buffer for the next start", waiting)
-    elif not ended:  # only a stream that blocks in write(2) does this
+    elif not ended:  # only a stream that blocks in write(2) can do this
         log.error("the last events could not be written: the reader of stdout is stuck")
-    if not ended:  # the thread would use the probe after it is closed
+    if not ended:  # the thread must not use the probe after it is closed
         logging.shutdown()
         os._exit(Exit.OK)
 
@@ -195,7 +195,7 @@ _SYSLOG_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, loggi
 
 
 class _Formatter(logging.Formatter):
-    """Lines for the journal carry their priority (sd-daemon(3)); a terminal gets the program's name."""
+    """Prefixes lines with their priority for the journal (sd-daemon(3)), else with the program's name."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

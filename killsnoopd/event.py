@@ -2,26 +2,79 @@
 
 import struct
 from dataclasses import dataclass
+from typing import Annotated, NamedTuple, get_type_hints
 
 from killsnoopd import names
 
-_HEAD = struct.Struct("=6Q 8x 6I 2i 2I 4i 2I 3H 5B 5x 16s 16s 16s 16s")  # struct event of memory.h
+# A field's type, and its format for struct.
+_U64 = Annotated[int, "Q"]
+_U32 = Annotated[int, "I"]
+_S32 = Annotated[int, "i"]
+_U16 = Annotated[int, "H"]
+_U8 = Annotated[int, "B"]
+_COMM = Annotated[bytes, "16s"]
+_PADDING = Annotated[bytes, "5s"]
+
+
+class Head(NamedTuple):
+    """`struct event` of maps.h, field by field. The text follows it."""
+
+    time_ns: _U64
+    elapsed_ns: _U64
+    start_ns: _U64
+    tstart_ns: _U64
+    cgroup: _U64
+    tcgroup: _U64
+    bucket_id: _U64
+    pid: _U32
+    tid: _U32
+    uid: _U32
+    ppid: _U32
+    loginuid: _U32
+    sessionid: _U32
+    ns_pid: _S32
+    tns_pid: _S32
+    tpid: _U32
+    tuid: _U32
+    target_arg: _S32
+    sig: _S32
+    res: _S32
+    code: _S32
+    exe_dev: _U32
+    ttid: _U32
+    exe_len: _U16
+    cgroup_len: _U16
+    tcgroup_len: _U16
+    kind: _U8
+    origin: _U8
+    call: _U8
+    outcome: _U8
+    flags: _U8
+    padding: _PADDING
+    comm: _COMM
+    thread_comm: _COMM
+    parent_comm: _COMM
+    tcomm: _COMM
+
+
+FORMATS = tuple(kind.__metadata__[0] for kind in get_type_hints(Head, include_extras=True).values())
+HEAD = struct.Struct("=" + "".join(FORMATS))
+KINDS = ("call", "delivery", "death")  # numbered as enum kind
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
-_KINDS = ("call", "delivery", "death")
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST = 1, 2, 4, 8, 16  # enum flag
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process is in the cgroup v2 tree."""
+    """A process's place in the cgroup v2 tree."""
 
-    cgroup: int  # id; the inode of the cgroup's folder
-    names: tuple[bytes, ...]  # from the cgroup up to the root, both included; empty if the kernel would not tell
+    cgroup: int  # id: the inode number of the cgroup's folder
+    names: tuple[bytes, ...]  # from the cgroup up to the root, both included; empty: not readable
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent it. Ids are those of the host, names are text (names.text)."""
+    """The sender. Ids are those of the host; names are text (names.text)."""
 
     pid: int
     tid: int
@@ -29,19 +82,19 @@ class Sender:
     ppid: int
     loginuid: int | None
     sessionid: int | None
-    ns_pid: int | None  # the pid in its own pid namespace, if that is not the host's
+    ns_pid: int | None  # pid in its own pid namespace, if that is not the host's
     start_ns: int  # CLOCK_BOOTTIME
     comm: str
     thread_comm: str
     parent_comm: str
     place: Place
-    exe_dev: int  # dev_t of the kernel: major << 20 | minor
+    exe_dev: int  # the kernel's dev_t: major << 20 | minor
     exe_names: tuple[bytes, ...]  # from the executable up to the root of its file system; empty: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom it reached."""
+    """The process that the signal was generated for."""
 
     pid: int
     uid: int
@@ -53,25 +106,25 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A call that failed or asked with signal 0, a signal that reached a process, or a death of one."""
+    """A call that failed or sent signal 0, a signal generated for a process, or a process's death by a signal."""
 
-    kind: str  # call, delivery or death; a death has all that was known of the delivery
+    kind: str  # of KINDS; a death also has the fields of its delivery
     time_ns: int  # CLOCK_BOOTTIME
     sig: int  # as the sender wrote it
     code: int  # si_code, of a delivery
-    res: int  # 0 or -errno: what the call returns
+    res: int  # result of the call, 0 or -errno
     origin: str  # names.ORIGINS
     syscall: str | None
     target_arg: int | None  # as the sender wrote it: pid, -pgid, tid or pidfd
     outcome: str | None  # names.OUTCOMES; of a death: died
     compat: bool  # a 32-bit program's call on a 64-bit kernel
     died_after_ns: int | None
-    escalation_ns: int | None  # since the SIGTERM that the same process was sent; 0 of a death: it was one
-    namespace_end: bool  # the init of the target's pid namespace ended
-    inferred: bool  # the origin is the likeliest one: nothing shows that it is the only one (docs/design.md)
-    self_test: bool  # one of the two signals by which the daemon tests the probe: not to be logged
+    escalation_ns: int | None  # since the SIGTERM to the same process; 0 for a death that follows an escalation
+    namespace_end: bool  # the target's pid namespace ended: its init exited
+    inferred: bool  # the origin is only the likeliest one (docs/design.md)
+    self_test: bool  # a test signal of the daemon, which is not logged
     sender: Sender | None  # None: the kernel
-    target: Target | None  # None: see target_arg
+    target: Target | None  # None: not known; see target_arg
 
     @property
     def signal(self) -> str:
@@ -89,58 +142,66 @@ def _names(text: bytes) -> tuple[bytes, ...]:
 
 
 def decode(record: bytes) -> Event:
-    """The event in a record of the ring buffer. Raises ValueError for one that the probe cannot have written."""
+    """Decode a record of the ring buffer. Raises ValueError if the probe cannot have written it."""
     try:
-        head = _HEAD.unpack_from(record)
+        head = Head._make(HEAD.unpack_from(record))
     except struct.error as error:
         raise ValueError(f"a record of {len(record)} bytes: {error}") from None
-    time_ns, lapse_ns, start_ns, tstart_ns, cgroup, tcgroup, pid, tid, uid, ppid, loginuid, sessionid = head[:12]
-    ns_pid, tns_pid, tpid, tuid, target_arg, sig, res, code, exe_dev, _, exe_len, cgroup_len, tcgroup_len = head[12:25]
-    kind, origin, call, outcome, flags, comm, thread_comm, parent_comm, tcomm = head[25:]
-    first = _HEAD.size + exe_len
-    second = first + cgroup_len
-    if kind >= len(_KINDS) or origin >= len(names.ORIGINS) or outcome >= len(names.OUTCOMES):
-        raise ValueError(f"a record of kind {kind}, origin {origin}, outcome {outcome}")
-    if call >= len(names.SYSCALLS) or len(record) != second + tcgroup_len:
-        raise ValueError(f"a record of call {call}, {len(record)} bytes, {exe_len}+{cgroup_len}+{tcgroup_len} of text")
-    kind_name, by_call = _KINDS[kind], names.ORIGINS[origin] == "syscall"
+    try:
+        kind, origin, outcome = KINDS[head.kind], names.ORIGINS[head.origin], names.OUTCOMES[head.outcome]
+        syscall = names.SYSCALLS[head.call]
+    except IndexError:
+        numbers = f"kind {head.kind}, origin {head.origin}, outcome {head.outcome}, call {head.call}"
+        raise ValueError(f"a record of {numbers}") from None
+    first = HEAD.size + head.exe_len
+    second = first + head.cgroup_len
+    if len(record) != second + head.tcgroup_len:
+        text = f"{head.exe_len}+{head.cgroup_len}+{head.tcgroup_len}"
+        raise ValueError(f"a record of {len(record)} bytes, {text} of them text")
+    flags, by_call = head.flags, origin == "syscall"
     sender = target = None
-    if pid:
+    if head.pid:
         sender = Sender(
-            pid,
-            tid,
-            uid,
-            ppid,
-            None if loginuid == _UNSET else loginuid,
-            None if sessionid == _UNSET else sessionid,
-            ns_pid if ns_pid > 0 else None,
-            start_ns,
-            names.text(comm),
-            names.text(thread_comm),
-            names.text(parent_comm),
-            Place(cgroup, _names(record[first:second])),
-            exe_dev,
-            _names(record[_HEAD.size : first]),
+            head.pid,
+            head.tid,
+            head.uid,
+            head.ppid,
+            None if head.loginuid == _UNSET else head.loginuid,
+            None if head.sessionid == _UNSET else head.sessionid,
+            head.ns_pid if head.ns_pid > 0 else None,
+            head.start_ns,
+            names.text(head.comm),
+            names.text(head.thread_comm),
+            names.text(head.parent_comm),
+            Place(head.cgroup, _names(record[first:second])),
+            head.exe_dev,
+            _names(record[HEAD.size : first]),
         )
-    if tpid:
-        place = Place(tcgroup, _names(record[second:]))
-        target = Target(tpid, tuid, tns_pid if tns_pid > 0 else None, tstart_ns, names.text(tcomm), place)
+    if head.tpid:
+        target = Target(
+            head.tpid,
+            head.tuid,
+            head.tns_pid if head.tns_pid > 0 else None,
+            head.tstart_ns,
+            names.text(head.tcomm),
+            Place(head.tcgroup, _names(record[second:])),
+        )
     return Event(
-        kind_name,
-        time_ns,
-        sig,
-        code,
-        res,
-        names.ORIGINS[origin],
-        names.SYSCALLS[call] if by_call else None,
-        target_arg if by_call else None,
-        {"call": None, "death": "died"}.get(kind_name, names.OUTCOMES[outcome]),
-        bool(flags & _COMPAT),
-        lapse_ns if kind_name == "death" else None,
-        (lapse_ns if kind_name == "delivery" else 0) if flags & _ESCALATION else None,
-        bool(flags & _NAMESPACE_END),
-        bool(flags & _INFERRED),
-        bool(flags & _SELF_TEST),
+        kind,
+        head.time_ns,
+        head.sig,
+        head.code,
+        head.res,
+        origin,
+        syscall if by_call else None,
+        head.target_arg if by_call else None,
+        outcome if kind == "delivery" else "died" if kind == "death" else None,
+        flags & _COMPAT != 0,
+        head.elapsed_ns if kind == "death" else None,
+        (head.elapsed_ns if kind == "delivery" else 0) if flags & _ESCALATION else None,
+        flags & _NAMESPACE_END != 0,
+        flags & _INFERRED != 0,
+        flags & _SELF_TEST != 0,
         sender,
         target,
     )

@@ -1,4 +1,4 @@
-"""Names of signals, results and processes: one spelling from the command line to the journal and the labels."""
+"""Names of signals, results and processes, spelled the same in flags, journal fields and labels."""
 
 import errno
 
@@ -6,10 +6,10 @@ _CLASSIC = (
     "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT "
     "CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
 ).split()  # signal(7): 1..31 on x86-64 and arm64 alike
-_RTMIN, _RTMAX = 34, 64  # as glibc counts: it keeps 32 and 33 for itself
+_RTMIN, _RTMAX = 34, 64  # glibc's values: it reserves 32 and 33
 
 INVALID = 65
-"""Stands for every number that is no signal."""
+"""Stands for every number that is not a signal."""
 
 SIGNALS: tuple[str, ...] = (
     "0",
@@ -34,23 +34,22 @@ SYSCALLS = (
     "rt_tgsigqueueinfo",
     "pidfd_send_signal",
 )
-"""The system calls that send signals, numbered as `enum call` of the probe numbers them."""
-
+"""The system calls that send signals, in the order of the probe's `enum call`."""
 
 ORIGINS = ("syscall", "cgroup", "oom", "pdeathsig", "autokill", "kernel")
-"""Where a delivered signal comes from, numbered as `enum origin` of the probe numbers them."""
+"""Origins of a generated signal, in the order of the probe's `enum origin`."""
 
 OUTCOMES = ("delivered", "ignored", "already_pending", "overflow_fail", "lose_info")
-"""What became of a generated signal, numbered as the kernel numbers them (trace/events/signal.h)."""
+"""Outcomes of a generated signal, in the order of the kernel's enum (trace/events/signal.h)."""
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL` of 9, `SIGRTMIN+3` of 37, `0` of 0, `invalid` of what is no signal."""
+    """`SIGKILL` for 9, `SIGRTMIN+3` for 37, `0` for 0, `invalid` for a number that is not a signal."""
     return SIGNALS[number] if 0 <= number < INVALID else SIGNALS[INVALID]
 
 
 def signal_number(text: str) -> int:
-    """The number (0..65) of a signal as people write it: 9, KILL, sigkill, RTMIN+3, SIGRTMAX-1, invalid.
+    """The number (0..65) of a signal in any common spelling: 9, KILL, sigkill, RTMIN+3, SIGRTMAX-1, invalid.
 
     Raises ValueError.
     """
@@ -74,15 +73,15 @@ def signal_number(text: str) -> int:
 
 
 def result_name(res: int) -> str:
-    """`success` of 0, the errno's name of -errno, its number where it has no name."""
+    """`success` for 0, the errno's name for -errno, or its number if it has no name."""
     return "success" if res >= 0 else errno.errorcode.get(-res, str(-res))
 
 
 def text(raw: bytes) -> str:
-    r"""The text that stands for a process name, for any bytes that the kernel may hold (up to the first NUL).
+    r"""The text for a process name: any bytes up to the first NUL.
 
-    Printable UTF-8 stays as it is; every other byte and every unprintable character becomes `\xNN`, a backslash
-    `\\`. No two names share one text, and no text can break a line, a label or a terminal.
+    Printable UTF-8 is unchanged; every other byte, and every byte of an unprintable character, becomes `\xNN`; a
+    backslash becomes `\\`. Different names have different texts, and no text can break a line, a label or a terminal.
     """
     decoded = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
     if decoded.isprintable() and "\\" not in decoded:
@@ -92,7 +91,7 @@ def text(raw: bytes) -> str:
         code = ord(char)
         if char == "\\":
             out.append("\\\\")
-        elif 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+        elif 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
             out.append(f"\\x{code - 0xDC00:02x}")
         elif char.isprintable():
             out.append(char)

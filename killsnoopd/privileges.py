@@ -1,4 +1,4 @@
-"""Giving up what the daemon does not need once the probe is attached: everything."""
+"""Drops the daemon's privileges: once the probe is attached, it needs none."""
 
 import ctypes
 import os
@@ -17,16 +17,16 @@ def _prctl(*arguments: object) -> None:
 
 
 def drop() -> None:
-    """Give up every capability of this thread for good (capabilities(7)), and gain none by execve(2).
+    """Drop all capabilities of this thread for good (capabilities(7)); execve(2) cannot regain any.
 
-    Call it before other threads start: capabilities are a thread's own. Raises OSError, and RuntimeError if the
-    kernel shows a capability afterwards.
+    Call it before other threads start, since each thread has its own capabilities. Raises OSError, and RuntimeError
+    if the kernel still shows a capability afterwards.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if not _held():
-        return  # as under systemd, whose sandbox would not let capset(2) through either
+        return  # as under systemd, whose sandbox also forbids capset(2)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    if _status("CapEff") & 1 << 8:  # dropping from the bounding set takes CAP_SETPCAP itself
+    if _status("CapEff") & 1 << 8:  # changing the bounding set takes CAP_SETPCAP
         last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
         for capability in range(last + 1):
             _prctl(_PR_CAPBSET_DROP, capability)
@@ -38,16 +38,16 @@ def drop() -> None:
 
 
 def _held() -> int:
-    """Every capability in any set of this thread's but the bounding set."""
+    """The union of this thread's capability sets, without the bounding set."""
     return _status("CapEff") | _status("CapPrm") | _status("CapInh") | _status("CapAmb")
 
 
 def _status(field: str) -> int:
-    """A bit set from /proc/self/status."""
+    """A field of /proc/self/status that holds a bit set."""
     match = re.search(rf"^{field}:\s*(\w+)$", Path("/proc/self/status").read_text(), re.M)
     return int(match[1], 16) if match else 0
 
 
 def set_process_name(name: str) -> None:
-    """What the kernel calls this process, up to 15 bytes; `python3` says nothing in a process list."""
+    """Set this process's name, up to 15 bytes; otherwise process lists show `python3`."""
     _prctl(_PR_SET_NAME, name.encode())

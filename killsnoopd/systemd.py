@@ -1,4 +1,4 @@
-"""What systemd and the daemon tell each other: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)."""
+"""The interface to systemd: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)."""
 
 import logging
 import os
@@ -13,9 +13,9 @@ log = logging.getLogger("killsnoopd")
 
 
 def notify(**state: str | int) -> bool:
-    """Tell systemd, if it started us: `notify(READY=1, STATUS="...")`; whether it was told.
+    """Send a notification to systemd if it started us, as in `notify(READY=1, STATUS="...")`; whether it was sent.
 
-    Never waits: systemd.daemon.notify holds the GIL while systemd is too busy to listen, and with it the whole daemon.
+    Never blocks. systemd.daemon.notify holds the GIL while systemd is too busy to read, which stops the whole daemon.
     """
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
@@ -32,13 +32,13 @@ def notify(**state: str | int) -> bool:
 
 
 def stderr_is_journal(environ: Mapping[str, str] = os.environ, fd: int = 2) -> bool:
-    """Whether what we say on stderr goes to journald: JOURNAL_STREAM (systemd.exec(5)) names that very stream."""
+    """Whether stderr is a stream to journald: JOURNAL_STREAM (systemd.exec(5)) names its device and inode."""
     status = os.fstat(fd)
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def watchdog_interval_s() -> float | None:
-    """How often to say that all is well: half of what systemd allows, None if it does not watch."""
+    """The interval of watchdog notifications, half of systemd's timeout; None if there is no watchdog."""
     usec, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
     if not usec or (pid and int(pid) != os.getpid()):
         return None
@@ -46,7 +46,7 @@ def watchdog_interval_s() -> float | None:
 
 
 def listening_sockets() -> list[socket.socket]:
-    """The sockets that systemd opened for us."""
+    """The listening sockets passed by systemd. Raises Failure if there are none."""
     fds = daemon.listen_fds()
     if not fds:
         raise Failure(Exit.OSERR, "--web.systemd-socket: systemd has handed no socket over; start killsnoopd.socket")

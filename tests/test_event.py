@@ -1,10 +1,14 @@
 """The event record: bytes in, Event out."""
 
+import re
+import struct
+
 import pytest
 from event_record import record
 
 from killsnoopd import event
 from killsnoopd.event import Event, Place, Sender, Target
+from killsnoopd.probe import program
 
 UNSET = 2**32 - 1
 
@@ -27,6 +31,48 @@ DELIVERY = Event(
 )  # fmt: skip
 
 
+def c_body(what, text=None):
+    """What stands between the braces of a struct or an enum of maps.h, without comments."""
+    plain = re.sub(r"/\*.*?\*/", "", program.MAPS_HEADER.read_text() if text is None else text, flags=re.S)
+    return re.search(rf"\b{what} \{{(.*?)\}}", plain, re.S)[1]
+
+
+C_FORMATS = {"u64": "Q", "u32": "I", "s32": "i", "u16": "H", "u8": "B"}
+
+
+def c_layout(body):
+    """Name, offset and format of each field, as the C compiler lays a struct out; `""`: its end."""
+    found, at, widest = [], 0, 1
+    for kind, names in re.findall(r"(\w+) ([^;]+);", body):
+        for name, length in re.findall(r"(\w+)(?:\[(\w+)\])?", re.sub(r",\s*", " ", names)):
+            form = C_FORMATS.get(kind, "s")
+            size = struct.calcsize(f"={form}")
+            at = -(-at // size) * size
+            count = {"": 1, "COMM_LEN": 16}.get(length) or int(length)
+            found.append((name, at, f"{count * size}s" if length else form))
+            at, widest = at + count * size, max(widest, size)
+    return [*found, ("", -(-at // widest) * widest, "")]
+
+
+def test_the_record_is_laid_out_as_in_the_probe():
+    """Head has the fields of struct event: the same names, in the same order, at the same offsets, of the same types."""
+    assert re.search(r"#define COMM_LEN 16\b", (program.BPF_DIR / "task.h").read_text())
+    offset, layout = 0, []
+    for name, form in zip(event.Head._fields, event.FORMATS, strict=True):
+        layout.append((name, offset, form))
+        offset += struct.calcsize(f"={form}")
+    assert [*layout, ("", offset, "")] == c_layout(c_body("struct event"))
+    assert event.HEAD.size == offset
+
+
+def test_numbers_are_those_of_the_probe():
+    """Kinds of event by number, and flags by bit."""
+    assert re.findall(r"\w+", c_body("enum kind").lower()) == [*event.KINDS, "kinds"]
+    flags = {name: int(bit) for name, bit in re.findall(r"(\w+) = (\d+)", c_body("enum flag"))}
+    assert flags == {name: getattr(event, f"_{name}") for name in flags}
+    assert sorted(flags.values()) == [1 << bit for bit in range(len(flags))]
+
+
 def test_decode():
     """Every field is where it belongs."""
     texts = {
@@ -47,17 +93,17 @@ def test_a_call_that_reached_nobody():
 
 
 def test_a_death():
-    """Has the lapse since the signal, and what was known of the sender."""
-    decoded = event.decode(record(kind=2, lapse_ns=7))
+    """Has the time elapsed since the signal, and the fields of the sender."""
+    decoded = event.decode(record(kind=2, elapsed_ns=7))
     assert (decoded.kind, decoded.outcome, decoded.died_after_ns, decoded.escalation_ns) == ("death", "died", 7, None)
     assert (decoded.sender.comm, decoded.target.comm) == ("bash", "nginx")
-    assert event.decode(record(kind=2, lapse_ns=7, flags=2)).escalation_ns == 0
+    assert event.decode(record(kind=2, elapsed_ns=7, flags=2)).escalation_ns == 0
 
 
 def test_flags():
     """What is told in bits."""
     assert event.decode(record(flags=1)).compat
-    assert event.decode(record(flags=2, lapse_ns=9)).escalation_ns == 9
+    assert event.decode(record(flags=2, elapsed_ns=9)).escalation_ns == 9
     assert event.decode(record(flags=4)).namespace_end
     assert event.decode(record(flags=8)).inferred
     assert event.decode(record(flags=16)).self_test

@@ -43,8 +43,9 @@ def test_any_bytes(record):
 def test_whatever_the_kernel_may_say(longs, ids, numbers, kinds, texts, tail):
     """Every field that is logged is printable text in one line; the message names the sender as the metrics do."""
     ns_pid, tns_pid, target_arg, sig, res, code = numbers
-    record = event._HEAD.pack(
+    record = event.HEAD.pack(
         *longs,
+        0,
         *ids,
         ns_pid,
         tns_pid,
@@ -59,6 +60,7 @@ def test_whatever_the_kernel_may_say(longs, ids, numbers, kinds, texts, tail):
         0,
         0,
         *kinds,
+        b"",
         *texts,
     )
     found = event.decode(record + tail)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Counting: into the cell of a CPU that a name, or a signal, an origin and an outcome have. */
+/* Counters: the cells of a CPU, by series, or by signal, origin and outcome. */
 
 static __always_inline void add_one(u32 cpu, u32 cell)
 {
@@ -29,16 +29,18 @@ static __always_inline u32 overflow_result(s32 res)
 	}
 }
 
-/* Seconds, nearly. They stand still while the machine sleeps, as jiffies do: eras are shorter than QUARANTINE. */
+/*
+ * 2^30 ns, about a second. Like jiffies, the clock stops during suspend; otherwise an era could outlast QUARANTINE.
+ */
 static __always_inline u32 tick(void)
 {
 	return bpf_ktime_get_ns() >> 30;
 }
 
-#define NEVER ((u32)-1)
+#define QUEUED ((u32)-1)
 /*
- * A CPU trusts its cache for one era, 1024 jiffies: 10 s at the most (CONFIG_HZ=100). So nobody counts in a slot any more
- * that has been in the queue for longer than that.
+ * A CPU uses its cached slot for one era, 1024 jiffies: at most 10 s (CONFIG_HZ=100). After QUARANTINE no CPU can still
+ * count in a slot that is in the queue.
  */
 #define ERA(jiffies) ((u32)((jiffies) >> 10))
 #define QUARANTINE 16 /* ticks */
@@ -48,28 +50,29 @@ static __always_inline u64 *slot_state_entry(u32 which)
 	return slot_state.lookup(&which);
 }
 
-/* Take a slot out of use if it was idle for long. A few at random for each new name: so the table follows the names. */
+/* Queue a slot if its series is idle. Each new series checks two slots at random. */
 static __always_inline void retire(u32 slot, u32 now, u64 *tail)
 {
 	u32 *last = used.lookup(&slot), at = *tail % SERIES_MAX;
 	struct series *key = series.lookup(&slot);
 	struct retired *entry = retired.lookup(&at);
 
-	if (!last || !key || !entry || *last == NEVER || (s32)(now - *last) < (s32)TTL)
+	if (!last || !key || !entry || *last == QUEUED || (s32)(now - *last) < (s32)TTL)
 		return;
 	u32 *mapped = slots.lookup(key);
 
 	if (mapped && *mapped == slot)
 		slots.delete(key);
-	*last = NEVER;
+	*last = QUEUED;
 	entry->slot = slot;
 	entry->since = now;
 	*tail += 1;
 }
 
 /*
- * The slot that has waited longest, for a new name. Its calls go where its old name is counted now, if that is back, or
- * else to AGED. Returns SERIES_MAX if none is ripe. Preemption is off and the lock is held.
+ * Give the oldest slot of the queue to a new series. Its calls move to the current slot of its old series if that is
+ * back, or else to AGED. Returns SERIES_MAX if the slot is still in quarantine. The caller holds the lock, with
+ * preemption off.
  */
 static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *head)
 {
@@ -83,17 +86,17 @@ static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *he
 	struct series *old = series.lookup(&slot);
 
 	*head += 1;
-	/* A CPU that had found the slot just before may have overwritten the mark: then it stays, until it has aged again. */
-	if (!old || old->sig >= SIGNALS || !last || *last != NEVER)
+	/* A CPU that looked the slot up just before may have overwritten QUEUED: the slot stays in use until idle again. */
+	if (!old || old->sig >= SIGNALS || !last || *last != QUEUED)
 		return SERIES_MAX;
-	u32 *heir = slots.lookup(old);
-	u32 to = cpu * ROW + (heir ? SERIES + *heir : AGED + old->sig * RESULTS + overflow_result(old->res));
+	u32 *current = slots.lookup(old);
+	u32 to = cpu * ROW + (current ? SERIES + *current : AGED + old->sig * RESULTS + overflow_result(old->res));
 	u64 *sum = counts.lookup(&to);
 
 	if (!sum)
 		return SERIES_MAX;
 	__sync_fetch_and_add(version, 1);
-	ROLLED for (u32 row = 0; row < CPUS; row++) {
+	NO_UNROLL for (u32 row = 0; row < CPUS; row++) {
 		u32 from = row * ROW + SERIES + slot;
 		u64 *value = counts.lookup(&from);
 
@@ -109,7 +112,7 @@ static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *he
 	return slot;
 }
 
-/* One CPU at a time; who comes meanwhile goes without. */
+/* One CPU at a time: if another one holds the lock, return SERIES_MAX. */
 static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
 {
 	u64 *taken = slot_state_entry(TAKEN), *head = slot_state_entry(QUEUE_HEAD), *tail = slot_state_entry(QUEUE_TAIL),
@@ -128,17 +131,17 @@ static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
 	return slot;
 }
 
-#define ATTEMPTS_MAX 64 /* each one that fails is another CPU's that succeeded */
+#define ATTEMPTS_MAX 64 /* each failed attempt is another CPU's success */
 
 /*
- * Add one to a number and return what it was; SERIES_MAX if other CPUs were always faster. Not __sync_fetch_and_add: LLVM
- * 21 and later, as bcc drives them, compile it only where the result is not used ("Invalid usage of the XADD return value").
+ * Increment a number and return its old value; SERIES_MAX after ATTEMPTS_MAX lost races. Not __sync_fetch_and_add: from
+ * LLVM 21 on, bcc can compile that only if its result is unused ("Invalid usage of the XADD return value").
  */
 static __always_inline u64 fetch_and_increment(u64 *number)
 {
 	u64 expected = *number;
 
-	ROLLED for (int i = 0; i < ATTEMPTS_MAX; i++) {
+	NO_UNROLL for (int i = 0; i < ATTEMPTS_MAX; i++) {
 		u64 found = __sync_val_compare_and_swap(number, expected, expected + 1);
 
 		if (found == expected)
@@ -148,7 +151,7 @@ static __always_inline u64 fetch_and_increment(u64 *number)
 	return SERIES_MAX;
 }
 
-/* A new set of labels: give it a slot. Two CPUs may race for one; the loser's slot stays unused until it has aged. */
+/* Give a new series a slot. If two CPUs race for one series, the loser's slot stays unused until it is recycled. */
 static __always_inline u32 *take_slot(u32 cpu, struct series *key)
 {
 	u32 slot = SERIES_MAX;
@@ -168,7 +171,7 @@ static __always_inline u32 *take_slot(u32 cpu, struct series *key)
 		struct series *entry = series.lookup(&slot);
 		if (!entry)
 			return NULL;
-		*entry = *key; /* before the slot can be found, so before anything is counted in it */
+		*entry = *key; /* before the slot can be looked up, and so before anything is counted in it */
 		u32 now = tick();
 
 		used.update(&slot, &now);
@@ -199,7 +202,7 @@ static __always_inline void count_call(u32 cpu, struct series *key, struct cpu_c
 	if (slot) {
 		u32 now = tick(), *last = used.lookup(slot);
 
-		if (last && *last != now && *last != NEVER)
+		if (last && *last != now && *last != QUEUED)
 			*last = now;
 		cache->key = *key;
 		cache->slot_plus_one = *slot + 1;
@@ -215,7 +218,7 @@ static __always_inline void count_delivery(u32 cpu, u32 sig, u32 origin, u32 out
 	add_one(cpu, DELIVERIES + (sig * ORIGINS + origin) * OUTCOMES + outcome);
 }
 
-/* The same, where a signal_generate in an interrupt may come in between. */
+/* Like count_delivery, but atomic: signal_generate in an interrupt may write the same cell. */
 static __always_inline void count_late_delivery(u32 cpu, u32 sig, u32 origin)
 {
 	u32 at = cpu * ROW + DELIVERIES + (sig * ORIGINS + origin) * OUTCOMES + DELIVERED;

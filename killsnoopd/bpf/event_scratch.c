@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* An event in the making: who and whom, the names on the paths to the root, and into the ring buffer. */
+/* Fills in the scratch buffer (sender, target, the names on their paths) and copies it to the ring buffer. */
 
 #define DEPTH_MAX 12
 
-/* clang would leave out a mask that it knows to be superfluous; the verifier does not know. */
+/* Without the asm, clang drops the mask as redundant. The verifier needs it. */
 static __always_inline u32 within_text(u32 end)
 {
 	asm volatile("" : "+r"(end));
@@ -11,8 +11,8 @@ static __always_inline u32 within_text(u32 end)
 }
 
 /*
- * Where the next name goes; NULL if the text is full. The length is kept in memory, not in a register: the verifier
- * forgets what it knows of it there, and need not follow every number of names through the rest of the program.
+ * Where the next name goes; NULL if the text is full. The length lives in memory, not in a register, where the verifier
+ * does not track its value. So it does not check the rest of the program once for each number of names.
  */
 static __always_inline char *next_name(struct scratch *scratch)
 {
@@ -29,26 +29,26 @@ static __always_inline bool add_name(struct scratch *scratch, int size)
 	return true;
 }
 
-/* Half of the ring buffer is for what may kill alone. */
-static __always_inline void output(u32 cpu, enum kind kind, bool deadly, void *record, u32 size)
+/* Only fatal signals may use the second half of the ring buffer. */
+static __always_inline void output(u32 cpu, enum kind kind, bool fatal, void *record, u32 size)
 {
-	bool room = deadly || waiting() < RING_BYTES / 2;
+	bool room = fatal || waiting() < RING_BYTES / 2;
 
 	count_event_outcome(cpu, kind, room && !events.ringbuf_output(record, size, 0) ? EMITTED : RING_FULL);
 }
 
-static __always_inline void output_scratch(u32 cpu, enum kind kind, bool deadly, struct scratch *scratch)
+static __always_inline void output_scratch(u32 cpu, enum kind kind, bool fatal, struct scratch *scratch)
 {
 	u32 size = sizeof(scratch->event) + within_text(scratch->text_len);
 
 	if (scratch->event.flags & SELF_TEST)
-		events.ringbuf_output(scratch, size, 0); /* for self_test.py; in the ledger it is filtered, for it is not logged */
+		events.ringbuf_output(scratch, size, 0); /* for self_test.py; never logged, so counted as filtered */
 	else
-		output(cpu, kind, deadly, scratch, size);
+		output(cpu, kind, fatal, scratch, size);
 }
 
-/* A pid as the process itself sees it, in its own pid namespace, up to four levels deep; deeper, -1. */
-static __always_inline int own_number(struct task_struct *task)
+/* The pid in the task's own pid namespace; -1 if that is nested more than three levels deep. */
+static __always_inline int innermost_pid(struct task_struct *task)
 {
 	struct pid *pid = task ? task->thread_pid : NULL;
 
@@ -64,22 +64,22 @@ static __always_inline int own_number(struct task_struct *task)
 }
 
 /*
- * Whether this is one of the two signals by which the daemon tests the probe (self_test.py). They make events whatever the
- * flags leave out, and whoever floods.
+ * Whether the sender is a process that tests the probe (self_test.py). Filters and limits do not apply to its test
+ * signals.
  */
 static __always_inline bool is_self_test(struct task_struct *sender)
 {
 	u32 at = SELF_TEST_PID;
 	u64 *pid = ledger.lookup(&at);
 
-	return pid && *pid && *pid == own_number(sender->group_leader);
+	return pid && *pid && *pid == innermost_pid(sender->group_leader);
 }
 
-static __always_inline int namespace_number(struct task_struct *leader)
+static __always_inline int ns_pid_of(struct task_struct *leader)
 {
 	struct pid *pid = leader ? leader->thread_pid : NULL;
 
-	return pid && pid->level ? own_number(leader) : 0;
+	return pid && pid->level ? innermost_pid(leader) : 0;
 }
 
 static __always_inline struct kernfs_node *cgroup_node(struct task_struct *task)
@@ -121,7 +121,7 @@ static __always_inline void describe_sender(struct event *event, struct task_str
 #else
 	event->loginuid = event->sessionid = -1;
 #endif
-	event->ns_pid = namespace_number(leader);
+	event->ns_pid = ns_pid_of(leader);
 	event->start_ns = start_of(leader);
 	event->cgroup = node ? node->id : 0;
 	read_comm(event->comm, leader);
@@ -147,7 +147,7 @@ static __always_inline void describe_target(struct event *event, struct task_str
 
 	event->tpid = target->tgid;
 	event->ttid = target->pid;
-	event->tns_pid = namespace_number(leader);
+	event->tns_pid = ns_pid_of(leader);
 	event->tuid = uid_of(target);
 	event->tstart_ns = start_of(leader);
 	event->tcgroup = node ? node->id : 0;
@@ -155,8 +155,8 @@ static __always_inline void describe_target(struct event *event, struct task_str
 }
 
 /*
- * The names from the sender's executable up to the root of its file system. What they are relative to, exe_dev tells
- * user space. Under lockdown only names that the dentry itself holds can be read: with a longer one, no path.
+ * The names from the sender's executable up to the root of its file system; user space finds the mount by exe_dev.
+ * Under lockdown=confidentiality only names inside the dentry are readable: a longer name means no path.
  */
 static __always_inline void add_exe(struct scratch *scratch, struct task_struct *task)
 {
@@ -168,7 +168,7 @@ static __always_inline void add_exe(struct scratch *scratch, struct task_struct 
 
 	if (!sb)
 		return;
-	ROLLED for (int depth = 0; depth < DEPTH_MAX; depth++) {
+	NO_UNROLL for (int depth = 0; depth < DEPTH_MAX; depth++) {
 		char *to = next_name(scratch);
 		struct dentry *parent = dentry->d_parent;
 
@@ -197,14 +197,14 @@ static __always_inline void add_exe(struct scratch *scratch, struct task_struct 
 	scratch->text_len = start;
 }
 
-/* The names from a task's cgroup up to the root. User space can find the path by the id; but not if it is gone. */
+/* The names from a task's cgroup up to the root. User space can look the path up by id only while the cgroup exists. */
 static __always_inline void add_cgroup(struct scratch *scratch, struct task_struct *task, u16 *len)
 {
 #if PROBE_READ
 	struct kernfs_node *node = cgroup_node(task);
 	u32 start = scratch->text_len;
 
-	ROLLED for (int depth = 0; depth < DEPTH_MAX; depth++) {
+	NO_UNROLL for (int depth = 0; depth < DEPTH_MAX; depth++) {
 		char *to = next_name(scratch);
 
 		if (!to || !node || !add_name(scratch, read_kernel_str(to, NAME_MAX, node->name)))

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The signals that a process may die of, kept until it does. */
+/* Remembers the senders of fatal signals until their targets die. */
 
 /*
- * The process may well die of this signal: remember who sent it. A handler that has tidied up often sends the signal to its
- * own process once more, to die of it: then whoever sent the first one is the killer.
+ * Remember the sender of a signal that the target may die of. After cleaning up, a handler often sends the signal to
+ * its own process again in order to die of it. Then the sender of the first signal is the killer.
  */
 static __always_inline void remember(struct event *event)
 {
@@ -19,16 +19,16 @@ static __always_inline void remember(struct event *event)
 	fatal_signals.update(&key, event);
 }
 
-/* A signal that nobody sent: if the process dies of this number now, it was not he who sent it one before. */
+/* Nobody sent this signal. If the target dies of it, an earlier sender of that signal must not be blamed. */
 static __always_inline void forget(u32 sig, struct task_struct *target)
 {
 	struct fatal_key key = { target->tgid, sig };
 
-	if (fatal(sig))
+	if (is_fatal(sig))
 		fatal_signals.delete(&key);
 }
 
-/* A SIGKILL to a process that was sent SIGTERM not long ago: whoever sent that ran out of patience. */
+/* A SIGKILL within the grace period after a SIGTERM to the same process is an escalation. */
 static __always_inline void mark_escalation(u32 cpu, struct event *event)
 {
 	struct fatal_key key = { event->tpid, SIGTERM };
@@ -37,6 +37,6 @@ static __always_inline void mark_escalation(u32 cpu, struct event *event)
 	if (!term || term->tstart_ns != event->tstart_ns || event->time_ns - term->time_ns > GRACE_NS)
 		return;
 	event->flags |= ESCALATION;
-	event->lapse_ns = event->time_ns - term->time_ns;
+	event->elapsed_ns = event->time_ns - term->time_ns;
 	add_one(cpu, ESCALATIONS);
 }

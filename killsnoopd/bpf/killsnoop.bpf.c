@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The probe. The exits of the six system calls that send signals: every call is counted; one that failed, or that sent
- * signal 0, makes an event. signal_generate: every signal that reaches a process is counted and makes an event.
- * sched_process_exit: every process that dies of a signal is counted, and makes an event if the sender was seen.
+ * The probe.
  *
- * Macros that the loader defines, all of them integers that it has validated:
+ * Exits of the six system calls that send signals: counts every call. A call that fails, or that sends signal 0, makes
+ * an event.
+ * signal_generate: counts every signal generated for a process, and makes an event of it.
+ * oom:mark_victim: identifies the SIGKILLs of the OOM killer.
+ * sched_process_exit: counts every process that dies of a signal. The death makes an event if the sender was seen.
+ *
+ * The loader defines these macros. All are integers that it has validated:
  *   CPUS               possible CPUs
- *   SERIES_MAX         (comm, signal, result) sets that get a counter of their own
- *   TTL                ticks without a call after which such a set may lose it; 0: it never does
+ *   SERIES_MAX         number of series (sets of comm, signal and result) with a counter of their own
+ *   TTL                ticks without a call after which a series may lose its counter; 0: never
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
  *   FATAL_LOW/_HIGH    bit set of signals whose default action ends the process
- *   EVENT_INTERVAL_NS  ns between two events of one bucket_id in the long run; 0: no limit
- *   EVENT_BURST_NS     how far ahead of that a bucket_id may run: (burst - 1) * EVENT_INTERVAL_NS
- *   GRACE_NS           a SIGKILL that follows a SIGTERM within this time is an escalation
- *   SELF_SIGNALS       1: count tkill/tgkill to the sender's own process too
- *   PROBE_READ         1: the kernel lets programs read any of its memory (no lockdown=confidentiality)
- *   RDONLY_CAST        the number that stands for bpf_rdonly_cast; 0: the kernel has none
- *   EVENTS_FD          the number that stands for the map of that name
+ *   EVENT_INTERVAL_NS  ns per token of a bucket; 0: no limit
+ *   EVENT_BURST_NS     depth of a bucket: (burst - 1) * EVENT_INTERVAL_NS
+ *   GRACE_NS           a SIGKILL this soon after a SIGTERM is an escalation
+ *   SELF_SIGNALS       1: also count tkill/tgkill to the sender's own process
+ *   PROBE_READ         1: programs may read any kernel memory; 0: lockdown=confidentiality forbids it
+ *   RDONLY_CAST        placeholder for a call of bpf_rdonly_cast; 0: the kernel has no such function
+ *   EVENTS_FD          placeholder for the fd of the map `events`
  *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
  *   MARK_VICTIM_PID    byte offset of the pid in a record of oom:mark_victim
  *   TASK_*, PID_*, ... byte offsets of fields, from the kernel's BTF (task.h)
@@ -38,16 +42,16 @@
 #define SIGPROF 27
 #define EAGAIN 11
 #define MAX_ERRNO 4095
-#define ROLLED _Pragma("clang loop unroll(disable)")
+#define NO_UNROLL _Pragma("clang loop unroll(disable)")
 
-/* Values are read anew from memory after this: the verifier, too, forgets which way each of them came about. */
+/* Compiler barrier: reload values from memory, so that the verifier drops what it knew of each branch. */
 #define BARRIER asm volatile("" ::: "memory")
 
-/* Under names of our own: bcc replaces those that it knows where it cannot find them in /proc/kallsyms. */
+/* Our own names: bcc replaces calls of the helpers that it knows if /proc/kallsyms does not list them. */
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 
-/* bcc understands counts.lookup() and the like in the main file alone: the loader puts these in place of their lines. */
+/* bcc translates counts.lookup() and the like only in the main file, so the loader inserts these files here. */
 #include "counters.c"
 #include "rate_limits.c"
 #include "event_scratch.c"
@@ -55,38 +59,38 @@ static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)B
 #include "origin.c"
 
 struct sys_exit {
-	u64 common_and_nr[2]; /* 8 bytes and a number, or 12 on some kernels for real time: the next 8 begin at 16 */
+	u64 common_and_nr[2]; /* 8 bytes (12 on some real-time kernels), then the call's number; `ret` is at 16 in both */
 	s64 ret;
 };
 
 /*
- * Tracepoints syscalls:sys_exit_{kill,tkill,...}: a system call that sends signals is about to return; its arguments are
- * still in the saved registers.
+ * Tracepoints syscalls:sys_exit_{kill,tkill,...}: a system call that sends signals is about to return. The saved
+ * registers still hold its arguments.
  */
 int on_sys_exit(struct sys_exit *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct running running = running_call(task);
 	struct series key = {};
-	u32 cpu = bpf_get_smp_processor_id(), place = 2 * cpu + CALL;
-	struct cpu_cache *cache = cpu_caches.lookup(&place);
+	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + CALL;
+	struct cpu_cache *cache = cpu_caches.lookup(&index);
 	struct scratch *scratch;
 
 	if (!cache || running.call >= WRITE)
 		return 0;
-	if (!SELF_SIGNALS && ((running.call == TGKILL && running.target_arg == own_number(task->group_leader)) ||
-			      (running.call == TKILL && running.target_arg == own_number(task))))
+	if (!SELF_SIGNALS && ((running.call == TGKILL && running.target_arg == innermost_pid(task->group_leader)) ||
+			      (running.call == TKILL && running.target_arg == innermost_pid(task))))
 		return 0;
-	/* A thread may have a name of its own; the process is called what its group leader is called. */
+	/* A thread may have its own name. The name of the process is that of its group leader. */
 	read_comm(key.comm, task->group_leader);
 	key.sig = running.sig >= 0 && running.sig < INVALID ? running.sig : INVALID;
-	/* A ptracer or seccomp can make a call return anything. */
+	/* A tracer or a seccomp filter can make a call return any value. */
 	key.res = ctx->ret >= 0 ? 0 : ctx->ret < -MAX_ERRNO ? -MAX_ERRNO : ctx->ret;
 	count_call(cpu, &key, cache);
-	/* What reached a process was told when it did. */
+	/* signal_generate has already made an event for each target. */
 	if (key.res == 0 && key.sig != 0)
 		return 0;
-	scratch = scratch_buffers.lookup(&place);
+	scratch = scratch_buffers.lookup(&index);
 	if (!scratch)
 		return 0;
 	bool self_test = key.sig == 0 && is_self_test(task);
@@ -110,10 +114,10 @@ int on_sys_exit(struct sys_exit *ctx)
 	add_exe(scratch, task);
 	add_cgroup(scratch, task, &scratch->event.cgroup_len);
 	output_scratch(cpu, CALL, false, scratch);
-	return 0; /* no perf sample */
+	return 0; /* 0: no perf sample */
 }
 
-/* BTF tracepoint signal:signal_generate(sig, info, target, group, result): siglock is held, interrupts are off. */
+/* BTF tracepoint signal:signal_generate(sig, info, target, group, result). siglock is held and interrupts are off. */
 int on_signal_generate(u64 *ctx)
 {
 	u32 sig = ctx[0], outcome = ctx[4];
@@ -125,11 +129,11 @@ int on_signal_generate(u64 *ctx)
 		return 0;
 	enum info info = info_of(ctx, &code);
 
-	if (sig == SIGCHLD && code > 0) /* by far the most frequent: a child has ended */
+	if (sig == SIGCHLD && code > 0) /* a child has ended: by far the most frequent signal, so it comes first */
 		return 0;
 	if (sig >= INVALID || outcome >= OUTCOMES)
 		return 0;
-	/* Faults, file descriptors, a process's own clocks: nobody sent these. */
+	/* Nobody sent these: faults, I/O signals, and the process's own timers. */
 	if ((code > 0 && code != SI_KERNEL) ||
 	    (info == PRIV && (sig == SIGALRM || sig == SIGVTALRM || sig == SIGPROF))) {
 		forget(sig, target);
@@ -137,62 +141,69 @@ int on_signal_generate(u64 *ctx)
 	}
 	struct running running = running_call(sender);
 
-	/* Timers, message queues and asynchronous I/O have codes that rt_sigqueueinfo(2) may use too. */
+	/*
+	 * Timers, message queues and asynchronous I/O use negative codes. So may rt_sigqueueinfo(2): the signal was sent only
+	 * if the current call names it.
+	 */
 	if (code < 0 && code != SI_TKILL && code != SI_QUEUE && (running.call >= WRITE || running.sig != sig)) {
 		forget(sig, target);
 		return 0;
 	}
 	bool counted = SELF_SIGNALS || code != SI_TKILL || sender->tgid != target->tgid;
-	bool deadly = fatal(sig) && (outcome == DELIVERED || outcome == LOSE_INFO);
+	bool fatal = is_fatal(sig) && (outcome == DELIVERED || outcome == LOSE_INFO);
 
-	if (!counted && !deadly)
+	if (!counted && !fatal)
 		return 0;
-	u32 cpu = bpf_get_smp_processor_id(), place = 2 * cpu + DELIVERY;
-	struct cpu_cache *cache = cpu_caches.lookup(&place);
-	struct scratch *scratch = scratch_buffers.lookup(&place);
+	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + DELIVERY;
+	struct cpu_cache *cache = cpu_caches.lookup(&index);
+	struct scratch *scratch = scratch_buffers.lookup(&index);
 
 	if (!cache || !scratch)
 		return 0;
 	struct event *event = &scratch->event;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
-			     namespace_number(sender->group_leader) == 1;
+			     ns_pid_of(sender->group_leader) == 1;
 	bool self_test = sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender);
-	bool suspect = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
+	bool undecided = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
 
-	event->origin = suspect ? suspected_origin(sender, target, &running) :
+	event->origin = undecided ? provisional_origin(sender, target, &running) :
 				  origin_of(info, code, sig, group, sender, target, &running);
 	event->call = running.call < WRITE ? running.call : 0;
 	event->target_arg = running.target_arg;
-	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM ||
-			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
-	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat && !scratch->by_kernel ? COMPAT : 0) |
-		       (self_test ? SELF_TEST : 0);
-	if (sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, namespace_end))
-		event->flags |= INFERRED;
+	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat ? COMPAT : 0) | (self_test ? SELF_TEST : 0);
 	event->sig = sig;
 	event->code = code;
 	event->outcome = outcome;
-	event->bucket_id = bucket_of(scratch->by_kernel ? target : sender);
-	scratch->suspect = suspect;
-	scratch->deadly = deadly;
+	scratch->undecided = undecided;
+	scratch->fatal = fatal;
 	scratch->emit = false;
 	scratch->now = 0;
 	BARRIER;
-	if (counted && !scratch->suspect) {
+	if (event->sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, event->flags & NAMESPACE_END))
+		event->flags |= INFERRED;
+	BARRIER;
+	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM ||
+			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
+	BARRIER;
+	if (scratch->by_kernel)
+		event->flags &= ~COMPAT; /* the call is a bystander's */
+	event->bucket_id = bucket_of(scratch->by_kernel ? target : sender);
+	BARRIER;
+	if (counted && !scratch->undecided) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
 		if (event->flags & SELF_TEST) {
 			count_event_outcome(cpu, DELIVERY, FILTERED);
 			scratch->emit = true;
 		} else {
-			scratch->emit = admit(cpu, DELIVERY, event->sig, event->bucket_id, scratch->deadly, cache, &scratch->now);
+			scratch->emit = admit(cpu, DELIVERY, event->sig, event->bucket_id, scratch->fatal, cache, &scratch->now);
 		}
 	}
-	if (!scratch->emit && !scratch->deadly)
+	if (!scratch->emit && !scratch->fatal)
 		return 0;
 	BARRIER;
 	event->time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
-	event->lapse_ns = 0;
-	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* which is what the sender is told */
+	event->elapsed_ns = 0;
+	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* what the call returns */
 	event->kind = DELIVERY;
 	event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
 	scratch->text_len = 0;
@@ -202,10 +213,10 @@ int on_signal_generate(u64 *ctx)
 	else
 		describe_sender(event, sender);
 	BARRIER;
-	if (event->sig == SIGKILL && scratch->deadly)
+	if (event->sig == SIGKILL && scratch->fatal)
 		mark_escalation(cpu, event);
 	BARRIER;
-	if (scratch->emit || scratch->suspect) {
+	if (scratch->emit || scratch->undecided) {
 		if (!scratch->by_kernel) {
 			add_exe(scratch, sender);
 			add_cgroup(scratch, sender, &event->cgroup_len);
@@ -213,28 +224,28 @@ int on_signal_generate(u64 *ctx)
 		add_cgroup(scratch, target, &event->tcgroup_len);
 	}
 	BARRIER;
-	if (scratch->deadly)
+	if (scratch->fatal)
 		remember(event);
-	if (scratch->suspect) {
-		scratch->claims = 0;
-		if (suspects.update(&event->ttid, scratch) == 0)
+	if (scratch->undecided) {
+		scratch->claimed = 0;
+		if (undecided_kills.update(&event->ttid, scratch) == 0)
 			return 0;
 		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
 		scratch->emit = admit(cpu, DELIVERY, SIGKILL, event->bucket_id, true, cache, &scratch->now);
 	}
 	BARRIER;
 	if (scratch->emit)
-		output_scratch(cpu, DELIVERY, scratch->deadly, scratch);
+		output_scratch(cpu, DELIVERY, scratch->fatal, scratch);
 	return 0;
 }
 
-/* It is known by now who sent this SIGKILL: count and tell it. */
-static __always_inline void resolve(u32 tid, bool oom)
+/* The origin of an undecided SIGKILL is now known: count it and emit its event. */
+static __always_inline void decide_kill(u32 tid, bool oom)
 {
-	struct scratch *scratch = suspects.lookup(&tid);
+	struct scratch *scratch = undecided_kills.lookup(&tid);
 	u32 cpu = bpf_get_smp_processor_id();
 
-	if (!scratch || __sync_lock_test_and_set(&scratch->claims, 1))
+	if (!scratch || __sync_lock_test_and_set(&scratch->claimed, 1))
 		return;
 	struct event *event = &scratch->event;
 
@@ -246,20 +257,20 @@ static __always_inline void resolve(u32 tid, bool oom)
 	}
 	count_late_delivery(cpu, SIGKILL, event->origin);
 	scratch->now = event->time_ns;
-	/* In the cells of kind DEATH: a signal_generate in an interrupt writes those of kind DELIVERY. */
+	/* Counted as kind DEATH: signal_generate may interrupt this program, and writes the cells of kind DELIVERY. */
 	if (admit(cpu, DEATH, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
 		output_scratch(cpu, DEATH, true, scratch);
-	suspects.delete(&tid);
+	undecided_kills.delete(&tid);
 }
 
 struct mark_victim {
-	FIELD_AT(MARK_VICTIM_PID, s32 pid); /* of the thread that the SIGKILL was sent to */
+	FIELD_AT(MARK_VICTIM_PID, s32 pid); /* the thread that the SIGKILL was sent to */
 };
 
-/* Tracepoint oom:mark_victim: right after the OOM killer's SIGKILL (__oom_kill_process). */
+/* Tracepoint oom:mark_victim. It follows the OOM killer's SIGKILL (__oom_kill_process, mm/oom_kill.c). */
 int on_mark_victim(struct mark_victim *ctx)
 {
-	resolve(ctx->pid, true);
+	decide_kill(ctx->pid, true);
 	return 0;
 }
 
@@ -270,7 +281,7 @@ int on_sched_process_exit(u64 *ctx)
 	struct signal_struct *signal = task ? task->signal : NULL;
 
 	if (!signal || signal->live > 0)
-		return 0; /* other threads still run */
+		return 0; /* other threads of the process still run */
 	u32 sig = task->exit_code & 0x7f;
 	struct fatal_key key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
 	struct process process = { start_of(task->group_leader), task->tgid };
@@ -279,7 +290,7 @@ int on_sched_process_exit(u64 *ctx)
 	bool attributed = sent && sent->tstart_ns == process.start_ns;
 	u64 now = 0;
 
-	resolve(attributed ? sent->ttid : key.tgid, false);
+	decide_kill(attributed ? sent->ttid : key.tgid, false);
 	if (!sig || sig >= INVALID || dead.insert(&process, &zero))
 		return 0;
 	add_one(cpu, DEATHS + sig * 2 + attributed);
@@ -287,7 +298,7 @@ int on_sched_process_exit(u64 *ctx)
 		struct event event = *sent;
 
 		event.kind = DEATH;
-		event.lapse_ns = now - sent->time_ns;
+		event.elapsed_ns = now - sent->time_ns;
 		event.time_ns = now;
 		event.exe_len = event.cgroup_len = event.tcgroup_len = 0;
 		output(cpu, DEATH, true, &event, sizeof(event));
@@ -298,8 +309,8 @@ int on_sched_process_exit(u64 *ctx)
 }
 
 /*
- * The entries: what is attached, and stays so when a new version of the programs above takes over (maps.h). A jump does
- * not return, unless there is nothing to jump to: somebody emptied the table.
+ * The entry programs. They are attached to the hooks, and stay attached when a new version of the programs above takes
+ * over (maps.h). A tail call does not return unless the program array is empty.
  */
 static __always_inline void count_not_handled(enum program program)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What outlives a version of the probe: its maps, and the entries that stay attached to the tracepoints. An upgrade
- * whose maps.h is the same goes on with what is pinned; one whose maps.h is not starts at zero.
+ * The maps. Pinned, they outlive the daemon and the version of the probe. A new version whose maps.h declares the same
+ * layout takes over the pinned maps; any other version starts at zero.
  */
 #pragma once
 
-#define SIGNALS 66 /* 0..64, and 65 for every number that is no signal */
-#define RESULTS 8  /* the results that the overflow table tells apart, see overflow_result() */
+#define SIGNALS 66 /* 0..64, and 65 for every number that is not a signal */
+#define RESULTS 8  /* the results that the overflow table distinguishes, see overflow_result() */
 #define ROUND_UP_8(n) (((n) + 7) / 8 * 8)
 
 enum kind { CALL, DELIVERY, DEATH, KINDS };
@@ -16,21 +16,22 @@ enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, AUTOKILL, KERNEL, ORIGINS };
 enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OUTCOMES }; /* trace/events/signal.h */
 
 /*
- * Everything that is counted lives in one memory-mapped array, a row per CPU, so that a scrape is a plain read of memory.
- * The kernel switches off every tracepoint program of a CPU while that CPU is inside a bpf(2) lookup in a hash
- * (bpf_disable_instrumentation, kernel/bpf/syscall.c), and a preempted scraper would leave it off: signals sent
- * meanwhile would be missed. No system call, no gap. A row is written by its own CPU alone, with preemption off; as a
- * signal_generate in an interrupt may run in the midst of another program, each kind of event has cells of its own.
+ * All counters are cells of one memory-mapped array with a row per CPU, so a scrape reads plain memory. A bpf(2) lookup
+ * in a hash would lose signals: while a CPU is inside such a lookup, the kernel skips every tracepoint program on it
+ * (bpf_disable_instrumentation, kernel/bpf/syscall.c), and a scraper that is preempted there keeps them off.
+ *
+ * Only its own CPU writes a row, with preemption off. A signal_generate in an interrupt may interrupt another program,
+ * so each kind of event has its own cells.
  */
 enum cell {
-	SERIES = 0, /* SERIES_MAX cells; a cell's meaning is in the slot of the same number of `series` */
+	SERIES = 0, /* SERIES_MAX cells; `series` holds the key of each, at the same index */
 	OVERFLOW = SERIES + SERIES_MAX, /* SIGNALS * RESULTS cells: calls that found no free slot */
-	AGED = OVERFLOW + SIGNALS * RESULTS, /* as many: calls of names that have lost their slot, being idle */
+	AGED = OVERFLOW + SIGNALS * RESULTS, /* SIGNALS * RESULTS cells: calls of idle series that lost their slot */
 	DELIVERIES = AGED + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
-	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, seen */
+	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, sender seen */
 	ESCALATIONS = DEATHS + SIGNALS * 2,
-	LEDGER, /* KINDS * EVENT_OUTCOMES cells: what became of each event here */
-	NOT_HANDLED = LEDGER + KINDS * EVENT_OUTCOMES, /* a cell per program: runs of an entry whose table was empty */
+	LEDGER, /* KINDS * EVENT_OUTCOMES cells: the outcome of each event in the probe */
+	NOT_HANDLED = LEDGER + KINDS * EVENT_OUTCOMES, /* a cell per program: runs of an entry whose array was empty */
 	CELLS = NOT_HANDLED + PROGRAMS,
 };
 #define ROW ROUND_UP_8(CELLS)
@@ -41,49 +42,50 @@ struct series {
 	s32 res;             /* 0, or -errno */
 };
 
-/* One event; killsnoopd/event.py decodes it. The sender is the kernel if pid is 0. The target is unknown if tpid is 0. */
+/* One event; killsnoopd/event.py decodes it. pid 0: the kernel is the sender. tpid 0: the target is not known. */
 struct event {
-	u64 time_ns;               /* CLOCK_BOOTTIME: it goes on while the machine sleeps */
-	u64 lapse_ns;              /* of a death: since the delivery; of an escalation: since the SIGTERM */
-	u64 start_ns, tstart_ns;   /* when the processes started, CLOCK_BOOTTIME: tells users of one pid apart */
+	u64 time_ns;               /* CLOCK_BOOTTIME, which includes suspend */
+	u64 elapsed_ns;            /* of a death: since the delivery; of an escalation: since the SIGTERM */
+	u64 start_ns, tstart_ns;   /* start times of the processes, CLOCK_BOOTTIME; they detect a reused pid */
 	u64 cgroup, tcgroup;       /* ids in the cgroup v2 tree */
-	u64 bucket_id;                 /* whose bucket it is on, see bucket_of() */
+	u64 bucket_id;             /* the token bucket that pays for the event, see bucket_of() */
 	u32 pid, tid, uid, ppid;
 	u32 loginuid, sessionid;   /* (u32)-1: not set */
-	s32 ns_pid, tns_pid;       /* in their own pid namespaces; 0: in the first one; -1: too deep */
+	s32 ns_pid, tns_pid;       /* pids in the processes' own pid namespaces; 0: the initial one; -1: nested too deeply */
 	u32 tpid, tuid;
 	s32 target_arg, sig, res, code;
 	u32 exe_dev, ttid;
-	u16 exe_len, cgroup_len, tcgroup_len; /* parts of the text, in this order */
+	u16 exe_len, cgroup_len, tcgroup_len; /* lengths of the parts of the text, in this order */
 	u8 kind, origin, call, outcome, flags, padding[5];
 	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN], tcomm[COMM_LEN];
 };
 
 /*
- * INFERRED: the origin rests on what today's kernels do, not on something that only this origin shows (origin.c).
- * SELF_TEST: one of the two signals by which the daemon tests the probe.
+ * INFERRED: the origin is the likeliest one; nothing rules out the others (is_inferred() in origin.c).
+ * SELF_TEST: one of the two signals that the daemon sends to test the probe.
  */
 enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4, INFERRED = 8, SELF_TEST = 16 };
 
-/* An event in the making, with the names that are on the paths to the root: leaf first, a NUL after each. */
-#define TEXT_MAX 2048 /* a power of two, and room for one more name, so that the verifier sees every index in bounds */
+/* Scratch buffer for one event and its text: the names on each path from leaf to root, each ending with a NUL. */
+#define TEXT_MAX 2048 /* a power of two; `text` holds one more name, so that the verifier sees every index in bounds */
 #define NAME_MAX 256
 struct scratch {
 	struct event event;
 	char text[TEXT_MAX + NAME_MAX];
 	u32 text_len;
-	bool emit, suspect, deadly; /* of a delivery: make an event; wait for the OOM killer; the target may die of it */
-	bool by_kernel;             /* the kernel is the sender: whoever runs on this CPU is a bystander */
+	/* Of a delivery: emit an event; wait for oom:mark_victim; the target may die of it. */
+	bool emit, undecided, fatal;
+	bool by_kernel; /* the kernel is the sender: the current task has nothing to do with it */
 	u64 now;
-	u64 claims; /* of a suspect: 1 once somebody has found out who sent it, and tells it */
+	u64 claimed; /* of an undecided SIGKILL: 1 once a CPU has decided its origin */
 };
 
 BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct series, series, SERIES_MAX, BPF_F_MMAPABLE);
 /*
- * Which slots are whose. A slot whose name was idle for long is given to a new name (recycle() in counters.c):
- * first it is taken out of `slots` and waits in the queue `retired`; when surely no CPU counts in it any more, its calls
- * move to AGED. VERSION is odd meanwhile, and a reader that sees it change reads again.
+ * Slots of `series`. A slot whose series is idle goes to a new series (recycle() in counters.c): it is first removed
+ * from `slots` and waits in the queue `retired`. Once no CPU can still count in it, its calls move to AGED. VERSION is
+ * odd while they move; a reader that sees it change reads again.
  */
 enum slot_state { TAKEN, VERSION, QUEUE_HEAD, QUEUE_TAIL, LOCK, SLOT_STATE };
 BPF_F_TABLE("array", u32, u64, slot_state, SLOT_STATE, BPF_F_MMAPABLE);
@@ -92,57 +94,58 @@ struct retired {
 	u32 slot, since; /* ticks */
 };
 BPF_TABLE("array", u32, struct retired, retired, SERIES_MAX);
-BPF_TABLE("array", u32, u32, used, SERIES_MAX); /* by slot: the tick of its last use; NEVER: it is in the queue */
+BPF_TABLE("array", u32, u32, used, SERIES_MAX); /* by slot: the tick of its last use, or QUEUED */
 
-/* What a bucket_id has had of its rate, and what it has asked for, see spend(): up to which time, CLOCK_BOOTTIME. */
+/* Token buckets: the times up to which tokens are paid and requested, CLOCK_BOOTTIME; see take_tokens(). */
 struct bucket {
 	u64 paid_until, requested_until;
 };
-BPF_TABLE("lru_hash", u64, struct bucket, buckets, 16384); /* by bucket_id; others share two buckets, see over_limit() */
-BPF_TABLE("array", u32, struct bucket, newcomers, 2);
+BPF_TABLE("lru_hash", u64, struct bucket, buckets, 16384); /* by bucket_id */
+BPF_TABLE("array", u32, struct bucket, shared_buckets, 2); /* shared by ids not in `buckets`, see over_limit() */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /*
- * Written by the daemon alone: what became of the events it took (in_flight.py), and, while it tests the probe, its pid
- * (self_test.py). Kept here, the ledger outlives a restart.
+ * The daemon's half of the ledger: the outcomes of the events it read (in_flight.py) and, during the self-test, its pid
+ * (self_test.py). Only the daemon writes it. As a map, it outlives a restart.
  */
-#define SELF_TEST_PID 5 /* a word of it: as the daemon knows its pid, in its own pid namespace; 0: no test */
+#define SELF_TEST_PID 5 /* index of the pid, as seen in the daemon's own pid namespace; 0: no test is running */
 BPF_F_TABLE("array", u32, u64, ledger, 16, BPF_F_MMAPABLE);
 BPF_TABLE("array", u32, struct scratch, scratch_buffers, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
 
-/* The last signal of a number that may end a process: its sender is the killer, if the process dies of that number. */
+/* The last fatal signal of each number, by process. If the process dies of that number, its sender is the killer. */
 struct fatal_key {
 	u32 tgid, sig;
 };
 BPF_TABLE("lru_hash", struct fatal_key, struct event, fatal_signals, 8192);
 
-/* SIGKILLs of the kernel's own, by the thread they were sent to, until it is known whether the OOM killer sent them. */
-BPF_TABLE("hash", u32, struct scratch, suspects, 64);
+/* SIGKILLs that the OOM killer may have sent, by target thread, until oom:mark_victim or the exit decides. */
+BPF_TABLE("hash", u32, struct scratch, undecided_kills, 64);
 
-/* Processes whose death is counted: two threads that end at once may both take themselves for the last one. */
+/* Processes whose death has been counted. Two threads that exit at once may both see themselves as the last one. */
 struct process {
 	u64 start_ns, tgid;
 };
 BPF_TABLE("lru_hash", struct process, u32, dead, 1024);
 
 /*
- * What a CPU found out last, so that a storm costs less: who called, where that is counted, and who is over bucket.
- * Only this CPU touches it, with preemption off.
+ * Per-CPU cache that makes storms cheaper: the slot of the last series, and the last bucket that was over its limit.
+ * Only its own CPU uses it, with preemption off.
  */
 struct cpu_cache {
 	struct series key;
-	u32 slot_plus_one; /* 0: nothing yet */
-	u32 era;           /* in which that holds */
-	u64 bucket_id;         /* is over bucket throughout `jiffy`, in a storm */
+	u32 slot_plus_one; /* slot of `key`; 0: none */
+	u32 era;           /* the era in which the slot is valid */
+	u64 bucket_id;     /* over its limit throughout `jiffy` */
 	u64 jiffy;
-	u32 over;          /* 1: but for what may kill; 2: for everything */
+	u32 over;          /* 1: over the limit except for fatal signals; 2: for every event */
 	u32 padding[3];    /* to a cache line */
 };
 
 BPF_TABLE("array", u32, struct cpu_cache, cpu_caches, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
 
 /*
- * What is attached are entries (at the end of killsnoop.bpf.c) that jump to the program that does the work, each by a
- * table of one, so that a new version takes over between one signal and the next: none is seen twice, none by nobody.
+ * The entry programs (at the end of killsnoop.bpf.c) stay attached and tail-call the programs that do the work, each
+ * through a program array of one. A new version replaces the array's element: each signal is handled by exactly one
+ * version.
  */
 BPF_PROG_ARRAY(to_sys_exit, 1);
 BPF_PROG_ARRAY(to_signal_generate, 1);

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Which events are made: not those that nobody wants, nor those beyond what each uid may have. */
+/* Admission of events: filters, and token buckets per uid. */
 
 #define NO_UID ((u32)-1)
 #define USER_NS_DEPTH_MAX 33 /* kernel/user_namespace.c */
-#define FEW_NEWCOMERS 4      /* at once, that get their whole burst: what the ring buffer can take */
+#define NEW_IDS_WITH_BURST 4 /* new ids at once that get a whole burst; the ring buffer has room for these */
 
 static __always_inline bool excluded(u32 sig)
 {
 	return sig < 64 ? (EXCLUDE_LOW >> sig) & 1 : (EXCLUDE_HIGH >> (sig - 64)) & 1;
 }
 
-static __always_inline bool fatal(u32 sig)
+static __always_inline bool is_fatal(u32 sig)
 {
 	return sig < 64 ? (FATAL_LOW >> sig) & 1 : (FATAL_HIGH >> (sig - 64)) & 1;
 }
 
 /*
- * Whose bucket an event of this task is on: its uid's. In a user namespace many uids may be at one user's command: they are
- * his, or the namespace's if root made it.
+ * The id of the token bucket that pays for events of this task: its uid. One user may control many uids in a user
+ * namespace, so all of them share the bucket of the namespace's owner, or of the namespace itself if root owns it.
  */
 static __always_inline u64 bucket_of(struct task_struct *task)
 {
@@ -28,7 +28,7 @@ static __always_inline u64 bucket_of(struct task_struct *task)
 		return NO_UID;
 	if (user_ns->level == 0)
 		return cred->uid;
-	ROLLED for (int i = 0; i < USER_NS_DEPTH_MAX && user_ns->level > 1; i++) {
+	NO_UNROLL for (int i = 0; i < USER_NS_DEPTH_MAX && user_ns->level > 1; i++) {
 		struct user_namespace *parent = user_ns->parent;
 
 		if (!parent)
@@ -40,72 +40,71 @@ static __always_inline u64 bucket_of(struct task_struct *task)
 
 #define RING_BYTES (RING_PAGES * PAGE_SIZE)
 
-/*
- * Bytes of the ring buffer that wait to be logged. bcc has no method for this helper: the loader puts the map in the place
- * of that number.
- */
+/* Unread bytes in the ring buffer. bcc has no method for this helper: the loader puts the map's fd for EVENTS_FD. */
 static __always_inline u64 waiting(void)
 {
 	return bpf_ringbuf_query((void *)bpf_pseudo_fd(1, EVENTS_FD), BPF_RB_AVAIL_DATA);
 }
 
-/* How full the room for an event of this kind is, in 64ths beyond 3/8: half of the ring buffer is for what may kill alone. */
-static __always_inline u64 crowding(bool deadly)
+/* How far the ring buffer is filled beyond 3/8, in 64ths. Only fatal signals may use its second half. */
+static __always_inline u64 congestion(bool fatal)
 {
-	u64 taken = waiting() * 64 / (deadly ? RING_BYTES : RING_BYTES / 2);
+	u64 taken = waiting() * 64 / (fatal ? RING_BYTES : RING_BYTES / 2);
 
 	return taken > 24 ? taken - 24 : 0;
 }
 
 /*
- * A token bucket, kept as one number, the time up to which events are spoken for (the generic cell rate algorithm). An
- * event costs one token while there is room. When there is less, the daemon or the journal cannot take all that the
- * buckets allow: then the price goes up, the more the less room is left, for those who ask for more than others do.
+ * Take the tokens for one event; false if the bucket is empty. Each bucket is one number, the time up to which tokens
+ * are paid (the generic cell rate algorithm).
  *
- * What they ask for is in a second bucket, by every attempt and not by what was let through, so that whoever asks for
- * little pays one token however he began. It fills up to three times as fast the less room is left: three uids that keep
- * within their rates may be too many, too. So those who flood share what there is, however little that is, and leave room
- * for the rest; whoever asks for no more than a third of his rate is not taken for one of them.
+ * An event costs one token while the ring buffer has room. While events back up, the daemon or the journal cannot take
+ * all that the buckets allow. Then the price rises with the congestion, for heavy senders.
  *
- * Two CPUs that write these at once may let one event too many through; none is lost uncounted. `storm`: it was asked for
- * as much as can be noted.
+ * A second bucket, `requested_until`, measures how heavy a sender is. It counts every attempt, admitted or not, so a
+ * light sender pays one token whatever it sent earlier. It fills up to three times as fast under congestion, since even
+ * three uids within their rates may send more than the daemon can take. Heavy senders thus share the capacity that
+ * there is, and leave room for the rest. A sender that uses at most a third of its rate never counts as heavy.
+ *
+ * Two CPUs that race here may admit one event too many. No event is lost uncounted. `storm` is set while
+ * `requested_until` is at its maximum.
  */
-static __always_inline bool spend(struct bucket *bucket, u64 now, bool deadly, u64 burst, bool *storm)
+static __always_inline bool take_tokens(struct bucket *bucket, u64 now, bool fatal, u64 burst, bool *storm)
 {
-	u64 beyond = crowding(deadly);
-	u64 until = bucket->paid_until > now ? bucket->paid_until : now;
-	u64 asked = bucket->requested_until > now ? bucket->requested_until : now;
+	u64 level = congestion(fatal);
+	u64 paid = bucket->paid_until > now ? bucket->paid_until : now;
+	u64 requested = bucket->requested_until > now ? bucket->requested_until : now;
 
-	if (asked <= now + burst)
-		asked += EVENT_INTERVAL_NS * (8 + (beyond < 16 ? beyond : 16)) / 8;
-	*storm = asked > now + burst;
-	bucket->requested_until = asked;
-	if (until > now + burst)
+	if (requested <= now + burst)
+		requested += EVENT_INTERVAL_NS * (8 + (level < 16 ? level : 16)) / 8;
+	*storm = requested > now + burst;
+	bucket->requested_until = requested;
+	if (paid > now + burst)
 		return false;
-	u64 share = (asked - now) * 64 / (burst + EVENT_INTERVAL_NS);
+	u64 share = (requested - now) * 64 / (burst + EVENT_INTERVAL_NS);
 
-	bucket->paid_until = until + EVENT_INTERVAL_NS * (1 + 2 * beyond * beyond * share / 64);
+	bucket->paid_until = paid + EVENT_INTERVAL_NS * (1 + 2 * level * level * share / 64);
 	return true;
 }
 
 /*
- * A bucket per bucket_id. What may kill has a burst more: whoever floods us with failures cannot hide a kill behind them.
- * The table holds those seen last; to get into it takes a token of a bucket that all newcomers share (two: one for what
- * may kill), so that whoever commands many uids can neither push others out of it nor get a burst for each.
+ * One bucket for each bucket_id. Fatal signals may use one more burst, so a flood of failed calls cannot hide a kill.
+ * The table is an LRU. A new id needs a token of a bucket that all new ids share (one for fatal signals, one for the
+ * rest). So a user with many uids can neither evict other ids nor get a burst for each uid.
  */
-static __always_inline bool over_limit(u64 bucket_id, bool deadly, u64 now, bool *storm)
+static __always_inline bool over_limit(u64 bucket_id, bool fatal, u64 now, bool *storm)
 {
 #if EVENT_INTERVAL_NS
 	struct bucket *bucket = buckets.lookup(&bucket_id);
 
 	if (bucket)
-		return !spend(bucket, now, deadly, deadly ? 2 * EVENT_BURST_NS : EVENT_BURST_NS, storm);
-	u32 which = deadly;
-	struct bucket *shared = newcomers.lookup(&which);
+		return !take_tokens(bucket, now, fatal, fatal ? 2 * EVENT_BURST_NS : EVENT_BURST_NS, storm);
+	u32 which = fatal;
+	struct bucket *shared = shared_buckets.lookup(&which);
 
-	if (!shared || !spend(shared, now, deadly, EVENT_BURST_NS, storm))
+	if (!shared || !take_tokens(shared, now, fatal, EVENT_BURST_NS, storm))
 		return true;
-	bool crowd = shared->paid_until > now + FEW_NEWCOMERS * EVENT_INTERVAL_NS;
+	bool crowd = shared->paid_until > now + NEW_IDS_WITH_BURST * EVENT_INTERVAL_NS;
 	u64 next = now + EVENT_INTERVAL_NS;
 	struct bucket fresh = { next + (crowd ? EVENT_BURST_NS : 0), next };
 
@@ -114,9 +113,9 @@ static __always_inline bool over_limit(u64 bucket_id, bool deadly, u64 now, bool
 	return false;
 }
 
-/* Whether an event shall be made; if not, that is counted. */
-static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_id, bool deadly, struct cpu_cache *cache,
-					u64 *now)
+/* Whether to make an event. If not, count its outcome. */
+static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_id, bool fatal, struct cpu_cache *cache,
+				  u64 *now)
 {
 	if (excluded(sig)) {
 		count_event_outcome(cpu, kind, FILTERED);
@@ -124,8 +123,8 @@ static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_i
 	}
 	u64 jiffy = bpf_jiffies64();
 
-	/* Reading the clock and the bucket costs more than all the rest: once a jiffy will do for a bucket_id in a storm. */
-	if (cache && cache->bucket_id == bucket_id && cache->jiffy == jiffy && cache->over > deadly) {
+	/* In a storm, read the clock and the bucket once per jiffy: that costs more than all the rest. */
+	if (cache && cache->bucket_id == bucket_id && cache->jiffy == jiffy && cache->over > fatal) {
 		count_event_outcome(cpu, kind, RATE_LIMITED);
 		return false;
 	}
@@ -133,11 +132,11 @@ static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_i
 
 	if (!*now)
 		*now = bpf_ktime_get_boot_ns();
-	if (over_limit(bucket_id, deadly, *now, &storm)) {
+	if (over_limit(bucket_id, fatal, *now, &storm)) {
 		if (cache && storm) {
 			cache->bucket_id = bucket_id;
 			cache->jiffy = jiffy;
-			cache->over = deadly + 1;
+			cache->over = fatal + 1;
 		}
 		count_event_outcome(cpu, kind, RATE_LIMITED);
 		return false;

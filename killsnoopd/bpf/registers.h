@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * User registers as the kernel saved them at system call entry, a layout that ptrace froze long ago: which call the
- * current task is in, and its arguments. 32-bit programs use other registers and other numbers.
+ * The current system call and its arguments, from the user registers that the kernel saves at its entry. ptrace(2)
+ * makes their layout part of the ABI. 32-bit programs use other registers and other numbers.
  */
 #pragma once
 
@@ -28,7 +28,7 @@ static inline __attribute__((always_inline)) enum call native_call(u32 number)
 	case 62: return KILL;
 	case 200: return TKILL;
 	case 234: return TGKILL;
-	case 129: case 524: return RT_SIGQUEUEINFO; /* 5xx: x32's */
+	case 129: case 524: return RT_SIGQUEUEINFO; /* 5xx: x32 */
 	case 297: case 536: return RT_TGSIGQUEUEINFO;
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 1: return WRITE;
@@ -54,7 +54,7 @@ static inline __attribute__((always_inline)) bool native_call_closes(u32 number)
 {
 	switch (number) {
 	case 3: case 33: case 292: case 436: /* close, dup2, dup3, close_range */
-	case 59: case 322: case 520: case 545: return true; /* execve, execveat; 5xx: x32's */
+	case 59: case 322: case 520: case 545: return true; /* execve, execveat; 5xx: x32 */
 	default: return false;
 	}
 }
@@ -132,11 +132,11 @@ static inline __attribute__((always_inline)) bool compat_call_closes(u32 number)
 #error "killsnoopd knows the system call registers of x86-64 and arm64 only"
 #endif
 
-/* The call that the current task is in, as far as it matters here, and what it was told. */
+/* The system call that a task is in, and its arguments if it is one of the six that send signals. */
 struct running {
 	enum call call;
 	bool compat;
-	s32 target_arg, sig; /* of the six that send signals */
+	s32 target_arg, sig;
 };
 
 static inline __attribute__((always_inline)) struct running running_call(struct task_struct *task)
@@ -144,7 +144,7 @@ static inline __attribute__((always_inline)) struct running running_call(struct 
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
 	struct running running = {};
 
-	if (task->flags & PF_KTHREAD) { /* has no registers of a user's */
+	if (task->flags & PF_KTHREAD) { /* has no user registers */
 		running.call = OTHER_CALL;
 		return running;
 	}
@@ -160,7 +160,7 @@ static inline __attribute__((always_inline)) struct running running_call(struct 
 	return running;
 }
 
-/* Whether the task is closing files: in a call that closes descriptors, or because it ends. */
+/* Whether the task is closing files: in a call that closes descriptors, or because it exits. */
 static inline __attribute__((always_inline)) bool closes_files(struct task_struct *task)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The few kernel structures that the probe reads.
+ * The kernel structures that the probe reads.
  *
- * bcc has no CO-RE, but the probe is compiled on the machine it runs on: the loader asks the kernel's BTF where
- * each field is and passes the byte offsets as macros. Typed pointers (bpf_get_current_task_btf) may then be
- * read by plain loads, which works under lockdown=confidentiality, where bpf_probe_read_kernel is refused.
+ * bcc has no CO-RE, but the probe is compiled on the machine that it runs on: the loader takes the offset of each field
+ * from the kernel's BTF and passes it as a macro. Plain loads through typed pointers (bpf_get_current_task_btf) work
+ * even under lockdown=confidentiality, where the kernel refuses bpf_probe_read_kernel.
  *
- * Test every pointer that is read from a structure before you follow it, even one that cannot be NULL. In a kernel built by
- * Clang, BTF says which pointers RCU protects (__rcu is a type tag there), and the verifier demands the test. Which
- * pointers these are changes between releases. tests/kernel/test_null_checks.py finds a test that is missing.
+ * Test every pointer that is read from a structure before you follow it, even one that cannot be NULL. In a kernel
+ * built by Clang, BTF marks the pointers that RCU protects (__rcu is a type tag there), and the verifier demands the
+ * test. The set of these pointers changes between releases. tests/kernel/test_null_checks.py finds missing tests.
  */
 #pragma once
 
@@ -32,7 +32,7 @@ struct pid {
 struct user_namespace {
 	union {
 		FIELD_AT(USER_NS_PARENT, struct user_namespace *parent);
-		FIELD_AT(USER_NS_LEVEL, int level); /* 0: the first one */
+		FIELD_AT(USER_NS_LEVEL, int level); /* 0: the initial one */
 		FIELD_AT(USER_NS_OWNER, unsigned int owner);
 		FIELD_AT(USER_NS_INUM, unsigned int inum);
 	};
@@ -71,7 +71,7 @@ struct dentry {
 		FIELD_AT(DENTRY_SB, struct super_block *d_sb);
 		FIELD_AT(DENTRY_NAME, const char *name);
 		FIELD_AT(DENTRY_NAME_LEN, unsigned int name_len);
-		FIELD_AT(DENTRY_SHORT_NAME, u64 short_name[SHORT_NAME_LEN / 8]); /* holds the name if that is shorter */
+		FIELD_AT(DENTRY_SHORT_NAME, u64 short_name[SHORT_NAME_LEN / 8]); /* the name, if it is shorter than this */
 	};
 };
 
@@ -125,12 +125,12 @@ struct task_struct {
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
 
-/* What the kernel says of a signal; the same on every 64-bit machine (uapi/asm-generic/siginfo.h). */
+/* The start of struct kernel_siginfo, the same on all 64-bit architectures (uapi/asm-generic/siginfo.h). */
 struct kernel_siginfo {
 	int si_signo, si_errno, si_code;
 };
 
-/* The verifier lets a char array be read in words, as long as none reaches beyond its end (kernel/bpf/btf.c). */
+/* The verifier allows word reads of a char array that stay inside it (kernel/bpf/btf.c). */
 static inline __attribute__((always_inline)) void read_comm(char *to, struct task_struct *task)
 {
 	if (!task) {

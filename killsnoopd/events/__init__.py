@@ -1,1 +1,1 @@
-"""The event path: from a record in the ring buffer to the journal, or to JSON lines."""
+"""The event path: from records in the ring buffer to the journal or to JSON lines."""

@@ -1,4 +1,4 @@
-"""From an Event to the fields that are logged, and the one line a person reads."""
+"""Turns an Event into journal fields, among them the message."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -7,7 +7,7 @@ from killsnoopd import names
 from killsnoopd.event import Event, Sender, Target
 from killsnoopd.events.processes import Identity
 
-# Kinds of event; deploy/killsnoopd.catalog explains each to `journalctl -x`.
+# MESSAGE_ID by kind of event; deploy/killsnoopd.catalog has the texts for `journalctl -x`.
 SENT = "6ef50b79ef9645078bf77f74db2e322a"
 FAILED = "d90354b8f65a4b51a8fc97ab86ea4051"
 DIED = "5410a8730dd0432c8e1e921961037e7b"
@@ -16,17 +16,17 @@ _WARNING, _NOTICE, _INFO, _DEBUG = 4, 5, 6, 7  # syslog(3)
 
 
 def priority(event: Event) -> int:
-    """How much it matters: 4 SIGKILL, 5 other deadly signals, deaths and EPERM, 6 the rest, 7 signal 0."""
+    """syslog priority: 4 SIGKILL, 5 other fatal signals, deaths and EPERM, 6 the rest, 7 signal 0."""
     if event.sig == 0:
         return _DEBUG
-    deadly = event.sig in names.FATAL and event.outcome in ("delivered", "lose_info", "died")
-    if deadly:
+    fatal = event.sig in names.FATAL and event.outcome in ("delivered", "lose_info", "died")
+    if fatal:
         return _WARNING if event.signal == "SIGKILL" else _NOTICE
     return _NOTICE if event.result == "EPERM" else _INFO
 
 
 def meant(event: Event) -> str:
-    """Whom the sender of a call meant, in words (kill(2), pidfd_send_signal(2))."""
+    """The intended target of a call, in words (kill(2), pidfd_send_signal(2))."""
     number = event.target_arg or 0
     if event.syscall == "pidfd_send_signal":
         return f"pidfd {number}"
@@ -59,7 +59,7 @@ def _signal(event: Event) -> str:
 
 
 def duration(ns: int) -> str:
-    """Like `0.04 ms`, `1.4 ms`, `10.0 s`."""
+    """A duration in words: `0.04 ms`, `1.4 ms`, `10.0 s`."""
     if ns < 10**6:
         return f"{ns / 1e6:.2f} ms"
     return f"{ns / 1e6:.1f} ms" if ns < 10**9 else f"{ns / 1e9:.1f} s"
@@ -73,7 +73,7 @@ _ROUTES = {
 
 
 def message(event: Event, identity: Identity) -> str:
-    """The line a person reads: who sent what to whom, and what became of it."""
+    """The text for people: sender, signal, target and outcome."""
     sender, signal = _sender(event), _signal(event)
     sent = "probably sent" if event.inferred else "sent"
     if event.kind == "death" and event.target:
@@ -95,12 +95,12 @@ def message(event: Event, identity: Identity) -> str:
 
 @lru_cache(1)
 def _to_the_second(realtime_s: int) -> str:
-    """The same second's for all events of a storm."""
+    """Cached for one second: the events of a storm share it."""
     return f"{datetime.fromtimestamp(realtime_s, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def timestamp(realtime_ns: int) -> str:
-    """RFC 3339 in UTC, to the microsecond."""
+    """RFC 3339, in UTC, with microseconds."""
     seconds, ns = divmod(realtime_ns, 1_000_000_000)
     return f"{_to_the_second(seconds)}.{ns // 1000:06d}Z"
 
@@ -139,7 +139,7 @@ def _ms(ns: int | None) -> str | None:
 
 
 def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
-    """What is logged of an event. `boot_ns`: the realtime clock at boot."""
+    """The journal fields of an event. `boot_ns`: the realtime clock at boot."""
     found: dict[str, object] = {
         "MESSAGE": message(event, identity),
         "PRIORITY": priority(event),
@@ -168,7 +168,7 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_COMPAT": 1 if event.compat else None,
         "KILLSNOOP_DIED_AFTER_MS": _ms(event.died_after_ns),
         "KILLSNOOP_ESCALATION_MS": _ms(event.escalation_ns) if event.kind == "delivery" else None,
-        # `journalctl -u UNIT` shows this next to the unit's own lines.
+        # With this, `journalctl -u UNIT` shows the event among the unit's own lines.
         "OBJECT_SYSTEMD_UNIT": identity.target_unit,
     }
     return {name: str(value) for name, value in found.items() if value is not None}

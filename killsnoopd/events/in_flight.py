@@ -1,9 +1,10 @@
-"""The event in flight: each is logged exactly once, even if the daemon is killed at any point.
+"""Logs each event exactly once, even if the daemon is killed at any point.
 
-The ledger's memory belongs to the kernel and outlives the daemon, as the ring buffer does. Before an event is logged,
-its position in the ring buffer is noted here. It goes to journald by sendmmsg(2), which writes the length that was sent
-into its argument, and that lies here, too: the kernel itself notes that journald has the event, within the system
-call, where SIGKILL cannot come between. The next daemon finds the event at the same position, and the note.
+The ledger is a kernel map. It outlives the daemon, as the ring buffer does. Before the daemon logs an event, it writes
+the event's position in the ring buffer to the ledger. Then it sends the event to journald by sendmmsg(2), whose
+argument is in the ledger, too. The kernel writes the length sent into that argument within the system call, so SIGKILL
+cannot come between. The next daemon finds the event at the same position, and knows from that length whether journald
+has it.
 """
 
 import ctypes
@@ -12,8 +13,8 @@ from ctypes import c_int, c_size_t, c_uint32, c_void_p
 
 from killsnoopd.probe.program import DAEMON_OUTCOMES
 
-_POSITION, _FINISHED = 3, 4  # in the ring buffer; how many events had an outcome when this one was taken
-_MESSAGE = 8  # struct mmsghdr takes the rest
+_POSITION, _FINISHED = 3, 4  # position in the ring buffer; number of events with an outcome when this one was taken
+_MESSAGE = 8  # struct mmsghdr has the remaining words
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,16 +39,16 @@ class _Mmsghdr(ctypes.Structure):  # sendmmsg(2)
 
 
 class InFlight:
-    """The daemon's half of the ledger, and the one event that it is about to log."""
+    """The daemon's half of the ledger, with the event in flight."""
 
     def __init__(self, words: memoryview) -> None:
-        """`words`: LEDGER_WORDS unsigned 64-bit numbers, zero at first, kept from one daemon to the next."""
+        """`words`: LEDGER_WORDS unsigned 64-bit numbers, initially zero, that outlive the daemon."""
         self._words = words
         self._message = _Mmsghdr.from_buffer(words, _MESSAGE * 8)
         self._inherited = True
 
     def begin(self, position: int) -> bool:
-        """Begin with the event at this place in the ring buffer; False if a daemon, killed since, had dealt with it."""
+        """Begin the event at this position; False if a daemon that was killed since had already finished it."""
         finished = sum(self._words[: len(DAEMON_OUTCOMES)])
         inherited, self._inherited = self._inherited, False
         if inherited and self._words[_POSITION] == position:
@@ -56,13 +57,13 @@ class InFlight:
             if self._message.sent:
                 self.finish("logged")
                 return False
-        self._message.sent = 0  # first: a note without its position means nothing
+        self._message.sent = 0  # first: a length without its position means nothing
         self._words[_FINISHED] = finished
         self._words[_POSITION] = position
         return True
 
     def finish(self, outcome: str | None) -> None:
-        """The event in flight has one of DAEMON_OUTCOMES; None if it is not one that the ledger waits for."""
+        """Count the event's outcome, one of DAEMON_OUTCOMES; None for a test event, which is not counted."""
         if outcome is not None:
             self._words[DAEMON_OUTCOMES.index(outcome)] += 1
 

@@ -1,4 +1,4 @@
-"""journald, by its native protocol."""
+"""Sends events to journald by its native protocol."""
 
 import socket
 import struct
@@ -9,14 +9,14 @@ from killsnoopd.events.stop_deadline import StopDeadline
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _RETRY_S = 0.2
-# What a peer that is not there, or not there any more, looks like on a datagram socket.
+# Errors of a datagram socket whose peer is absent or has gone.
 _GONE = (ConnectionError, FileNotFoundError, PermissionError)
 
 
 def encode(fields: dict[str, str]) -> bytes:
     """A datagram of journald's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
     lines = "".join([f"{name}={value}\n" for name, value in fields.items()])
-    if lines.count("\n") == len(fields):  # as always, and encoded at once: in a third of the time
+    if lines.count("\n") == len(fields):  # fast path, the usual case: encoding at once takes a third of the time
         return lines.encode("utf-8", "surrogateescape")
     parts = []
     for name, value in fields.items():
@@ -29,19 +29,19 @@ def encode(fields: dict[str, str]) -> bytes:
 
 
 class Journal:
-    """journald's socket. systemd.journal.send would do, but it holds the GIL while journald makes it wait."""
+    """A connection to journald. Not systemd.journal.send, which holds the GIL while journald blocks it."""
 
     def __init__(
         self, deadline: StopDeadline, transmit: Callable[[int, bytes], None], path: Path = JOURNAL_SOCKET
     ) -> None:
-        """`transmit(fd, datagram)` sends over a connected socket, or raises OSError: InFlight.send."""
+        """`transmit(fd, datagram)` sends through a connected socket or raises OSError, like InFlight.send."""
         self._deadline = deadline
         self._transmit = transmit
         self._path = path
         self._socket: socket.socket | None = None
 
     def send(self, fields: dict[str, str]) -> None:
-        """Deliver to journald; wait while it is slow, stopped or away, the events after this one in the ring buffer."""
+        """Deliver to journald. Waits while it is slow, stopped or absent; later events wait in the ring buffer."""
         data = encode(fields)
         while True:
             try:

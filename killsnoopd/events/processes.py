@@ -1,4 +1,4 @@
-"""What can be said of a process from its cgroup and its executable: unit, container, path."""
+"""Identifies processes by cgroup and executable: unit, container, path."""
 
 import contextlib
 import os
@@ -12,21 +12,21 @@ from pathlib import Path
 from killsnoopd import names
 from killsnoopd.event import Event, Place, Sender
 
-_CACHE_MAX = 10_000  # cgroups whose paths are kept
-_LATELY_MAX = 500  # processes in that time; more are asked anew
-_LATELY_S = 0.1  # what /proc said is taken for true for so long: asking costs twice what all the rest of an event does
-_TICK_NS = 10_000_000  # of /proc/PID/stat: USER_HZ is 100 on every machine that is left
+_CACHE_MAX = 10_000  # entries in each cache of paths
+_PROC_CACHE_MAX = 500  # processes
+_PROC_CACHE_S = 0.1  # how long an answer of /proc is cached: a lookup costs twice as much as the rest of an event
+_TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
 _UNIT = re.compile(r"_?(.+\.(?:service|scope|socket|mount|swap|device|timer|path|target|automount))")
 # docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope, SLICE:cri-containerd:ID, or the bare ID;
 # conmon watches a container from outside.
 _CONTAINER = re.compile(r"(?:(?!.*conmon).*[-:])?([0-9a-f]{64})(?:\.scope)?")
 SOURCES = ("kernel", "cache", "tree", "proc", "none")
-"""How a target's cgroup was found: named by the kernel, known before, in the cgroup tree, in /proc, not at all."""
+"""How a target's cgroup was found: from the kernel, in the cache, in the cgroup tree, in /proc, not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What an event's ids stand for; None: not known, or there is none."""
+    """Names for an event's ids; None: not known, or there is none."""
 
     exe: str | None = None
     unit: str | None = None
@@ -35,13 +35,13 @@ class Identity:
     target_container: str | None = None
 
 
-# A storm has one sender, and few targets: what their names come to is worked out once. That is half of identify's time.
+# A storm has one sender and few targets. Without this cache, identify() takes twice as long.
 _remembered = lru_cache(1000)
 
 
 @_remembered
 def unit(cgroup: str) -> str | None:
-    """The systemd unit of a cgroup path, by the rules of sd_pid_get_unit(3): the first part that is no slice."""
+    """The systemd unit of a cgroup path, by the rules of sd_pid_get_unit(3): the first part that is not a slice."""
     for part in cgroup.split("/"):
         if part and not part.endswith(".slice"):
             match = _UNIT.fullmatch(part)
@@ -51,7 +51,7 @@ def unit(cgroup: str) -> str | None:
 
 @_remembered
 def container(cgroup: str) -> str | None:
-    """The container's id, 64 hexadecimal digits, of a cgroup path that docker, containerd, CRI-O or podman made."""
+    """The container's id, 64 hexadecimal digits, of a cgroup path of docker, containerd, CRI-O or podman."""
     for part in reversed(cgroup.split("/")):
         if match := _CONTAINER.fullmatch(part):
             return match[1]
@@ -60,7 +60,7 @@ def container(cgroup: str) -> str | None:
 
 @_remembered
 def joined(parts: tuple[bytes, ...]) -> str:
-    """The path of names that lead from a file up to the root; a lone name that is no root (`memfd:x`) is itself."""
+    """The path of a file from the names up to the root. A single name that is not a root (`memfd:x`) is unchanged."""
     *rest, top = parts
     if not rest and top not in (b"", b"/"):
         return names.text(top)
@@ -72,7 +72,7 @@ class Mount:
     """A line of /proc/self/mountinfo."""
 
     dev: int
-    root: str  # what of the file system is mounted
+    root: str  # the mounted folder of the file system
     at: str
     fstype: str
 
@@ -89,9 +89,9 @@ def mounts(mountinfo: str) -> list[Mount]:
 
 
 def visible_path(path: str, dev: int, mounted: list[Mount]) -> str:
-    """Where a path on a file system is seen from here; as it is, if that file system is not mounted here.
+    """The path in our mount namespace of a path on file system `dev`; unchanged if that is not mounted here.
 
-    A container's root is such a file system: the path is then the one that the container sees.
+    The root of a container is such a file system. The path is then the one that the container sees.
     """
     candidates = []
     for mount in mounted:
@@ -102,21 +102,21 @@ def visible_path(path: str, dev: int, mounted: list[Mount]) -> str:
 
 
 def _bytes_of(path: str) -> bytes:
-    """A small file's. pathlib would intern the parts of its path: pids that come and go make that table grow."""
+    """The content of a small file. Not by pathlib, which interns parts of paths: each new pid would leak memory."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
         return file.read()
 
 
 class Processes:
-    """Finds out, and remembers. One thread uses it."""
+    """Identifies senders and targets, with caches. Not thread-safe."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._exes: dict[tuple[int, int], str] = {}
         self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
-        """How the targets' cgroups were found."""
+        """Targets by how their cgroup was found."""
         self.stale = False
-        """Any thread may set it: what is mounted, and the cgroups, are read anew before the next event."""
+        """Set by any thread to reread mounts and cgroups before the next event."""
         self._read()
 
     def _read(self) -> None:
@@ -124,11 +124,11 @@ class Processes:
         self._tree = next((Path(mount.at) for mount in self._mounts if mount.fstype == "cgroup2"), None)
         self._cgroups: dict[int, str | None] = {}
         self._executable = lru_cache(_CACHE_MAX)(self._where)
-        self._asked_lately = lru_cache(_LATELY_MAX)(self._from_proc)
+        self._from_proc_cached = lru_cache(_PROC_CACHE_MAX)(self._from_proc)
         self._walk()
 
     def identify(self, event: Event) -> Identity:
-        """Everything that is known of sender and target."""
+        """The names for the ids of an event's sender and target."""
         if self.stale:
             self.stale = False
             self._read()
@@ -147,7 +147,7 @@ class Processes:
         )
 
     def _exe(self, sender: Sender) -> str | None:
-        """A death does not carry the names, but they were seen when the signal was sent."""
+        """The sender's executable. A death has no names; they came with its delivery."""
         key = sender.pid, sender.start_ns
         if sender.exe_names:
             if len(self._exes) >= _CACHE_MAX:
@@ -162,9 +162,11 @@ class Processes:
     def _cgroup(self, place: Place, pid: int, start_ns: int) -> tuple[str | None, str]:
         """The path of a process's cgroup, and how it was found (SOURCES)."""
         path, source = self._path(place)
-        # Where systemd keeps its tree in cgroup v1, every process is at the root of v2.
-        if path in (None, "/") and (found := self._asked_lately(pid, start_ns, int(time.monotonic() / _LATELY_S))):
-            return found, "proc"
+        # If systemd keeps its tree in cgroup v1, every process is at the root of v2.
+        if path in (None, "/"):
+            window = int(time.monotonic() / _PROC_CACHE_S)
+            if found := self._from_proc_cached(pid, start_ns, window):
+                return found, "proc"
         return path, source
 
     def _path(self, place: Place) -> tuple[str | None, str]:
@@ -175,7 +177,7 @@ class Processes:
         elif place.cgroup not in self._cgroups:
             self._walk()
             if place.cgroup not in self._cgroups:
-                self._remember(place.cgroup, None)  # it is gone, and ids do not come back
+                self._remember(place.cgroup, None)  # removed; ids are not reused
             source = "tree"
         path = self._cgroups[place.cgroup]
         return path, source if path else "none"
@@ -186,7 +188,7 @@ class Processes:
         self._cgroups[cgroup] = path
 
     def _walk(self) -> None:
-        """Learn the whole cgroup tree: a folder's inode is the cgroup's id."""
+        """Read the whole cgroup tree: a cgroup's id is the inode number of its folder."""
         if not self._tree:
             return
         self._remember(self._tree.stat().st_ino, "/")
@@ -200,8 +202,8 @@ class Processes:
                         self._remember(entry.inode(), child)
                         waiting.append((child, entry.path))
 
-    def _from_proc(self, pid: int, start_ns: int, _lately: int) -> str | None:
-        """What /proc says, if the pid is still that process's; a zombie still has a cgroup."""
+    def _from_proc(self, pid: int, start_ns: int, _window: int) -> str | None:
+        """The cgroup in /proc, if the pid still belongs to that process. A zombie still has a cgroup."""
         try:
             lines = _bytes_of(f"{self._proc}/{pid}/cgroup").splitlines()
             stat = _bytes_of(f"{self._proc}/{pid}/stat")

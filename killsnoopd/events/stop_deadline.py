@@ -1,4 +1,4 @@
-"""How long the event path may go on after the daemon was told to stop."""
+"""The deadline for the event thread after the daemon is asked to stop."""
 
 import os
 import select
@@ -10,16 +10,16 @@ class Stopped(Exception):
 
 
 class StopDeadline:
-    """How long a sink may wait: for ever until stop(), then `grace_s` seconds more in all."""
+    """How long sinks may wait: without limit until stop(), then `grace_s` seconds in all."""
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._deadline: float | None = None
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        """Readable once `stop` was called."""
+        """Readable after stop()."""
 
     def stop(self) -> None:
-        """Start the grace period. Any thread may call it."""
+        """Start the grace period. Thread-safe."""
         self._deadline = time.monotonic() + self._grace_s
         os.eventfd_write(self.stop_fd, 1)
 
@@ -28,7 +28,7 @@ class StopDeadline:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def wait(self, fd: int | None, timeout_s: float | None = None) -> None:
-        """Return when `fd` is writable or the time is up. Raises Stopped at the deadline."""
+        """Wait until `fd` is writable or the timeout expires. Raises Stopped at the deadline."""
         poll = select.poll()
         if fd is not None:
             poll.register(fd, select.POLLOUT)

@@ -1,4 +1,4 @@
-"""The event path: one thread that takes records from the ring buffer, decodes them and logs them."""
+"""The event thread: takes records from the ring buffer, decodes them, and logs them."""
 
 import logging
 import select
@@ -22,16 +22,16 @@ class Sink(Protocol):
     """Takes the fields of an event."""
 
     def send(self, fields: dict[str, str]) -> None:
-        """Deliver, waiting as long as it takes. Raises OSError if that is impossible, Stopped at the stop deadline."""
+        """Deliver, waiting as long as necessary. Raises OSError if that is impossible, Stopped at the deadline."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class Writer(threading.Thread):
-    """Sleeps until there are events or it is told to stop; every event that it takes ends up in the ledger."""
+    """Waits for events until it is stopped. Every event that it takes is counted in the ledger."""
 
-    def __init__(  # noqa: PLR0917 # everything that it works with
+    def __init__(  # noqa: PLR0917 # its collaborators
         self,
         probe: Probe,
         sink: Sink,
@@ -41,9 +41,9 @@ class Writer(threading.Thread):
         pinned: bool,
         cpu_share: float | None,
     ) -> None:
-        """At the stop deadline, events that could not be logged stay in a pinned ring buffer, or else are lost.
+        """If the ring buffer is pinned, events that cannot be logged by the deadline stay in it; else they are lost.
 
-        `cpu_share`: what the thread may take of one core; None: all of it.
+        `cpu_share`: the share of one core that the thread may use; None: no limit.
         """
         super().__init__(name="killsnoopd-ev", daemon=True)
         self._probe = probe
@@ -56,13 +56,13 @@ class Writer(threading.Thread):
         self._stopped = False
         self._failures: set[str] = set()
         self.done = threading.Event()
-        """Set when the thread has done what it can; it may be stuck with an event that it may not let go of."""
+        """Set when the thread has finished, or waits for the process to end with an event that it must not consume."""
         self.last_event_ns: int | None = None
-        """When the newest event logged happened, on the realtime clock."""
+        """Time of the newest logged event, on the realtime clock."""
         self.cgroup_sources: dict[str, int] = processes.sources
 
     def run(self) -> None:
-        """The thread's whole life."""
+        """Log events until stop(), then the rest until the deadline."""
         poll = select.poll()
         poll.register(self._probe.events_fd, select.POLLIN)
         poll.register(self._deadline.stop_fd, select.POLLIN)
@@ -77,7 +77,7 @@ class Writer(threading.Thread):
         self.done.set()
 
     def _consume(self, over: Callable[[], bool]) -> int:
-        """Log what waits in the ring buffer, each event exactly once, until it is empty or `over`; how many records."""
+        """Log each waiting event exactly once, until the ring buffer is empty or `over()`; the number of records."""
         taken = 0
 
         def take(position: int, record: bytes) -> bool:
@@ -91,7 +91,7 @@ class Writer(threading.Thread):
         return taken
 
     def stop(self, timeout_s: float) -> bool:
-        """Log what waits in the ring buffer, until the deadline; whether the thread has come to its end."""
+        """Log what waits in the ring buffer, until the deadline; whether the thread has ended."""
         self._deadline.stop()
         self.done.wait(timeout_s)
         self.join(0.1)
@@ -101,7 +101,7 @@ class Writer(threading.Thread):
         return self._pinned and self._deadline.passed()
 
     def _log(self, record: bytes) -> str | None:
-        """Log one record; its outcome, None for a test of the probe. Never raises: this is called from C."""
+        """Log one record; its outcome, or None for a test event. Never raises: it is called from C."""
         try:
             decoded = event.decode(record)
             if decoded.self_test:
@@ -119,13 +119,13 @@ class Writer(threading.Thread):
             self._stopped = True
             if self._pinned:
                 self.done.set()
-                threading.Event().wait()  # for the process to end: to return would take the event from the next daemon
+                threading.Event().wait()  # until the process ends: returning would consume the event
         except Exception as error:
             self._complain(f"events cannot be logged: {error or type(error).__name__}")
         return "journal_error"
 
     def _complain(self, line: str) -> None:
-        """Say it once; the ledger counts the rest."""
+        """Log the line once; the ledger counts repetitions."""
         if line not in self._failures and len(self._failures) < 16:
             self._failures.add(line)
             log.error("%s; killsnoop_events_total counts each", line)

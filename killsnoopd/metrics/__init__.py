@@ -1,1 +1,1 @@
-"""The metrics page: from counters to text."""
+"""The metrics page: counters as text."""

@@ -1,4 +1,4 @@
-"""From counters to the metric families on the page."""
+"""Turns counters into the metric families of the page."""
 
 import contextlib
 import os
@@ -21,50 +21,50 @@ _STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 
 def _label(text: str) -> str:
-    """A name's text as a label; a process that calls itself `(other)` or `(aged)` is not mistaken for the rest."""
+    """A name as a label value; the first character of a process named `(other)` or `(aged)` is escaped."""
     return rf"\x{ord(text[0]):02x}{text[1:]}" if text in (OTHER, AGED) else text
 
 
 Labels = tuple[str, str, str]  # comm, signal, result
 
 
-class Steady:
-    """Keeps a label that stands for many names from going down when one of these ages out, from one page to the next.
+class MonotonicTotals:
+    """Keeps the total of a label set from falling when one of the names folded into it is recycled.
 
-    Prometheus would take that for a restart from zero, and count all that is left once more. What the label has lost is
-    in (aged), and is taken off there, so that the sum stays exact.
+    Prometheus would take the fall for a counter reset and count the rest again. The calls that the total lost are in
+    (aged): they are added back to the total and subtracted there, so the sum stays exact.
     """
 
     def __init__(self) -> None:
         self._shown: dict[Labels, int] = {}
-        self._kept: dict[Labels, int] = {}
+        self._corrections: dict[Labels, int] = {}
         self._recycled = 0
 
-    def hold(self, totals: dict[Labels, int], recycled: int) -> None:
-        """Change the totals of a page, on which so many counters have ever been recycled."""
+    def adjust(self, totals: dict[Labels, int], recycled: int) -> None:
+        """Correct the totals of a page; `recycled` is the number of series recycled so far."""
         if recycled != self._recycled:
             for labels, calls in totals.items():
-                fall = self._shown.get(labels, 0) - calls - self._kept.get(labels, 0)
+                fall = self._shown.get(labels, 0) - calls - self._corrections.get(labels, 0)
                 if fall > 0 and labels[0] != AGED:
-                    self._kept[labels] = self._kept.get(labels, 0) + fall
+                    self._corrections[labels] = self._corrections.get(labels, 0) + fall
             self._recycled = recycled
-        self._kept = {labels: calls for labels, calls in self._kept.items() if labels in totals}
-        for labels, calls in self._kept.items():
+        self._corrections = {labels: calls for labels, calls in self._corrections.items() if labels in totals}
+        for labels, calls in self._corrections.items():
             _, signal, result = labels
             totals[labels] += calls
             totals[AGED, signal, result if result in RESULTS else OTHER] -= calls
         self._shown = totals
 
 
-def signals(counts: Counts, text: Callable[[bytes], str], steady: Steady) -> Metric:
-    """killsnoop_signals_total, with the text that stands for each comm: label sets that read the same are added up."""
+def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals) -> Metric:
+    """killsnoop_signals_total. `text` maps a comm to its label; series with equal labels are summed."""
     totals: defaultdict[Labels, int] = defaultdict(int)
     for comm, sig, res, calls in counts.series:
         totals[_label(text(comm)), names.signal_name(sig), names.result_name(res)] += calls
     for label, rest in ((OTHER, counts.overflow), (AGED, counts.aged)):
         for sig, result, calls in rest:
             totals[label, names.signal_name(sig), result] += calls
-    steady.hold(totals, counts.series_recycled)
+    monotonic.adjust(totals, counts.series_recycled)
     family = CounterMetricFamily(
         "killsnoop_signals",
         "Calls of the system calls that send signals, by the sender's process name, signal and result. "
@@ -79,7 +79,7 @@ def signals(counts: Counts, text: Callable[[bytes], str], steady: Steady) -> Met
 
 
 def deliveries(counts: Counts) -> Metric:
-    """killsnoop_deliveries_total; at 0 from the start where an alert may wait for the first one."""
+    """killsnoop_deliveries_total. Series that alerts may use are 0 from the start, so increase() sees the first one."""
     totals = {(sig, "syscall", "delivered"): 0 for sig in names.FATAL}
     totals |= {(names.signal_number("SIGKILL"), origin, "delivered"): 0 for origin in names.ORIGINS}
     totals |= {(sig, origin, outcome): count for sig, origin, outcome, count in counts.deliveries}
@@ -94,7 +94,7 @@ def deliveries(counts: Counts) -> Metric:
 
 
 def deaths(counts: Counts) -> Iterator[Metric]:
-    """Which deaths by signal have a known sender, and which kills came after a SIGTERM."""
+    """Deaths by signal, with and without a known sender, and escalations."""
     totals = {(names.signal_number(name), seen): 0 for name in ("SIGKILL", "SIGTERM") for seen in (False, True)}
     totals |= {(sig, seen): count for sig, seen, count in counts.deaths}
     family = CounterMetricFamily(
@@ -113,7 +113,7 @@ def deaths(counts: Counts) -> Iterator[Metric]:
 
 
 def lookups(sources: dict[str, int]) -> Metric:
-    """How the cgroups of targets were found; `none` leaves a unit and a container unsaid."""
+    """How the cgroups of targets were found. Events with `none` have no unit and no container."""
     family = CounterMetricFamily(
         "killsnoop_cgroup_lookups",
         "Targets of events, by how their cgroup was found: named by the kernel, known before (cache), in the cgroup "
@@ -126,7 +126,7 @@ def lookups(sources: dict[str, int]) -> Metric:
 
 
 def series(counts: Counts, limit: int) -> Iterator[Metric]:
-    """How full the counters are, and how much was counted as comm="(other)" for want of room."""
+    """Use of the series table, and calls that found it full."""
     yield GaugeMetricFamily(
         "killsnoop_series",
         "Sets of comm, signal and result that have a counter of their own, and are not idle.",
@@ -148,7 +148,7 @@ def series(counts: Counts, limit: int) -> Iterator[Metric]:
 
 
 def events(ledger: Ledger) -> Iterator[Metric]:
-    """What became of every event."""
+    """The outcomes of all events."""
     family = CounterMetricFamily(
         "killsnoop_events",
         "Events by what became of them: logged, filtered (--events.exclude-signal), rate_limited (--events.rate), "
@@ -164,7 +164,7 @@ def events(ledger: Ledger) -> Iterator[Metric]:
 
 
 def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
-    """How the probe itself fares, by hook and by program."""
+    """The state of the probe's hooks, and statistics of its programs."""
     attached = GaugeMetricFamily(
         "killsnoop_probe_attached",
         "Whether the probe is attached to a hook: 1 or 0. A system call stands for the tracepoint at its exit.",
@@ -197,38 +197,38 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         yield runs
 
 
-class EventPath(Protocol):
-    """What the writer tells of itself."""
+class EventStats(Protocol):
+    """Statistics of the event thread."""
 
     last_event_ns: int | None
     cgroup_sources: dict[str, int]
 
 
 class Collector:
-    """Reads the probe, and what the event path says of itself, whenever the page is asked for."""
+    """Reads the probe and the statistics of the event thread for each page."""
 
-    def __init__(self, probe: Probe, path: EventPath | None, text: Callable[[bytes], str] = names.text) -> None:
+    def __init__(self, probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str] = names.text) -> None:
         self._probe = probe
-        self._path = path
+        self._event_stats = event_stats
         self._text = lru_cache(probe.layout.series_max)(text)
-        self._steady = Steady()
+        self._monotonic = MonotonicTotals()
 
     def collect(self) -> Iterator[Metric]:
-        """Every family but the process's own."""
+        """All families except those of the process and the Python version."""
         ledger = self._probe.ledger()
         counts = self._probe.counts()
-        yield signals(counts, self._text, self._steady)
+        yield signals(counts, self._text, self._monotonic)
         yield deliveries(counts)
         yield from deaths(counts)
         yield from events(ledger)
-        if self._path:
-            yield lookups(self._path.cgroup_sources)
+        if self._event_stats:
+            yield lookups(self._event_stats.cgroup_sources)
         yield from series(counts, self._probe.layout.series_max)
         run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_text().strip() == "1"
-        # Linux before 5.19 tells nothing of programs to those without CAP_BPF: then these families are not there.
+        # Before Linux 5.19, bpf(2) shows programs only with CAP_BPF. Then these families are missing.
         with contextlib.suppress(PermissionError):
             yield from list(programs(self._probe, run_stats))
-        if self._path and (last_ns := self._path.last_event_ns) is not None:
+        if self._event_stats and (last_ns := self._event_stats.last_event_ns) is not None:
             yield GaugeMetricFamily(
                 "killsnoop_last_event_timestamp_seconds",
                 "When the newest event that was logged happened.",
@@ -241,10 +241,10 @@ class Collector:
         yield info
 
 
-def registry(probe: Probe, path: EventPath | None, text: Callable[[bytes], str]) -> CollectorRegistry:
-    """Everything that is on the page; `text` is what stands for a comm."""
+def registry(probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str]) -> CollectorRegistry:
+    """The registry of all metrics on the page. `text` maps a comm to its label."""
     result = CollectorRegistry()
-    result.register(Collector(probe, path, text))
+    result.register(Collector(probe, event_stats, text))
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)
     return result

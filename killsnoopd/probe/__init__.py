@@ -1,1 +1,1 @@
-"""The probe: compiled, loaded and attached by a loader that is gone before anyone connects; read by the daemon."""
+"""The probe: the loader compiles, loads and attaches it; the daemon reads it."""

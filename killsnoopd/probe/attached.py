@@ -1,4 +1,4 @@
-"""The attached probe, as the daemon sees it: file descriptors and mapped memory, from a loader that is gone."""
+"""The attached probe as the daemon sees it: file descriptors and mapped memory. The loader has exited by then."""
 
 import contextlib
 import mmap
@@ -27,33 +27,34 @@ from killsnoopd.probe.program import (
 from killsnoopd.probe.ring_buffer import RingBuffer
 
 _VERSION = SLOT_STATE.index("version")
-_READINGS = 1000  # slots change hands as fast as they age: nearly always, the first reading is undisturbed
+_READINGS = 1000  # attempts at a reading during which no slot is recycled; the first nearly always succeeds
 _SERIES = struct.Struct("=16sIi")  # struct series of maps.h: comm, signal, result
 
 
 @dataclass(frozen=True)
 class Counts:
-    """One reading of the counters. The sum over `series`, `overflow` and `aged` is the number of calls, exactly.
+    """One reading of the counters. The sum over `series`, `overflow` and `aged` is the exact number of calls.
 
-    So are the sums over `deliveries`, signals that reached a process, and over `deaths`, processes that died of one.
+    The sum over `deliveries` is the exact number of signals generated for a process, that over `deaths` the exact
+    number of processes that died of one.
     """
 
     series: list[tuple[bytes, int, int, int]]  # comm (16 bytes), signal 0..65, result (0 or -errno), calls
-    overflow: list[tuple[int, str, int]]  # signal 0..65, result's name, calls that found every series taken
-    aged: list[tuple[int, str, int]]  # the same of names that were idle, and lost their series to new ones
-    series_taken: int  # that are not idle
-    series_recycled: int  # ever
+    overflow: list[tuple[int, str, int]]  # signal 0..65, result's name, calls that found no free slot
+    aged: list[tuple[int, str, int]]  # signal 0..65, result's name, calls of idle series that lost their slot
+    series_taken: int  # series that have a slot; slots in the queue are left out
+    series_recycled: int  # slots recycled since the probe started
     deliveries: list[tuple[int, str, str, int]]  # signal 1..64, origin (names.ORIGINS), outcome (names.OUTCOMES), n
     deaths: list[tuple[int, bool, int]]  # signal 1..64, whether its sender was seen, n
     escalations: int  # SIGKILLs that followed a SIGTERM to the same process
 
     @property
     def total(self) -> int:
-        """Calls by anyone."""
+        """Calls by all senders."""
         return sum(entry[-1] for table in (self.series, self.overflow, self.aged) for entry in table)
 
     def calls(self, comm: bytes, sig: int, res: int) -> int:
-        """Calls with this signal and result, by processes of this name and by those that no name is counted for."""
+        """Calls with this signal and result, by processes of this name, plus those of the overflow table."""
         total = sum(n for c, s, r, n in self.series if (c.rstrip(b"\0"), s, r) == (comm, sig, res))
         return total + sum(n for s, r, n in self.overflow if (s, r) == (sig, names.result_name(res)))
 
@@ -64,14 +65,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What became of every event, by the probe and by the daemon (PROBE_OUTCOMES, DAEMON_OUTCOMES); and what waits."""
+    """The outcomes of all events (PROBE_OUTCOMES, DAEMON_OUTCOMES), and the number that wait in the ring buffer."""
 
     outcomes: dict[str, int]
     pending: int
 
 
 class Probe:
-    """Everything the daemon holds of the kernel. Reading it takes no privilege, and counters no system call."""
+    """All that the daemon reads from the kernel. Reads take no privilege; reads of counters take no system call."""
 
     def __init__(self, objects: Objects, layout: Layout, bcc_version: str) -> None:
         """`objects` are closed with the probe."""
@@ -84,7 +85,7 @@ class Probe:
             self._series = self._map("series", layout.series_max * SERIES_BYTES)
             self._slot_state = self._map("slot_state", len(SLOT_STATE) * 8).cast("Q")
             self.ledger_words = self._map("ledger", LEDGER_WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")
-            """The daemon's half of the ledger, which the event path writes."""
+            """The daemon's half of the ledger, written by the event thread."""
             self._ring = RingBuffer(objects.maps["events"])
         except OSError:
             self.close()
@@ -98,32 +99,33 @@ class Probe:
         return memoryview(mapped)[:size]
 
     def _rows(self) -> list[memoryview]:
-        """The cells of each CPU, as they change."""
+        """The cells of each CPU, in live memory."""
         row = self.layout.row
         return [self._counts[cpu * row : (cpu + 1) * row] for cpu in range(self.layout.cpus)]
 
     def _sum(self, first: int, count: int, rows: list[memoryview] | None = None) -> list[int]:
-        """Cells added up over the CPUs, as of now or out of a copy of _rows()."""
-        # A CPU's cells are taken for one long number, so that one addition adds them all: no cell carries into the next
-        # before its sum is 2^64. Half the time of adding them one by one, next to none for a CPU that is not there.
+        """Sums of cells over all CPUs, as of now or from a copy of _rows()."""
+        # The cells of a CPU form one long number, so that one addition adds all of them. No cell carries into the next
+        # before its sum reaches 2^64. This takes half the time of adding cell by cell, and next to none for a CPU that
+        # does not exist.
         parts = (int.from_bytes(row[first : first + count], sys.byteorder) for row in rows or self._rows())
         return memoryview(sum(parts).to_bytes(count * 8, sys.byteorder)).cast("Q").tolist()
 
     def counts(self) -> Counts:
-        """Every counter, as of now. A call that happens meanwhile is in this reading or in the next one."""
+        """All counters, as of now. A concurrent call is in this reading or in the next one."""
         for _ in range(_READINGS):
-            # Copied as fast as can be, and looked at afterwards: no slot should change hands meanwhile.
+            # Copy first, decode later, to keep the time short in which a slot may be recycled.
             version = self._slot_state[_VERSION]
             slot_state = dict(zip(SLOT_STATE, self._slot_state, strict=True))
             taken = min(slot_state["taken"], self.layout.series_max)
-            copies = [row.tobytes() for row in self._rows()]  # before the keys: no slot counts before it has one
+            copies = [row.tobytes() for row in self._rows()]  # before the keys: a slot gets its key before it counts
             keys = bytes(self._series[: taken * SERIES_BYTES])
             if version % 2 == 0 and self._slot_state[_VERSION] == version:
                 break
             time.sleep(0.001)
         rows = [memoryview(copy).cast("Q") for copy in copies]
         counted = zip(_SERIES.iter_unpack(keys), self._sum(0, taken, rows), strict=True)
-        # A slot lost to a race never counts.
+        # Zero: the slot lost the race in take_slot() and never counts.
         series = [(comm, sig, res, calls) for (comm, sig, res), calls in counted if calls]
         overflow, aged = (self._by_result(first, rows) for first in (self.layout.overflow, self.layout.aged))
         deliveries, deaths = self._deliveries(rows), self._deaths(rows)
@@ -153,7 +155,7 @@ class Probe:
 
     @contextlib.contextmanager
     def self_testing(self) -> Iterator[RingBuffer]:
-        """Make events of this process's signal 0 and SIGURG, to itself, whatever the flags; where they are."""
+        """Emit events for this process's test signals despite filters and limits; yields the buffer with the events."""
         self.ledger_words[SELF_TEST_PID] = os.getpid()
         try:
             yield self._ring
@@ -161,36 +163,36 @@ class Probe:
             self.ledger_words[SELF_TEST_PID] = 0
 
     def ledger(self) -> Ledger:
-        """What became of the events so far."""
-        own = dict(zip(DAEMON_OUTCOMES, self.ledger_words, strict=False))  # before `emitted`: pending is not negative
+        """The outcomes of all events so far."""
+        own = dict(zip(DAEMON_OUTCOMES, self.ledger_words, strict=False))  # before `emitted`: pending stays positive
         cells = self._sum(self.layout.ledger, KINDS * len(PROBE_OUTCOMES))
         kernel = {outcome: sum(cells[index :: len(PROBE_OUTCOMES)]) for index, outcome in enumerate(PROBE_OUTCOMES)}
         pending = kernel.pop("emitted") - sum(own.values())
         return Ledger(own | kernel, max(0, pending))
 
     def not_handled(self) -> dict[str, int]:
-        """How often each program had nothing to jump to, so that what it saw is not counted anywhere else."""
+        """How often the program array of each entry program was empty: those runs are counted nowhere else."""
         return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS)), strict=True))
 
     def attached(self, hook: str) -> bool:
-        """Whether a program is still attached to the hook."""
+        """Whether the program is still attached to the hook."""
         return libbpf.link_attached(self._objects.links[hook])
 
     def program(self, program: str) -> libbpf.ProgInfo:
-        """What the kernel says of a program, one of hooks.PROGRAMS."""
+        """The kernel's statistics of a program, one of hooks.PROGRAMS."""
         return libbpf.prog_info(self._objects.programs[program])
 
     def consume(self, take: Callable[[int, bytes], bool]) -> None:
-        """Hand over the records that wait in the ring buffer, each with its position, until take() returns False."""
+        """Call take(position, record) for the records that wait in the ring buffer, until it returns False."""
         self._ring.consume(take)
 
     def detach(self) -> None:
-        """Let go of the hooks. A pinned probe stays attached: its pins hold it."""
+        """Close the links. A pinned probe stays attached: its pins keep the links alive."""
         while self._objects.links:
             os.close(self._objects.links.popitem()[1])
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the ring buffer and all file descriptors."""
         if hasattr(self, "_ring"):
             self._ring.close()
         self._objects.close()

@@ -1,4 +1,4 @@
-"""Where the running kernel keeps the fields that the probe reads, from its BTF; bpf/task.h has the structures."""
+"""Offsets of the kernel fields that the probe reads, from the running kernel's BTF; bpf/task.h has the structures."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import libbpf
 
-# Macro, struct, and the field's name or names: the kernel has renamed some.
+# Macro, struct, and the field's name, or names if the kernel has renamed it (newest first, with the release).
 FIELDS = (
     ("TASK_FLAGS", "task_struct", "flags"),
     ("TASK_MM", "task_struct", "mm"),
@@ -42,7 +42,7 @@ FIELDS = (
     ("DENTRY_SHORT_NAME", "dentry", "d_shortname", "d_iname"),  # 6.14
     ("SUPER_BLOCK_DEV", "super_block", "s_dev"),
 )
-OPTIONAL_FIELDS = (  # there with CONFIG_AUDIT, since Linux 7.1, or on x86
+OPTIONAL_FIELDS = (  # present with CONFIG_AUDIT, since Linux 7.1, or on x86
     ("TASK_LOGINUID", "task_struct", "loginuid"),
     ("TASK_SESSIONID", "task_struct", "sessionid"),
     ("SIGNAL_AUTOREAP", "signal_struct", "autoreap"),
@@ -51,7 +51,7 @@ OPTIONAL_FIELDS = (  # there with CONFIG_AUDIT, since Linux 7.1, or on x86
 
 
 def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbpf.struct_offsets) -> dict[str, int]:
-    """Where the fields that the probe reads are in this kernel's structures, as task.h names them."""
+    """Byte offsets of the fields that the probe reads, by the macro that task.h uses. Raises Failure."""
     fields = FIELDS + OPTIONAL_FIELDS
     try:
         found = struct_offsets("file", "path", "qstr", "ns_common", *dict.fromkeys(owner for _, owner, *_ in fields))

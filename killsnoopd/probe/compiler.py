@@ -1,7 +1,7 @@
-"""Compiles the probe: from its source to maps, which bcc makes at once, and the instructions of its programs.
+"""Compiles the probe: from its source to its maps, which bcc creates while compiling, and its programs' instructions.
 
-The only module that imports bcc, and it does so in a child process. LLVM may end its process by exit(3) or by a crash;
-what it wrote to file descriptor 2 must reach the user all the same.
+Only this module imports bcc, in a child process: LLVM may end its process by exit(3) or by a crash, and its message on
+file descriptor 2 must still reach the user.
 """
 
 import os
@@ -20,7 +20,7 @@ from killsnoopd.probe.program import BPF_DIR, DAEMON_MAPS, EVENTS_FD, PROBE_MAPS
 from killsnoopd.settings import Settings
 
 _INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
-_LINE_MAX = 300  # characters of a compiler's words in the one line; --log.level=debug has them all
+_LINE_MAX = 300  # characters of the compiler's message in an error line; --log.level=debug shows all
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Compiled:
     """The probe, not loaded yet."""
 
     maps: dict[str, int]  # file descriptors by name; the caller closes them
-    functions: dict[str, bytes]  # instructions by name; they name the maps by the numbers in map_numbers
-    map_numbers: dict[str, int]
+    functions: dict[str, bytes]  # instructions by name
+    map_numbers: dict[str, int]  # the fd that the instructions have for each map
     bcc_version: str
 
 
@@ -37,18 +37,18 @@ def compile_probe(settings: Settings) -> Compiled:
     """Compile the probe for this kernel. Raises Failure."""
     with_macros = macros(settings)
     ours, theirs = socket.socketpair()
-    said = os.memfd_create("killsnoopd-compiler")
+    stderr_fd = os.memfd_create("killsnoopd-compiler")
     child = os.fork()
     if not child:
         ours.close()
-        _compile_in_child(with_macros, theirs, said)
+        _compile_in_child(with_macros, theirs, stderr_fd)
     theirs.close()
     try:
         with ours:
             answer = handover.receive(ours)
     finally:
         _, status = os.waitpid(child, 0)
-        with open(said, "rb") as file:  # noqa: PTH123 # a descriptor
+        with open(stderr_fd, "rb") as file:  # noqa: PTH123 # a descriptor
             file.seek(0)
             output = file.read().decode(errors="replace")
     if answer is None:
@@ -59,7 +59,7 @@ def compile_probe(settings: Settings) -> Compiled:
 
 
 def macros(settings: Settings) -> dict[str, int]:
-    """Everything that the source wants defined: settings, this machine, and this kernel's types."""
+    """All macros that the source requires: from the settings, this machine, and this kernel's types."""
     found = btf.task_macros() | program.macros(settings, possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
     found["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
     cast = libbpf.rdonly_cast_ids()
@@ -67,11 +67,11 @@ def macros(settings: Settings) -> dict[str, int]:
     return found | {"EVENTS_FD": EVENTS_FD, "MARK_VICTIM_PID": hooks.field_offset(hooks.by_name("mark_victim"), "pid")}
 
 
-def _compile_in_child(macros: dict[str, int], peer: socket.socket, said: int) -> None:
-    """The child's whole life. What bcc and LLVM say goes to the file `said`."""
+def _compile_in_child(macros: dict[str, int], peer: socket.socket, stderr_fd: int) -> None:
+    """Compile, send the result to `peer`, and exit. bcc and LLVM write to the file `stderr_fd`."""
     status = 1
     try:
-        os.dup2(said, 2)
+        os.dup2(stderr_fd, 2)
         module = compiled(import_bcc(), macros)
         maps = {name: module[name.encode()].map_fd for name in (*DAEMON_MAPS, *PROBE_MAPS)}
         names = [prefix + name for name in PROGRAMS for prefix in ("", "on_")]
@@ -84,17 +84,17 @@ def _compile_in_child(macros: dict[str, int], peer: socket.socket, said: int) ->
         status = 0
     except Failure as failure:
         handover.send_failure(peer, failure)
-    except BaseException as error:  # bcc raises nothing more particular
+    except BaseException as error:  # bcc raises plain Exception
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(status)
 
 
 def import_bcc() -> Any:
-    """bcc's BPF class; the package of that name on PyPI is another one."""
+    """bcc's BPF class. Raises Failure; the package `bcc` on PyPI is another one."""
     try:
         import bcc
-    except (ImportError, OSError) as error:  # OSError: a shared library of it
+    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
         raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} ({error}): {_INSTALL_BCC}") from None
     if not bcc.__file__:
         raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} (an empty folder): {_INSTALL_BCC}")
@@ -108,32 +108,32 @@ def import_bcc() -> Any:
 
 
 def compiled(bpf_class: Any, macros: dict[str, int], text: str | None = None) -> Any:
-    """bcc's module of the probe, or of another text, compiled and not loaded."""
-    # bcc takes our few headers for a kernel's: it asks for no other file of a tree.
+    """bcc's module of the probe, or of another source text, compiled and not loaded."""
+    # bcc uses our few headers in place of a kernel source tree: it needs no other file.
     os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIR)
-    # bcc optimizes what clang hands it: that clang does so first, and writes down what the kernel is not told, takes a
-    # quarter of the time, for no better a program.
+    # Clang's own optimization and debug info take a quarter of the time. bcc optimizes clang's output itself, so the
+    # program is no better with them, and the kernel gets no debug info.
     flags = ["-Xclang", "-disable-llvm-passes", "-g0", f"-I{BPF_DIR}"]
     flags += [f"-D{name}={value}ULL" for name, value in macros.items()]
-    # bcc warns of a text that is not bytes.
+    # bcc warns about text that is not bytes.
     return bpf_class(text=(text or source()).encode(), cflags=flags)
 
 
-def refusal(status: int, said: str) -> Failure:
-    """Why there is no probe: the exit code of the child, or minus the signal that ended it, and what it said."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"\berror\b|LLVM ERROR|Assertion", line, re.IGNORECASE)]
-    line = (telling or lines[-1:] or [f"{_ended(status)} without a word"])[0]
-    if "Operation not permitted" in said or "super-user" in said:
+def refusal(status: int, output: str) -> Failure:
+    """The Failure of the child: from its exit code, or minus the signal that ended it, and its output."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    error_lines = [line for line in lines if re.search(r"\berror\b|LLVM ERROR|Assertion", line, re.IGNORECASE)]
+    line = (error_lines or lines[-1:] or [f"{_ended(status)} without a word"])[0]
+    if "Operation not permitted" in output or "super-user" in output:
         return Failure(
-            Exit.NOPERM, "not allowed to load the probe: it takes CAP_BPF and CAP_PERFMON; run as root", said.strip()
+            Exit.NOPERM, "not allowed to load the probe: it takes CAP_BPF and CAP_PERFMON; run as root", output.strip()
         )
     if len(line) > _LINE_MAX:
         line = line[:_LINE_MAX] + "..."
     return Failure(
         Exit.SOFTWARE,
         f"bcc could not compile the probe: {line}; --log.level=debug shows all that it said",
-        said.strip(),
+        output.strip(),
     )
 
 

@@ -1,4 +1,4 @@
-"""From a child process to its parent, through a socket: kernel objects, plain values, or a Failure."""
+"""Passes kernel objects and plain values, or a Failure, from a child process to its parent through a socket."""
 
 import array
 import json
@@ -8,27 +8,27 @@ from typing import Any
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe.objects import Objects
 
-_FDS_MAX = 64  # of one message; there are some thirty maps, programs and links
+_FDS_MAX = 64  # file descriptors in one message; a probe has about thirty
 
 
 def send(peer: socket.socket, values: dict[str, Any], objects: Objects) -> None:
-    """Send values that JSON can hold, and file descriptors; `peer` is a stream socket. Raises OSError."""
+    """Send values as JSON, and file descriptors, through the stream socket `peer`. Raises OSError."""
     kinds = objects.kinds()
     content = json.dumps({"values": values, "objects": {kind: list(fds) for kind, fds in kinds.items()}}).encode()
     numbers = array.array("i", [fd for fds in kinds.values() for fd in fds.values()])
-    # The descriptors go with the first bytes.
+    # The file descriptors travel with the first bytes.
     sent = peer.sendmsg([content], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else [])
     peer.sendall(content[sent:])
 
 
 def send_failure(peer: socket.socket, failure: Failure) -> None:
-    """Send what receive() then raises. Raises OSError."""
+    """Send a Failure, which receive() raises. Raises OSError."""
     error = {"line": str(failure), "exit": failure.exit_code, "details": failure.details}
     peer.sendall(json.dumps({"error": error}).encode())
 
 
 def receive(peer: socket.socket) -> tuple[dict[str, Any], Objects] | None:
-    """What was sent: values and objects, which the caller closes; None if the peer ended without a word.
+    """Receive values and objects, which the caller closes; None if the peer ended without sending anything.
 
     Raises the Failure that the peer sent.
     """

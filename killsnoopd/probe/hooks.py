@@ -1,4 +1,4 @@
-"""Where the probe is attached: one table, and a function for each way to attach."""
+"""The table of hooks, and a function for each mechanism that attaches a program to one."""
 
 import ctypes
 import errno
@@ -18,13 +18,13 @@ TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 @dataclass(frozen=True)
 class Hook:
-    """A place in the kernel at which a program runs."""
+    """A place in the kernel where a program runs."""
 
     name: str  # in logs, labels and pins
-    program: str  # NAME is attached; on_NAME, which it jumps to, does the work
-    tracepoint: str  # group/name, as tracefs has it
-    way: str  # of WAYS
-    without: str  # what is not seen without it
+    program: str  # the program NAME is attached and tail-calls on_NAME, which does the work
+    tracepoint: str  # group/name in tracefs
+    mechanism: str  # a key of MECHANISMS
+    without: str  # what is not seen without this hook
 
 
 _TRACEPOINT, _BTF = "tracepoint", "tp_btf"
@@ -53,14 +53,14 @@ def chosen(settings: Settings) -> tuple[Hook, ...]:
 
 
 def btf_tracepoint(program: str) -> str | None:
-    """The tracepoint that a program with typed arguments names when it is loaded; None for the others."""
-    (found,) = {hook.name if hook.way == _BTF else None for hook in HOOKS if hook.program == program}
+    """The BTF tracepoint that a program is loaded for; None if it is for a classic tracepoint."""
+    (found,) = {hook.name if hook.mechanism == _BTF else None for hook in HOOKS if hook.program == program}
     return found
 
 
 def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> str:
-    """What a file of tracefs says of a tracepoint."""
-    # One after the other: a look at the second makes the kernel mount it, and since Linux 6.17 complain of that.
+    """The content of a tracepoint's file in tracefs."""
+    # Lazily: access to the second path makes the kernel mount tracefs there, with a warning since Linux 6.17.
     mounted = (root for root in tracefs if (root / "events").is_dir())
     for root in mounted:
         path = root / "events" / hook.tracepoint / file
@@ -77,12 +77,12 @@ def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> str:
 
 
 def tracepoint_id(hook: Hook, tracefs: tuple[Path, ...] = TRACEFS) -> int:
-    """The number by which perf_event_open(2) knows a tracepoint; source: tracefs."""
+    """A tracepoint's id for perf_event_open(2). Source: tracefs."""
     return int(_described(hook, "id", tracefs))
 
 
 def field_offset(hook: Hook, field: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
-    """Where a field is in a tracepoint's record, in bytes; source: tracefs. The first ones are at 8, or at 12."""
+    """Byte offset of a field in a tracepoint's record: the first is at 8 or at 12, by kernel. Source: tracefs."""
     found = re.search(rf"\b{field};\s*offset:(\d+);", _described(hook, "format", tracefs))
     if not found:
         raise Failure(
@@ -93,7 +93,7 @@ def field_offset(hook: Hook, field: str, tracefs: tuple[Path, ...] = TRACEFS) ->
 
 
 def by_name(name: str) -> Hook:
-    """A hook of the table. Raises KeyError."""
+    """The hook of that name. Raises KeyError."""
     return {hook.name: hook for hook in HOOKS}[name]
 
 
@@ -108,7 +108,7 @@ class _PerfEventAttr(ctypes.Structure):  # struct perf_event_attr, PERF_ATTR_SIZ
 
 
 def perf_event_open(tracepoint: int) -> int:
-    """An fd of a perf event for a tracepoint. A program attached to it runs on every CPU, whichever one is named."""
+    """An fd of a perf event for a tracepoint. A program attached to it runs on every CPU, not only on the one named."""
     number = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
     attr = _PerfEventAttr(2, ctypes.sizeof(_PerfEventAttr), tracepoint, 1)  # PERF_TYPE_TRACEPOINT
     online = Path("/sys/devices/system/cpu/online").read_text()
@@ -122,8 +122,8 @@ def perf_event_open(tracepoint: int) -> int:
 
 
 def perf_refusal(paranoid: int) -> Failure:
-    """perf_event_open said EACCES or EPERM: which capability cures it depends on kernel.perf_event_paranoid."""
-    # 3 and 4 are Debian's and Ubuntu's own: there CAP_PERFMON is not enough for a tracepoint.
+    """The Failure for EACCES or EPERM from perf_event_open; it names the capability that `paranoid` requires."""
+    # 3 (Debian) and 4 (Ubuntu) are distribution patches: there CAP_PERFMON is not enough for a tracepoint.
     needed = "CAP_SYS_ADMIN" if paranoid >= 3 else "CAP_PERFMON"
     return Failure(
         Exit.NOPERM,
@@ -133,7 +133,7 @@ def perf_refusal(paranoid: int) -> Failure:
 
 
 def _attach_tracepoint(hook: Hook, prog_fd: int) -> int:
-    """By perf_event_open(2) and a link."""
+    """Attach through perf_event_open(2) and a link."""
     try:
         perf_fd = perf_event_open(tracepoint_id(hook))
     except PermissionError:
@@ -152,19 +152,19 @@ def _attach_tracepoint(hook: Hook, prog_fd: int) -> int:
 
 
 def _attach_btf_tracepoint(_hook: Hook, prog_fd: int) -> int:
-    """The program named its tracepoint when it was loaded."""
+    """Attach to the tracepoint that the program was loaded for."""
     return libbpf.link_btf_tracepoint(prog_fd)
 
 
-WAYS: dict[str, Callable[[Hook, int], int]] = {_TRACEPOINT: _attach_tracepoint, _BTF: _attach_btf_tracepoint}
+MECHANISMS: dict[str, Callable[[Hook, int], int]] = {_TRACEPOINT: _attach_tracepoint, _BTF: _attach_btf_tracepoint}
 
 
 def check(hook: Hook) -> None:
-    """Fail at once if the hook is not there, and that can be told before the probe is compiled. Raises Failure."""
-    if hook.way == _TRACEPOINT:
+    """Raise Failure if the hook does not exist, as far as that is known before the probe is compiled."""
+    if hook.mechanism == _TRACEPOINT:
         tracepoint_id(hook)
 
 
 def attach(hook: Hook, prog_fd: int) -> int:
     """Attach a program to its hook; an fd of the link. Raises Failure, OSError."""
-    return WAYS[hook.way](hook, prog_fd)
+    return MECHANISMS[hook.mechanism](hook, prog_fd)

@@ -1,6 +1,6 @@
-"""The few functions of libbpf 1.x that are used, typed; errors are raised as OSError.
+"""Typed bindings of the libbpf 1.x functions that the package uses. Errors raise OSError.
 
-Source: libbpf's bpf.h, btf.h and libbpf.h. Each of them is a thin cover of a bpf(2) command, but for the ring buffer's.
+Source: libbpf's bpf.h, btf.h and libbpf.h. All but those of the ring buffer are thin wrappers of bpf(2) commands.
 """
 
 import ctypes
@@ -49,7 +49,7 @@ def _lib() -> ctypes.CDLL:
         function = getattr(lib, name)
         function.restype, function.argtypes = restype, argtypes
     lib.libbpf_set_print.argtypes = [c_void_p]
-    lib.libbpf_set_print(None)  # errors are ours to report
+    lib.libbpf_set_print(None)  # we report errors ourselves
     return lib
 
 
@@ -60,7 +60,7 @@ def _checked(result: int, what: str) -> int:
 
 
 def obj_pin(fd: int, path: str) -> None:
-    """Keep a kernel object alive under a name on bpffs."""
+    """Pin a kernel object at a path on bpffs, which keeps it alive."""
     _checked(_lib().bpf_obj_pin(fd, os.fsencode(path)), path)
 
 
@@ -70,18 +70,18 @@ def obj_get(path: str) -> int:
 
 
 def map_freeze(fd: int) -> None:
-    """From now on no user space program may write the map, root's neither; BPF programs may."""
+    """Freeze the map: from now on only BPF programs can write it, no user-space program, not even as root."""
     _checked(_lib().bpf_map_freeze(fd), "bpf_map_freeze")
 
 
 def prog_array_set(map_fd: int, prog_fd: int) -> None:
-    """Put a program into the first place of a table that programs jump by; the next jump goes there."""
+    """Store a program as element 0 of a program array. The next tail call runs it."""
     key, value = c_uint32(0), c_uint32(prog_fd)
     _checked(_lib().bpf_map_update_elem(map_fd, ctypes.byref(key), ctypes.byref(value), 0), "bpf_map_update_elem")
 
 
 def link_perf_event(prog_fd: int, perf_fd: int) -> int:
-    """Attach a program to a perf event; an fd of the link, on whose life the attachment hangs. Linux 5.15."""
+    """Attach a program to a perf event, for as long as the link lives; an fd of the link. Linux 5.15."""
     return _checked(_lib().bpf_link_create(prog_fd, perf_fd, _BPF_PERF_EVENT, None), "bpf_link_create")
 
 
@@ -111,15 +111,15 @@ class _ProgLoadOpts(ctypes.Structure):  # struct bpf_prog_load_opts of libbpf 0.
 
 
 class Refused(OSError):
-    """The verifier did not accept a program; `log` is what it said."""
+    """The verifier rejected a program; `log` is its output."""
 
     log = ""
 
 
 def load_program(name: str, btf_tracepoint: str | None, instructions: bytes, license_name: str) -> int:
-    """Load a program for a tracepoint, or for the one named, with typed pointers as arguments (`tp_btf`); its fd.
+    """Load a program; its fd. With `btf_tracepoint`, it is for that BTF tracepoint, else for any classic tracepoint.
 
-    Raises Refused if the verifier does not accept it.
+    Raises Refused if the verifier rejects it.
     """
     log = ctypes.create_string_buffer(1 << 20)
     options = _ProgLoadOpts(sz=ctypes.sizeof(_ProgLoadOpts), log_size=len(log), log_buf=ctypes.addressof(log))
@@ -141,7 +141,7 @@ def load_program(name: str, btf_tracepoint: str | None, instructions: bytes, lic
 
 
 def link_btf_tracepoint(prog_fd: int) -> int:
-    """Attach a program to the tracepoint that it was loaded for; an fd of the link."""
+    """Attach a program to the BTF tracepoint that it was loaded for; an fd of the link."""
     return _checked(_lib().bpf_raw_tracepoint_open(None, prog_fd), "bpf_raw_tracepoint_open")
 
 
@@ -150,7 +150,7 @@ def may_read_kernel_memory() -> bool:
     return bool(_lib().libbpf_probe_bpf_helper(_BPF_PROG_TYPE_TRACEPOINT, _BPF_FUNC_PROBE_READ_KERNEL_STR, None) == 1)
 
 
-class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to what is read
+class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to the last field that is read
     _fields_ = (
         ("type", c_uint32),
         ("id", c_uint32),
@@ -163,21 +163,21 @@ class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to what is read
 
 @dataclass(frozen=True)
 class ProgInfo:
-    """What the kernel says of a loaded program. Run time and runs are counted while kernel.bpf_stats_enabled is 1."""
+    """Statistics of a loaded program. The kernel counts run time and runs while kernel.bpf_stats_enabled is 1."""
 
     run_time_ns: int
     runs: int
-    misses: int  # times that the program should have run and did not; counted by Linux 6.7 and later
+    misses: int  # runs that the kernel skipped; counted since Linux 6.7
 
 
 def prog_info(fd: int) -> ProgInfo:
-    """What the kernel says of a loaded program."""
+    """Statistics of a loaded program."""
     info = _ProgInfo()
     _info(fd, info)
     return ProgInfo(info.run_time_ns, info.run_cnt, info.recursion_misses)
 
 
-class _LinkInfo(ctypes.Structure):  # struct bpf_link_info, up to what is read
+class _LinkInfo(ctypes.Structure):  # struct bpf_link_info, up to the last field that is read
     _fields_ = (("type", c_uint32), ("id", c_uint32), ("prog_id", c_uint32))
 
 
@@ -194,9 +194,9 @@ def _info(fd: int, info: ctypes.Structure) -> None:
 
 
 def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
-    """Byte offset of each named field of kernel structs, `""` their size; source: the running kernel's BTF.
+    """Byte offset of each named field of kernel structs; their size under `""`. Source: the running kernel's BTF.
 
-    Fields of unnamed structs and unions in one count as its own, as in C.
+    Fields of anonymous structs and unions belong to the enclosing struct, as in C.
     """
     lib = _lib()
 
@@ -204,10 +204,10 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
         address = lib.btf__type_by_id(btf, type_id)
         _, info, size = (c_uint32 * 3).from_address(address)  # struct btf_type
         if info >> 24 & 0x1F not in (_BTF_STRUCT, _BTF_UNION):
-            return size  # an unnamed bit field: padding
+            return size  # an unnamed bit-field: padding
         count, kind_flag = info & 0xFFFF, info >> 31
         for name_at, member_type, offset in ((c_uint32 * 3) * count).from_address(address + 12):  # struct btf_member
-            bits = offset & 0xFFFFFF if kind_flag else offset  # the rest is a bit field's width
+            bits = offset & 0xFFFFFF if kind_flag else offset  # the upper bits are the width of a bit-field
             name = lib.btf__name_by_offset(btf, name_at).decode()
             if name:
                 offsets[name] = base + bits // 8
@@ -226,7 +226,7 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def _vmlinux_btf() -> Iterator[int]:
-    """What the running kernel says of its types."""
+    """The running kernel's BTF."""
     btf = _lib().btf__load_vmlinux_btf()
     if not btf:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "/sys/kernel/btf/vmlinux")
@@ -238,7 +238,7 @@ def _vmlinux_btf() -> Iterator[int]:
 
 @cache
 def rdonly_cast_ids() -> tuple[int, int] | None:
-    """BTF ids of the kernel's bpf_rdonly_cast and of the struct that is to be read; None before Linux 6.2."""
+    """BTF ids of bpf_rdonly_cast and of struct kernel_siginfo; None before Linux 6.2."""
     with _vmlinux_btf() as btf:
         function = _lib().btf__find_by_name_kind(btf, b"bpf_rdonly_cast", _BTF_FUNCTION)
         struct = _lib().btf__find_by_name_kind(btf, b"kernel_siginfo", _BTF_STRUCT)

@@ -1,7 +1,7 @@
-"""Compiles, loads and attaches the probe, hands it over, and is gone.
+"""Compiles, loads and attaches the probe, hands it over, and exits.
 
-It needs nothing but bcc and the standard library, so it may run under another Python than the daemon. Two ways to hand
-over: `--pin DIR` leaves maps, programs and links under `DIR/<hash>/` on bpffs; `--fd N` sends them through a socket.
+It needs only bcc and the standard library, so it may run under another Python than the daemon. `--pin DIR` pins maps,
+programs and links under `DIR/<hash>/` on bpffs; `--fd N` sends them through a socket.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from killsnoopd.probe.program import (
 )
 from killsnoopd.settings import Settings
 
-_LICENSE = "Dual MIT/GPL"  # as the source says
+_LICENSE = "Dual MIT/GPL"  # as in killsnoop.bpf.c
 READ_ONLY = ("counts", "series", "slot_state")
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
-_ENOTSUPP = 524  # include/linux/errno.h; the JIT of arm64 before Linux 5.18 says so of an atomic exchange
+_ENOTSUPP = 524  # include/linux/errno.h; arm64's JIT returns it for an atomic exchange before Linux 5.18
 
 
 def refusal(error: libbpf.Refused, kernel: str) -> Failure:
-    """Why the kernel would not take a program."""
+    """The Failure for a program that the kernel rejected."""
     missing = re.search(r"unknown func (?:bpf_)?(\w+)|invalid func unknown#(\d+)", error.log)
     if missing:
         return Failure(
@@ -69,11 +69,11 @@ def refusal(error: libbpf.Refused, kernel: str) -> Failure:
 def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
     """Compile and load: maps and programs, and bcc's version.
 
-    The new programs go on with the maps of a pinned probe, and take over at once.
+    With a pinned probe, the new programs use its maps and take over from its programs at once.
     """
     probe = compile_probe(settings)
     loaded = pinned or Objects(probe.maps)
-    # bcc loads a program for its own maps alone, and cannot say what a BTF tracepoint's is to be attached to.
+    # bcc's own loader knows only bcc's maps, and cannot load a program for a BTF tracepoint.
     maps = {number: loaded.maps[name] for name, number in probe.map_numbers.items()} | {
         EVENTS_FD: loaded.maps["events"]
     }
@@ -91,7 +91,7 @@ def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
         raise refusal(error, os.uname().release) from None
     for program, fd in workers.items():
         libbpf.prog_array_set(loaded.maps[f"to_{program}"], fd)
-        os.close(fd)  # the table holds it
+        os.close(fd)  # the program array keeps the program
     if not pinned:
         for name in READ_ONLY:
             libbpf.map_freeze(loaded.maps[name])
@@ -107,8 +107,8 @@ def may_load(status: str) -> bool:
 
 
 def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, str]:
-    """Compile, load, and attach what a pinned probe does not hold attached; bcc's version, too."""
-    # What can be told at once, before the long part.
+    """Compile, load, and attach the hooks that the pinned probe lacks; the objects and bcc's version."""
+    # Cheap checks first: compiling takes long.
     if not may_load(Path("/proc/self/status").read_text()):
         raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
     for hook in hooks.chosen(settings):
@@ -121,8 +121,8 @@ def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, st
 
 
 def send(loaded: Objects, bcc_version: str, peer: socket.socket) -> None:
-    """Hand over what the daemon reads, and what the probe would end without."""
-    for name in JUMPS:  # no other version takes over from this one
+    """Hand over what the daemon reads, and what must stay open for the probe to run."""
+    for name in JUMPS:  # no other version will take over
         libbpf.map_freeze(loaded.maps[name])
     maps = {name: loaded.maps[name] for name in (*DAEMON_MAPS, *JUMPS)}
     handover.send(peer, {"bcc": bcc_version}, Objects(maps, loaded.programs, loaded.links))
@@ -143,10 +143,10 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, cli.Config]:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; an exit code of failure.Exit."""
     own, config = _arguments(sys.argv[1:] if argv is None else argv)
-    privileges.set_process_name("killsnoopd-load")  # who sends the signals by which the probe is tried out
+    privileges.set_process_name("killsnoopd-load")  # the sender's name in the self-test
     peer = socket.socket(fileno=own.fd) if own.fd is not None else None
     directory = own.pin.absolute() if own.pin else None
-    os.chdir("/")  # bcc wants to come back to the folder it was started in, which may be gone
+    os.chdir("/")  # bcc returns to the current folder, which may have been removed
     try:
         try:
             if directory:
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _load_and_pin(settings: Settings, directory: Path) -> None:
-    """Leave a probe of these settings pinned, whole and counting, whatever is found there."""
+    """Leave a complete, working probe of these settings pinned in `directory`, whatever was there before."""
     pins.prepare(directory)
     name = probe_hash(settings)
     found = pins.names(directory)
@@ -198,7 +198,7 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
 
 
 def _faulty(objects: Objects, settings: Settings) -> bool:
-    """Whether the probe does not report the loader's own signals as they were."""
+    """Whether the probe fails the self-test."""
     probe = Probe(objects.duplicate(), Layout(possible_cpus(), settings.max_series), "")
     try:
         return bool(self_test.faults(probe, settings.syscalls))

@@ -1,4 +1,4 @@
-"""The kernel objects that make a probe: file descriptors by kind and name."""
+"""The kernel objects of a probe: file descriptors by kind and name."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Objects:
-    """Maps, programs that are attached, and the links that attach them. Whoever holds this closes it."""
+    """Maps, attached programs, and the links that attach them. The owner closes it."""
 
     maps: dict[str, int] = field(default_factory=dict)
     programs: dict[str, int] = field(default_factory=dict)
     links: dict[str, int] = field(default_factory=dict)  # by hook
 
     def kinds(self) -> dict[str, dict[str, int]]:
-        """The three of them, by the name under which they are handed over and pinned."""
+        """All three, by the name that the handover and the pins use."""
         return {"maps": self.maps, "programs": self.programs, "links": self.links}
 
     def duplicate(self) -> "Objects":

@@ -1,7 +1,7 @@
-"""The pinned probe on bpffs, whole or not at all.
+"""The pinned probe on bpffs: pinned completely or not at all.
 
-`DIR/HASH/` is what the daemon opens: maps, links, and the programs that are attached, in a folder each.
-`DIR/private/HASH/` has the maps that only the probe and the next loader need; killsnoopd.service hides it.
+The daemon opens `DIR/HASH/`, which has a folder each for maps, links and attached programs. `DIR/private/HASH/` has
+the maps that only the probe and the next loader need; the sandbox of killsnoopd.service hides it.
 """
 
 import os
@@ -19,11 +19,11 @@ from killsnoopd.probe.ring_buffer import RingBuffer
 from killsnoopd.settings import Settings
 
 _PRIVATE = "private"
-_LAYOUT = "layout"  # a symbolic link: bpffs holds no other text
+_LAYOUT = "layout"  # a symbolic link: bpffs can store text in no other way
 
 
 def pin(objects: Objects, bcc_version: str, directory: Path, settings: Settings) -> None:
-    """Pin everything, all or nothing, and let go of every other probe pinned in `directory`."""
+    """Pin all objects or none, then remove every other probe pinned in `directory`."""
     name = probe_hash(settings)
     umask = os.umask(0o077)
     os.umask(umask)
@@ -36,11 +36,11 @@ def pin(objects: Objects, bcc_version: str, directory: Path, settings: Settings)
         _unpin(folder / fresh)
         for kind, fds in those.kinds().items():
             (folder / fresh / kind).mkdir(mode=0o770 & ~umask, parents=True)
-            (folder / fresh).chmod(0o770 & ~umask)  # mkdir(parents=True) leaves it to the umask
+            (folder / fresh).chmod(0o770 & ~umask)  # mkdir(parents=True) ignores `mode` for parents
             for key, fd in fds.items():
                 path = folder / fresh / kind / key
                 libbpf.obj_pin(fd, str(path))
-                path.chmod(0o660 & ~umask)  # the kernel made it 0600
+                path.chmod(0o660 & ~umask)  # the kernel creates it as 0600
     (directory / fresh / "bcc").symlink_to(bcc_version)
     (directory / fresh / _LAYOUT).symlink_to(layout_hash(settings))
     for folder in (directory / _PRIVATE, directory):
@@ -50,7 +50,7 @@ def pin(objects: Objects, bcc_version: str, directory: Path, settings: Settings)
 
 
 def keep_only(directory: Path, name: str) -> None:
-    """Remove whatever else is in the directory."""
+    """Remove everything else from the directory."""
     for folder in (directory / _PRIVATE, directory):
         for other in folder.iterdir():
             if other.name not in (name, _PRIVATE):
@@ -58,7 +58,7 @@ def keep_only(directory: Path, name: str) -> None:
 
 
 def _unpin(path: Path) -> None:
-    """Remove pins; the kernel drops what nobody else holds."""
+    """Remove pins. The kernel frees an object when nothing refers to it any more."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -66,9 +66,9 @@ def _unpin(path: Path) -> None:
 
 
 def take_over(directory: Path, name: str, settings: Settings) -> Objects | None:
-    """The probe pinned as `name`, the links only if attached; None if it is not whole besides, or of another layout.
+    """The probe pinned as `name`, for a probe of `settings` to take over. Links that are not attached are left out.
 
-    A probe of `settings` may take it over.
+    None if a map or a program is missing, or if the layout of the maps differs.
     """
     found = Objects()
     try:
@@ -120,7 +120,7 @@ def waiting_events(directory: Path, name: str) -> int:
 
 
 def open_pinned(directory: Path, layout: Layout) -> Probe:
-    """Open the probe that the loader has pinned in `directory`. Raises Failure."""
+    """Open the probe that the loader pinned in `directory`. Raises Failure."""
     found = Objects()
     try:
         for kind, fds in found.kinds().items():
@@ -144,12 +144,12 @@ def open_pinned(directory: Path, layout: Layout) -> Probe:
 
 
 def names(directory: Path) -> list[str]:
-    """What is pinned there, whole or not."""
+    """Names of the probes pinned there, complete or not."""
     return [path.name for path in directory.iterdir() if path.name != _PRIVATE]
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory of pins; it must be on bpffs."""
+    """Create the directory of pins. Raises Failure if it is not on bpffs."""
     if not _is_bpffs(directory):
         raise Failure(Exit.UNAVAILABLE, f"{directory} is not on bpffs: mount -t bpf bpf /sys/fs/bpf, then start again")
     try:

@@ -1,4 +1,4 @@
-"""The probe's source and bytecode: what it is compiled with, what names it, and how its maps are laid out."""
+"""The probe's source and bytecode: macros, hashes, and the layout of its maps."""
 
 import hashlib
 import json
@@ -15,30 +15,30 @@ BPF_DIR = Path(__file__).parent.parent / "bpf"
 MAIN = BPF_DIR / "killsnoop.bpf.c"
 MAPS_HEADER = BPF_DIR / "maps.h"
 
-RDONLY_CAST = 0x6B73  # stands for a function of the kernel in the instructions; no helper has such a number
-EVENTS_FD = 0x6B74  # stands for the ring buffer; nobody has so many files open that it would be a real one
-_LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # of an instruction that loads a map: opcode, source register
-_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # of one that calls a function: opcode, source register if it is a kernel's
+RDONLY_CAST = 0x6B73  # placeholder for a call of bpf_rdonly_cast; no helper has this number
+EVENTS_FD = 0x6B74  # placeholder for the fd of the ring buffer; too high to be a real fd of the compiler
+_LOAD_64, _PSEUDO_MAP_FD = 0x18, 1  # an instruction that loads a map: opcode, source register
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # a call: opcode, source register if it calls a kernel function
 
-# The rest must match memory.h and killsnoop.bpf.c.
+# The following must match maps.h and killsnoop.bpf.c.
 RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
-PROBE_OUTCOMES = ("filtered", "rate_limited", "ring_full", "emitted")  # of events: enum event_outcome
-DAEMON_OUTCOMES = ("logged", "journal_error", "decode_error")  # of events that were emitted: first words of `ledger`
+PROBE_OUTCOMES = ("filtered", "rate_limited", "ring_full", "emitted")  # of an event in the probe: enum event_outcome
+DAEMON_OUTCOMES = ("logged", "journal_error", "decode_error")  # of an emitted event: the first words of `ledger`
 LEDGER_WORDS = 16  # of 8 bytes
-SELF_TEST_PID = 5  # the word with the pid of a process that tests the probe
-KINDS = 3  # of events, enum kind: each has a ledger of its own in the kernel
+SELF_TEST_PID = 5  # index of the word with the pid of the process that tests the probe
+KINDS = 3  # of events, enum kind: the probe counts the outcomes of each kind apart
 SERIES_BYTES = 24
-DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # the daemon's to read
+DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # read by the daemon
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
-PROBE_MAPS = (  # the probe's own
-    "slots", "retired", "used", "buckets", "newcomers", "scratch_buffers", "fatal_signals", "suspects", "dead",
-    "cpu_caches", *JUMPS,
+PROBE_MAPS = (  # used by the probe and the next loader only
+    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "fatal_signals", "undecided_kills",
+    "dead", "cpu_caches", *JUMPS,
 )  # fmt: skip
 
 
 def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
-    """The C macros of the settings, for a machine with so many possible CPUs."""
+    """The C macros of the settings, for a machine with `cpus` possible CPUs."""
     excluded, fatal = (sum(1 << number for number in numbers) for numbers in (settings.excluded, names.FATAL))
     interval_ns = 1_000_000_000 // settings.rate if settings.rate else 0
     return {
@@ -52,7 +52,7 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
         "FATAL_HIGH": fatal >> 64,
         "EVENT_INTERVAL_NS": interval_ns,
         "EVENT_BURST_NS": interval_ns * (settings.burst - 1),
-        # In ticks of 2**30 ns.
+        # In ticks of 2**30 ns, rounded up.
         "TTL": -(-settings.series_ttl_s * 1_000_000_000 // (1 << 30)),
         "GRACE_NS": settings.grace_s * 1_000_000_000,
         "SELF_SIGNALS": int(settings.self_signals),
@@ -60,15 +60,15 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
 
 
 def probe_hash(settings: Settings) -> str:
-    """Names the probe that these settings make of the source; pins are kept under this name."""
+    """Identifies the probe: a hash of the source and the settings. Pins have this name."""
     described = json.dumps([sorted(settings.syscalls), macros(settings, 1, PAGE_BYTES)])
     return _digest(described.encode(), *(path.read_bytes() for path in sorted(BPF_DIR.rglob("*.[ch]"))))
 
 
 def layout_hash(settings: Settings) -> str:
-    """Names what the probe's maps mean: one of the same layout can take over from another, counts and all.
+    """Identifies the layout of the maps: a probe can take over the maps of another with the same layout.
 
-    Comments and white space of maps.h do not count.
+    Comments and white space in maps.h do not change it.
     """
     text = re.sub(r"/\*.*?\*/", " ", MAPS_HEADER.read_text(), flags=re.DOTALL)
     described = json.dumps([settings.max_series, settings.ring_bytes])
@@ -76,9 +76,9 @@ def layout_hash(settings: Settings) -> str:
 
 
 def source() -> str:
-    """The probe's source as one text, the .c files in place of their #include.
+    """The probe's source as one text, with each .c file in place of its #include.
 
-    bcc understands `counts.lookup()` and the like in its main file alone.
+    bcc translates `counts.lookup()` and the like only in the main file.
     """
     lines = []
     for number, line in enumerate(MAIN.read_text().splitlines(), 1):
@@ -92,9 +92,9 @@ def source() -> str:
 
 
 def relocated(instructions: bytes, maps: dict[int, int], rdonly_cast: int) -> bytes:
-    """A program for this kernel and these maps: `maps` says by which fd each fd in it is replaced.
+    """The instructions with each map fd replaced as `maps` says, and the placeholder by a call of bpf_rdonly_cast.
 
-    `rdonly_cast` is the BTF id of the kernel's function.
+    `rdonly_cast` is the BTF id of that function.
     """
     changed = bytearray(instructions)
     for at in range(0, len(changed), 8):
@@ -117,29 +117,29 @@ def _digest(*parts: bytes) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are in the maps; cells are 8 bytes, a row of them per CPU."""
+    """Offsets in `counts`, in cells of 8 bytes; there is a row of cells per CPU."""
 
     cpus: int
     series_max: int
 
     @property
     def overflow(self) -> int:
-        """First cell of the overflow table: a cell per signal and result."""
+        """First cell of the overflow table: one per signal and result."""
         return self.series_max
 
     @property
     def aged(self) -> int:
-        """First cell of the calls whose name has lost its counter: like the overflow table."""
+        """First cell of the calls of recycled series: one per signal and result."""
         return self.overflow + len(names.SIGNALS) * len(RESULTS)
 
     @property
     def deliveries(self) -> int:
-        """First cell of the deliveries: a cell per signal, origin and outcome."""
+        """First cell of the deliveries: one per signal, origin and outcome."""
         return self.aged + len(names.SIGNALS) * len(RESULTS)
 
     @property
     def deaths(self) -> int:
-        """First cell of the deaths: two cells per signal, sender not seen and seen."""
+        """First cell of the deaths: two per signal, sender not seen and sender seen."""
         return self.deliveries + len(names.SIGNALS) * len(names.ORIGINS) * len(names.OUTCOMES)
 
     @property
@@ -149,12 +149,12 @@ class Layout:
 
     @property
     def ledger(self) -> int:
-        """First cell of the probe's half of the ledger: KINDS times PROBE_OUTCOMES."""
+        """First cell of the probe's half of the ledger: one per kind and outcome."""
         return self.escalations + 1
 
     @property
     def not_handled(self) -> int:
-        """First cell of the runs that came to nothing: one per program."""
+        """First cell of the runs that found an empty program array: one per program."""
         return self.ledger + KINDS * len(PROBE_OUTCOMES)
 
     @property
@@ -164,5 +164,5 @@ class Layout:
 
 
 def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
-    """How many CPU numbers this machine can ever use; source: sysfs, like `0-3`."""
+    """The number of possible CPUs: the highest CPU number plus one. Source: sysfs, like `0-3`."""
     return int(path.read_text().strip().split(",")[-1].split("-")[-1]) + 1

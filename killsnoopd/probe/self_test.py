@@ -1,7 +1,8 @@
-"""The test of the probe at start: two signals to ourselves, which must be reported as ours, as counts and as events.
+"""The self-test at start: the daemon sends itself two signals and checks their counts and events.
 
-That a program is attached proves nothing. A kernel may never run it, or may mark signals in a way that this version
-takes for somebody else's. Signal 0 tests the exits of the system calls. SIGURG tests signal_generate: it is ignored.
+An attached program proves nothing: the kernel may never run it, or may pass signals in a way that this version
+attributes to another sender. Signal 0 tests the exits of the system calls. SIGURG, which is ignored by default, tests
+signal_generate.
 """
 
 import logging
@@ -17,22 +18,22 @@ from killsnoopd.probe.attached import Counts, Probe
 log = logging.getLogger("killsnoopd")
 
 SIGNALS = {"call": 0, "delivery": int(signal.SIGURG)}
-"""What is sent, by the kind of event that it makes."""
+"""The signals of the test, by the kind of event that they make."""
 
-_ROOM = 8192  # bytes of the ring buffer that the two events take at most: long paths, and other senders
+_ROOM = 8192  # bytes of the ring buffer that the test needs: two events with long paths, and those of other senders
 
 
 def faults(probe: Probe, syscalls: tuple[str, ...]) -> list[str]:
-    """Send ourselves the signals; what the probe did not report as it was, a clause for each, empty if all is well.
+    """Send ourselves the signals; a clause for each wrong report of the probe, an empty list if all are right.
 
-    `syscalls`: those that the probe watches; without kill, signal 0 is not tested. Both signals stay in the counts.
+    `syscalls`: those that the probe watches. Without kill, signal 0 is not tested. Both signals stay in the counts.
     """
     pid, comm = os.getpid(), Path("/proc/self/comm").read_bytes().rstrip(b"\n")
     kinds = [kind for kind in SIGNALS if kind == "delivery" or "kill" in syscalls]
     before = probe.counts()
     with probe.self_testing() as ring:
         start, room = ring.end, ring.room >= _ROOM
-        if not room:  # the daemon was away for long: nothing is wrong with the probe
+        if not room:  # the daemon was down for a long time: the probe is not at fault
             log.warning("the ring buffer is full: the test at start covers the counts, not the events")
         for kind in kinds:
             os.kill(pid, SIGNALS[kind])
@@ -65,7 +66,7 @@ def _signal(kind: str) -> str:
 
 
 def _counted(kind: str, comm: bytes, before: Counts, after: Counts) -> bool:
-    """Whether the count of just this grew: by our name, signal and result; or by signal, origin and outcome."""
+    """Whether the right counter grew: of our name, signal and result, or of signal, origin and outcome."""
     sig = SIGNALS[kind]
     if kind == "delivery":
         keys = [(sig, "syscall", outcome) for outcome in _OUTCOMES]
@@ -73,12 +74,12 @@ def _counted(kind: str, comm: bytes, before: Counts, after: Counts) -> bool:
     return after.calls(comm, sig, 0) > before.calls(comm, sig, 0)
 
 
-# A process that is traced (strace) gets what it ignores, too.
+# A traced process (strace) receives even signals that it ignores.
 _OUTCOMES = ("ignored", "delivered")
 
 
 def _described(decoded: Event) -> str:
-    """All that is tested of an event."""
+    """The tested fields of an event, as text."""
     sender = decoded.sender
     pid = sender and (sender.ns_pid or sender.pid)
     who = f"{sender.comm}[{'us' if pid == os.getpid() else pid}]" if sender else "kernel"

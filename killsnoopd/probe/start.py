@@ -1,4 +1,4 @@
-"""Runs the loader, and takes over what it attached."""
+"""Runs the loader and receives the probe that it attached."""
 
 import importlib.util
 import socket
@@ -12,7 +12,7 @@ from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.program import Layout
 
 _PACKAGE = Path(__file__).parent.parent
-# Runs the loader under any Python, with this package importable and nothing else of the daemon's own path.
+# Runs the loader under any Python. Of the daemon's path, only this package is importable.
 _BOOTSTRAP = """\
 import importlib.util, runpy, sys
 spec = importlib.util.spec_from_file_location(
@@ -25,7 +25,7 @@ runpy.run_module("killsnoopd.probe.loader", run_name="__main__", alter_sys=True)
 
 
 def loader_python() -> str:
-    """The Python that has bcc: this one, or else the distribution's, for which bcc is packaged."""
+    """The Python that has bcc: this one, or else the distribution's, which bcc is packaged for."""
     spec = importlib.util.find_spec("bcc")
     folders = spec.submodule_search_locations if spec else None
     if folders and (Path(folders[0]) / "libbcc.py").exists():
@@ -34,7 +34,7 @@ def loader_python() -> str:
 
 
 def load(argv: list[str], layout: Layout, python: str) -> Probe:
-    """Run the loader with the daemon's own flags and take over what it attached. Raises Failure."""
+    """Run the loader with the daemon's own flags and return the probe that it attached. Raises Failure."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [python, "-I", "-c", _BOOTSTRAP, str(_PACKAGE), f"--fd={theirs.fileno()}", *argv]

@@ -1,1 +1,1 @@
-"""The command `killsnoop`, which reads the events that the daemon logged."""
+"""The `killsnoop` command, which reads logged events."""

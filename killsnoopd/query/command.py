@@ -1,4 +1,4 @@
-"""The `killsnoop` command: logged events as a table, and who killed a process. It needs no privilege but to read."""
+"""The `killsnoop` command: logged events as a table, and who killed a process. It only needs to read the journal."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from killsnoopd import __version__, cli
+from killsnoopd.event import KINDS
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.query import records, table, who
 from killsnoopd.query.records import Wanted
@@ -48,7 +49,7 @@ def _parser(program: str, description: str, epilog: str | None = None) -> argpar
 
 
 def table_parser() -> argparse.ArgumentParser:
-    """The flags of `killsnoop`; those of one letter are bcc's."""
+    """The flags of `killsnoop`; the single letters are those of bcc's killsnoop."""
     result = _parser("killsnoop", "Who sent which signal to whom, from killsnoopd's events. "
                      "`killsnoop who PID|COMM|UNIT` says who killed one.", _EXAMPLES)  # fmt: skip
     add = result.add_argument
@@ -90,8 +91,8 @@ def _source(args: argparse.Namespace, kinds: tuple[str, ...], **how: bool) -> Ab
 
 
 def show(args: argparse.Namespace, out: IO[str], *, terminal: bool) -> int:
-    """Print the table, or JSON."""
-    kinds = records.KINDS if args.deaths else ("call", "delivery")
+    """Print events as a table or as JSON."""
+    kinds = KINDS if args.deaths else ("call", "delivery")
     wanted = Wanted(args.failed, args.pid, args.tpid, frozenset().union(*(args.signal or ())), args.unit, kinds)
     live = args.follow or (terminal and not (args.file or args.since or args.until))
     size = shutil.get_terminal_size((160, 24)) if terminal else os.terminal_size((160, 24))
@@ -103,14 +104,14 @@ def show(args: argparse.Namespace, out: IO[str], *, terminal: bool) -> int:
         for record in found:
             if wanted.has(record):
                 as_json = args.output == "json"
-                # ASCII: nothing in it can move the cursor or turn the text around.
+                # json.dumps escapes all but ASCII, so the line cannot move the cursor or reverse the text.
                 line = json.dumps(record) if as_json else table.row(record, chosen, coloured=coloured)
                 print(line, file=out, flush=live)
     return Exit.OK
 
 
 def tell(args: argparse.Namespace, out: IO[str]) -> int:
-    """Print the sentence."""
+    """Print who killed it, as a sentence."""
     with _source(args, ("delivery", "death"), newest_first=True) as found:
         newest_first = found if args.file is None else reversed(list(found))
         record, others = who.search(newest_first, args.asked)
@@ -124,7 +125,7 @@ def tell(args: argparse.Namespace, out: IO[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `killsnoop`."""
     argv = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us without a word
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end silently when piped into `head`
     try:
         if argv[:1] == ["who"]:
             return tell(who_parser().parse_args(argv[1:]), sys.stdout)

@@ -1,4 +1,4 @@
-"""Logged events as they are read back: from the journal, a file or a pipe; and which of them were asked for."""
+"""Reads logged events back from the journal, a file or a pipe, and selects among them."""
 
 import contextlib
 import json
@@ -13,28 +13,27 @@ from pathlib import Path
 from typing import IO, cast
 
 from killsnoopd import names
+from killsnoopd.event import KINDS
 from killsnoopd.events.fields import duration
 from killsnoopd.failure import Exit, Failure
 
-KINDS = ("call", "delivery", "death")
-
 Record = dict[str, str]
-"""The fields of one event, KILLSNOOP_* and all."""
+"""All fields of one event."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which events are wanted; what is None or empty does not matter."""
+    """A selection of events; a criterion that is None or empty selects all."""
 
     failed: bool = False
     pid: int | None = None
     tpid: int | None = None
-    signals: frozenset[int] = frozenset()  # numbers, names.INVALID for every one that is no signal
-    unit: str | None = None  # the sender's or the target's
+    signals: frozenset[int] = frozenset()  # numbers; names.INVALID for all numbers that are not signals
+    unit: str | None = None  # of the sender or of the target
     kinds: tuple[str, ...] = KINDS
 
     def has(self, record: Record) -> bool:
-        """Whether a record is one of them."""
+        """Whether a record is selected."""
         if record["KILLSNOOP_EVENT"] not in self.kinds or (self.failed and record.get("KILLSNOOP_RES", "0") == "0"):
             return False
         if self.pid is not None and record.get("KILLSNOOP_PID") != str(self.pid):
@@ -48,12 +47,12 @@ class Wanted:
 
 
 def moment(record: Record) -> datetime:
-    """When it happened, in local time."""
+    """The time of the event, in local time."""
     return datetime.fromisoformat(record["KILLSNOOP_TIMESTAMP"]).astimezone()
 
 
 def lapse(record: Record) -> str:
-    """How long a process lived on after the signal that it died of, in words."""
+    """The time from the signal to the death, in words."""
     try:
         return duration(int(float(record["KILLSNOOP_DIED_AFTER_MS"]) * 1e6))
     except (KeyError, ValueError, OverflowError):
@@ -61,11 +60,11 @@ def lapse(record: Record) -> str:
 
 
 def parse(line: str | bytes) -> Record | None:
-    """The record in a line of JSON; None if that holds no event."""
+    """The record in a line of JSON; None if it is not an event."""
     try:
         found = json.loads(line)
         if found["KILLSNOOP_EVENT"] in KINDS:
-            # journalctl gives a list for a field that occurs twice, or that is no UTF-8: killsnoopd writes neither.
+            # journalctl prints a list for a repeated field and for one that is not UTF-8: killsnoopd writes neither.
             record = {name: value for name, value in found.items() if isinstance(value, str)}
             moment(record)
             return record
@@ -82,9 +81,9 @@ def journal_command(
     until: str | None = None,
     newest_first: bool = False,
 ) -> list[str]:
-    """The journalctl that prints these events as JSON, a line each.
+    """The journalctl command that prints these events as JSON lines.
 
-    Anyone may log lines that look like killsnoopd's. journald itself vouches for _UID and _SYSTEMD_UNIT.
+    Any process may log lines that look like killsnoopd's, but journald itself sets _UID and _SYSTEMD_UNIT.
     """
     wanted = [f"KILLSNOOP_EVENT={kind}" for kind in kinds]
     command = ["journalctl", "--quiet", "--no-pager", "--all", "--output=json"]
@@ -100,7 +99,7 @@ def journal_command(
 
 
 def from_stream(stream: IO[bytes], complain: Callable[[str], object]) -> Iterator[Record]:
-    """The events in a stream of JSON lines; what else is in it is counted, and told at the end."""
+    """The events in a stream of JSON lines. Other lines are counted and reported at the end."""
     others = 0
     for line in stream:
         record = parse(line)
@@ -114,7 +113,7 @@ def from_stream(stream: IO[bytes], complain: Callable[[str], object]) -> Iterato
 
 @contextlib.contextmanager
 def from_journal(command: list[str]) -> Iterator[Iterator[Record]]:
-    """What a journalctl prints. Raises Failure if it cannot be run, or is not allowed to read."""
+    """The events that a journalctl command prints. Raises Failure if it cannot run or may not read the journal."""
     if not shutil.which(command[0]):
         raise Failure(
             Exit.UNAVAILABLE,

@@ -1,4 +1,4 @@
-"""The classic table, TIME PID COMM SIG TPID RES and what else there is room for."""
+"""The table: killsnoop's classic columns TIME PID COMM SIG TPID RES, and more if there is room."""
 
 import unicodedata
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _RED, _YELLOW, _DIM, _PLAIN = "\033[31m", "\033[33m", "\033[2m", "\033[0m"
 
 
 def safe(text: str) -> str:
-    r"""The text with everything that a terminal might obey, or hide, written as `\xNN`."""
+    r"""The text with all unprintable characters, which a terminal might obey or hide, as `\xNN`."""
     if text.isprintable():
         return text
     return "".join(
@@ -21,13 +21,13 @@ def safe(text: str) -> str:
 
 
 def width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """The number of terminal columns that a text takes."""
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
 
 
 def fitted(text: str, columns: int) -> str:
-    """The text in exactly so many columns: filled up, or cut off with a dot that shows it."""
+    """The text in exactly `columns` columns: padded, or cut off with an ellipsis."""
     if width(text) > columns:
         while width(text) > columns - 1:
             text = text[:-1]
@@ -37,7 +37,7 @@ def fitted(text: str, columns: int) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its head, how wide it is, and what is in it."""
+    """A column: heading, width, and content."""
 
     head: str
     columns: int
@@ -67,7 +67,7 @@ def _belongs(record: Record) -> str:
 
 
 def columns(total: int, *, dated: bool) -> list[Column]:
-    """The columns that fit into a terminal this wide: the classic six, and as many others as there is room for."""
+    """The columns for a terminal of width `total`: the classic six, and as many others as fit."""
     time_format = "%m-%d %H:%M:%S" if dated else "%H:%M:%S"
     chosen = [
         Column("TIME", 14 if dated else 8, lambda record: records.moment(record).strftime(time_format)),
@@ -89,18 +89,18 @@ def columns(total: int, *, dated: bool) -> list[Column]:
             break
         chosen.append(column)
         used += 1 + column.columns
-    if used > total:  # a narrow terminal: names give way
+    if used > total:  # a narrow terminal: shorten the names
         chosen[2] = Column("COMM", max(4, 15 - (used - total)), _field("COMM"))
     return chosen
 
 
 def head(chosen: list[Column]) -> str:
-    """The line above the table."""
+    """The heading line."""
     return " ".join(fitted(column.head, column.columns) for column in chosen).rstrip()
 
 
 def row(record: Record, chosen: list[Column], *, coloured: bool) -> str:
-    """An event's line."""
+    """The line of an event."""
     line = " ".join(fitted(safe(column.value(record)), column.columns) for column in chosen).rstrip()
     return f"{_colour(record)}{line}{_PLAIN}" if coloured and _colour(record) else line
 

@@ -1,4 +1,4 @@
-"""`killsnoop who`: the one sentence that says who killed it."""
+"""`killsnoop who`: one sentence that says who killed a process."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -8,12 +8,12 @@ from killsnoopd.query.records import Record, lapse, moment
 from killsnoopd.query.table import safe
 
 AROUND = timedelta(minutes=1)
-_SHOWN = 10  # names of others
-_CONTAINER_MIN = 12  # digits of a container's id that are enough, as for docker
+_SHOWN = 10  # other victims named
+_CONTAINER_MIN = 12  # digits of a container's id that identify it, as for docker
 
 
 def is_about(record: Record, asked: str) -> bool:
-    """Whether the target is the one that is asked about: a pid, a process name, a unit, or a container's id."""
+    """Whether `asked` is the target's pid, process name, unit, or container id."""
     if asked.isdigit():
         return record.get("KILLSNOOP_TPID") == asked
     container = record.get("KILLSNOOP_TARGET_CONTAINER", "")
@@ -42,13 +42,13 @@ def _target(record: Record) -> tuple[str, str]:
 
 
 def search(newest_first: Iterable[Record], asked: str) -> tuple[Record | None, list[Record]]:
-    """The last death that is asked about, and what else its sender killed around then.
+    """The last death of the target, and the other deaths caused by its sender around that time.
 
-    Without a death, as when the limit swallowed it, the last signal that may well have killed it.
+    If no death was logged (it may have been rate-limited), the last fatal signal to the target.
     """
     found: Record | None = None
     likely: Record | None = None
-    recent: list[Record] = []  # deaths not more than AROUND after the record at hand
+    recent: list[Record] = []  # deaths at most AROUND after the current record
     for record in newest_first:
         when = moment(record)
         if found and moment(found) - when > AROUND:
@@ -68,7 +68,7 @@ def search(newest_first: Iterable[Record], asked: str) -> tuple[Record | None, l
 
 
 def _described(record: Record) -> str:
-    """The sender, with what tells one from another."""
+    """The sender, with the fields that identify it."""
     if record.get("KILLSNOOP_PID") == "0":
         return "the kernel, out of memory," if record.get("KILLSNOOP_ORIGIN") == "oom" else "the kernel"
     about = [f"uid {record.get('KILLSNOOP_UID', '?')}"]
@@ -86,7 +86,7 @@ def _described(record: Record) -> str:
 
 
 def sentence(record: Record, others: list[Record]) -> str:
-    """Who killed it, when, by what route, and what else died of the same sender around then."""
+    """The sender, the time, the route, and what else the same sender killed around that time."""
     comm, pid = _target(record)
     unit = record.get("KILLSNOOP_TARGET_UNIT") or record.get("KILLSNOOP_TARGET_CONTAINER", "")[:12]
     target = f"{comm}[{pid}]" + (f" ({unit})" if unit else "")

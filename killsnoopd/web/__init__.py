@@ -1,1 +1,1 @@
-"""The HTTP port: connections, requests, TLS, users."""
+"""The HTTP server: connections, requests, TLS, users."""

@@ -1,7 +1,7 @@
-"""--web.config.file: TLS, users and headers, in the format that Prometheus' exporters share.
+"""Parses --web.config.file: TLS, users and headers, in the format of exporter-toolkit.
 
-Source: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md. What is refused there is
-refused here, and what is accepted there is accepted here, but for a few things that Python's TLS cannot do: see tls.py.
+Source: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md. It accepts what
+exporter-toolkit accepts, except for a few things that Python's TLS cannot do (tls.py), and rejects what that rejects.
 """
 
 import re
@@ -17,7 +17,7 @@ VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 CURVES = MappingProxyType(
     {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "secp521r1", "X25519": "X25519"}
 )
-# Go's names of the cipher suites of TLS 1.2 that it calls secure, and OpenSSL's.
+# The cipher suites of TLS 1.2 that Go considers secure: Go's names to OpenSSL's.
 CIPHERS = MappingProxyType(
     {
         f"TLS_ECDHE_{key}_WITH_{go}": f"ECDHE-{key}-{openssl}"
@@ -31,7 +31,7 @@ CIPHERS = MappingProxyType(
         )
     }
 )
-# Of TLS 1.3; Go accepts them in the list and pays no heed to them, for those of TLS 1.3 cannot be chosen.
+# TLS 1.3. Go accepts these in the list and ignores them: the suites of TLS 1.3 cannot be configured.
 CIPHERS_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 CLIENT_AUTH = MappingProxyType(
     {
@@ -40,11 +40,11 @@ CLIENT_AUTH = MappingProxyType(
         "RequireAnyClientCert": "RequireAnyClientCert",
         "VerifyClientCertIfGiven": "VerifyClientCertIfGiven",
         "RequireAndVerifyClientCert": "RequireAndVerifyClientCert",
-        "RequireClientCert": "RequireAnyClientCert",  # as it was called once
+        "RequireClientCert": "RequireAnyClientCert",  # the former name
         "": "NoClientCert",
     }
 )
-HEADERS: Mapping[str, tuple[str, ...]] = MappingProxyType(  # to the values that are allowed, if not all are
+HEADERS: Mapping[str, tuple[str, ...]] = MappingProxyType(  # to the allowed values; empty: any
     {
         "Content-Security-Policy": (),
         "Strict-Transport-Security": (),
@@ -59,7 +59,7 @@ _UNITS_S = MappingProxyType({"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s
 
 @dataclass(frozen=True)
 class Tls:
-    """tls_server_config, with what the files named there hold."""
+    """tls_server_config, with the contents of the files that it names."""
 
     cert: bytes
     key: bytes = field(repr=False)
@@ -68,9 +68,9 @@ class Tls:
     client_allowed_sans: frozenset[str]
     min_version: str
     max_version: str
-    cipher_suites: tuple[str, ...]  # Go's names; none: OpenSSL's choice
+    cipher_suites: tuple[str, ...]  # Go's names; empty: OpenSSL's choice
     prefer_server_cipher_suites: bool
-    curve_preferences: tuple[str, ...]  # Go's names; none: OpenSSL's choice
+    curve_preferences: tuple[str, ...]  # Go's names; empty: OpenSSL's choice
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class WebConfig:
     tls: Tls | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # name to bcrypt hash
-    rate: tuple[float, int] | None = None  # seconds between two requests in the long run, how many at once
+    rate: tuple[float, int] | None = None  # token bucket: seconds per request, burst
 
 
 class _Section:
-    """A mapping of the file, from which each key is taken once; what is left in the end nobody knows."""
+    """A mapping in the file. Each key is taken once; end() rejects the keys that are left."""
 
     def __init__(self, name: str, value: Any) -> None:
         if value in ("", "~", "null", None):
@@ -109,7 +109,7 @@ class _Section:
         return self._one_of(self.path(key), self.text(key, default) or default, choices)
 
     def flag(self, key: str) -> bool:
-        """True unless it is said otherwise."""
+        """A boolean; True by default."""
         value = self.text(key, "true").lower()
         if value not in _TRUE + _FALSE:
             raise ValueError(f"{self.path(key)}: {value!r} is neither true nor false")
@@ -126,7 +126,7 @@ class _Section:
         return tuple(value)
 
     def rest(self) -> dict[str, str]:
-        """All that is left, by names that the user chose."""
+        """All remaining keys, whose names the user chooses."""
         return {key: self.text(key) for key in list(self._values)}
 
     def end(self) -> None:
@@ -141,11 +141,11 @@ class _Section:
 
 
 def parse(text: str, folder: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> WebConfig:
-    """What a file says whose relative paths are relative to `folder`; ValueError and OSError tell what is wrong."""
+    """Parse a file; relative paths in it are relative to `folder`. Raises ValueError, OSError."""
     top = _Section("", _yaml(text))
     tls = _tls(top.section("tls_server_config"), folder, read)
     http = top.section("http_server_config")
-    http2 = http.flag("http2")  # which there is none of, but Go has a rule for it
+    http2 = http.flag("http2")  # HTTP/2 is not served, but Go checks the cipher suites for it
     headers = http.section("headers").rest()
     http.end()
     rate = top.section("rate_limit")
@@ -180,13 +180,13 @@ def parse(text: str, folder: Path, read: Callable[[Path], bytes] = Path.read_byt
 
 
 def _tls(section: _Section, folder: Path, read: Callable[[Path], bytes]) -> Tls | None:
-    """TLS, if a certificate, a key or anything of client certificates is named."""
+    """TLS, if the section names a certificate, a key, or anything about client certificates."""
     found: dict[str, bytes | None] = {}
     files: list[tuple[str, Path]] = []
     for name in ("cert", "key", "client_ca"):
         inline, file = section.text(name), section.text(f"{name}_file")
         found[name] = inline.encode() or None
-        if file:  # it goes before what stands inline, as exporter-toolkit has it
+        if file:  # a file takes precedence over inline text, as in exporter-toolkit
             files.append((name, folder / file))
     client_auth = section.choice("client_auth_type", CLIENT_AUTH, "")
     result = {
@@ -216,7 +216,7 @@ def _tls(section: _Section, folder: Path, read: Callable[[Path], bytes]) -> Tls 
 
 
 def _duration_s(text: str, path: str) -> float:
-    """Go's notation: 1s, 1m30s, 250ms; a number alone is of nanoseconds, as it is there."""
+    """A duration in Go's notation: 1s, 1m30s, 250ms; a bare number is nanoseconds."""
     if re.fullmatch(r"\d{1,18}", text):
         return int(text) / 1e9
     if not re.fullmatch(r"(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+", text):
@@ -225,7 +225,7 @@ def _duration_s(text: str, path: str) -> float:
 
 
 def _yaml(text: str) -> Any:
-    """YAML with every scalar as the text that it is, and no key twice."""
+    """Parse YAML. Scalars stay text; a duplicate key is an error."""
     try:
         import yaml
     except ImportError:
@@ -240,7 +240,7 @@ def _yaml(text: str) -> Any:
 
 
 def _plain(node: Any) -> Any:
-    """A node of YAML as a dict, a list or a string; None if there is nothing."""
+    """A YAML node as a dict, a list or a string; None if it is empty."""
     if node is None or isinstance(node.value, str):
         return node and node.value
     if node.id == "sequence":

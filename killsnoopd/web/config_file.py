@@ -1,4 +1,4 @@
-"""--web.config.file as it is now: read at start, and anew once it or a file that it names has changed."""
+"""Keeps --web.config.file current: read at start, and again when it or a file that it names changes."""
 
 import logging
 import ssl
@@ -14,17 +14,17 @@ log = logging.getLogger("killsnoopd")
 
 
 class WebConfigFile:
-    """The configuration in force; without a path it says nothing. A file that is wrong raises Failure at first.
+    """The current web configuration; empty without a path. The constructor raises Failure if the file is invalid.
 
-    Each request and each connection looks whether a file has changed: a new certificate needs no signal. Files that
-    are wrong then, half written perhaps, change nothing; that is logged once.
+    Each request and each connection checks whether a file has changed, so a new certificate needs no signal. An invalid
+    file, perhaps half written, is logged once, and the former configuration stays in force.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._config = WebConfig()
         self._context: ssl.SSLContext | None = None
-        self._seen: dict[Path, object] = {}  # what has been read, and when it was written
+        self._seen: dict[Path, object] = {}  # the files read, and their stamps
         self.passwords = Passwords(_checkpw)
         if path:
             try:
@@ -33,22 +33,22 @@ class WebConfigFile:
                 raise Failure(Exit.CONFIG, f"{_wrong(path, error)}; mend it, or leave the flag out") from None
 
     def fresh(self) -> WebConfig:
-        """What holds now; it costs a stat(2) for each file."""
+        """The current configuration. Costs a stat(2) for each file."""
         if any(_stamp(path) != stamp for path, stamp in self._seen.items()):
             self.reload()
         return self._config
 
     def tls(self) -> ssl.SSLContext | None:
-        """For a new connection; None for plain HTTP."""
+        """The TLS context for a new connection; None for plain HTTP."""
         self.fresh()
         return self._context
 
     def admits(self, transport: BaseTransport) -> bool:
-        """Whether the certificate of a new connection's peer will do."""
+        """Whether the client's certificate on a new connection is accepted."""
         return self._config.tls is None or tls.admits(self._config.tls, transport)
 
     def reload(self) -> None:
-        """Read it again. If it is wrong, log that, and go on with what was there before."""
+        """Read the file again. If it is invalid, log that and keep the former configuration."""
         if not self._path:
             return
         try:
@@ -62,7 +62,7 @@ class WebConfigFile:
         seen: dict[Path, object] = {}
 
         def read(file: Path) -> bytes:
-            seen[file] = _stamp(file)  # first: one that changes meanwhile is read once more
+            seen[file] = _stamp(file)  # first: a file that changes meanwhile is then read again
             return file.read_bytes()
 
         try:
@@ -77,7 +77,7 @@ class WebConfigFile:
 
 
 def _stamp(path: Path) -> object:
-    """Changes when the file does, or another takes its place."""
+    """A value that changes when the file is changed or replaced; None if it cannot be read."""
     try:
         status = path.stat()
     except OSError:

@@ -1,7 +1,7 @@
-"""One connection to the port, from accept(2) to close(2): TLS if configured, one request, its response.
+"""One connection to the port, from accept(2) to close(2): TLS if configured, one request, one response.
 
-Nothing after the header of the request is read. One request per connection: keep-alive would need bounds of its own,
-and a scrape every 15 s gains nothing from it.
+It reads nothing after the request's header. Keep-alive would need its own limits, and a scrape every 15 s gains nothing
+from it.
 """
 
 import asyncio
@@ -17,29 +17,29 @@ from killsnoopd.web.message import HEADER_BYTES, complete
 
 log = logging.getLogger("killsnoopd")
 
-HEADER_S = 5.0  # for the TLS handshake and the whole header, from accept(2) on
-ANSWER_S = 30.0  # for the page to be made and read; Prometheus gives up after 10 s unless told otherwise
-STALE_S = 5.0  # an answer that takes longer makes room for others when all places are taken
-STALL_S = 0.1  # without reading anything of an answer: the same
+HEADER_S = 5.0  # deadline for the TLS handshake and the header, from accept(2)
+ANSWER_S = 30.0  # deadline for building and reading the response; Prometheus' default timeout is 10 s
+STALE_S = 5.0  # after this, a response counts as idle
+STALL_S = 0.1  # after this without reading, a client counts as idle
 _SLICE_BYTES = _UNSENT_BYTES = 65536
 
 
 class Owner(Protocol):
-    """What all connections share."""
+    """The parts that all connections share."""
 
     respond: Callable[[bytes, str], Awaitable[tuple[bytes, bytes]]]
     tls: Callable[[], ssl.SSLContext | None]
     admits: Callable[[asyncio.Transport], bool]
 
     def bound_bodies(self, newest: bytes) -> None:
-        """A response begins to be sent: end the slow readers of older ones if they take too much memory together."""
+        """Sending of `newest` begins: drop slow readers of older responses if all together take too much memory."""
 
     def forget(self, connection: "Connection", reason: str | None = None) -> None:
-        """It has ended; if it was ended for a reason, that is counted, once."""
+        """The connection has ended. A reason is counted, once."""
 
 
 def network(host: str) -> str:
-    """What counts as one peer: an IPv4 address, or the /64 around an IPv6 address; "" for a unix socket."""
+    """The peer of an address: the IPv4 address itself, or the /64 of an IPv6 address; "" for a unix socket."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -50,17 +50,17 @@ def network(host: str) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """`connect` begins it, `drop` ends it early."""
+    """A connection. connect() starts it; drop() ends it early."""
 
     def __init__(self, owner: Owner, sock: socket.socket, host: str) -> None:
         self.network = network(host)
-        self.since = time.monotonic()  # the peer was last heard of
-        self.answering_since: float | None = None  # the header is complete
-        self.body = b""  # being sent
+        self.since = time.monotonic()  # the peer's last activity
+        self.answering_since: float | None = None  # when the header was complete
+        self.body = b""  # the body being sent
         self._owner = owner
         self._sock = sock
-        self._raw: asyncio.Transport | None = None  # the socket's own, whatever is wrapped around it
-        self._transport: asyncio.Transport | None = None  # ours to read and write
+        self._raw: asyncio.Transport | None = None  # the socket's transport, below TLS
+        self._transport: asyncio.Transport | None = None  # the transport to read and write
         self._received = bytearray()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._answering: asyncio.Task[None] | None = None
 
     def connect(self) -> None:
-        """Make the socket asyncio's."""
+        """Start the TLS handshake if TLS is configured, then read the header."""
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -89,21 +89,21 @@ class Connection(asyncio.Protocol):
             return self.drop(None)
         if context and not self._owner.admits(transport):
             return self.drop("tls")
-        transport.set_write_buffer_limits(_UNSENT_BYTES)  # of TLS it would be 512 KiB
+        transport.set_write_buffer_limits(_UNSENT_BYTES)  # the default for TLS is 512 KiB
         self._transport = transport
         transport.resume_reading()
-        return self._answer_if_complete(transport)  # what came with the end of the handshake
+        return self._answer_if_complete(transport)  # data may have come with the end of the handshake
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is asyncio's; nothing is read before it is known whether it is TLS."""
+        """Pause reading until it is clear whether TLS is used."""
         if isinstance(transport, asyncio.Transport):
             self._raw = transport
-            if self._deadline.cancelled():  # dropped meanwhile
+            if self._deadline.cancelled():  # drop() was called meanwhile
                 transport.abort()
             transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the header, or what follows it, which is ignored."""
+        """Collect bytes of the header; ignore what follows it."""
         if self.answering_since is None:
             self._received += data[: HEADER_BYTES - len(self._received)]
             if self._transport:
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._answering = loop.create_task(self._answer(transport))
 
     async def _answer(self, transport: asyncio.Transport) -> None:
-        """Write the response in slices, as they are read: its body is in memory once, however many read it."""
+        """Write the response in slices as the client reads. All readers of one body share it in memory."""
         head, self.body = await self._owner.respond(bytes(self._received), self.network)
         self._owner.bound_bodies(self.body)
         transport.write(head + self.body[:_SLICE_BYTES])
@@ -131,29 +131,29 @@ class Connection(asyncio.Protocol):
         transport.close()
 
     def pause_writing(self) -> None:
-        """From now on the peer may be slow to read."""
+        """The write buffer is full: the peer reads slowly."""
         self.since = time.monotonic()
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """The peer has read something."""
+        """The peer has read data."""
         self.since = time.monotonic()
         self._writable.set()
 
     def _unsent(self) -> int:
-        """Bytes that wait for the peer to read them."""
+        """Bytes that the peer has not read yet."""
         transports = {each for each in (self._raw, self._transport) if each}
         return sum(each.get_write_buffer_size() for each in transports)
 
     def idle(self) -> bool:
-        """Whether it makes room before others: nothing was asked, or nobody takes the answer."""
+        """Whether it may be evicted: it sent no request, or the response is stale or not read."""
         now = time.monotonic()
         if self.answering_since is None or self._transport is None or now - self.answering_since > STALE_S:
             return True
         return now - self.since > STALL_S and (self._transport.is_closing() or self._unsent() > 0)
 
     def drop(self, reason: str | None) -> None:
-        """End it at once; for a reason that is counted."""
+        """End the connection at once; a reason is counted."""
         self._deadline.cancel()
         self._owner.forget(self, reason)
         if self._raw:
@@ -164,7 +164,7 @@ class Connection(asyncio.Protocol):
             self._sock.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Closed, by whichever side."""
+        """The connection is closed, by either side."""
         self._deadline.cancel()
         self._owner.forget(self)
         if self._answering:

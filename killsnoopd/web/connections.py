@@ -1,4 +1,4 @@
-"""Limits on what network peers can hold: connections, and memory for responses that they read slowly."""
+"""Limits what network peers can hold: connections, and memory for responses that they read slowly."""
 
 import asyncio
 import logging
@@ -17,26 +17,26 @@ from killsnoopd.web.connection import STALL_S, Connection
 log = logging.getLogger("killsnoopd")
 
 MAX_OPEN = 64  # two Prometheus servers need two
-MAX_BODY_BYTES = 32 << 20  # of different responses that are being read
+MAX_BODY_BYTES = 32 << 20  # of all different responses being sent
 REASONS = ("evicted", "slow", "bad_request", "tls", "unauthorized", "busy")
-_SEND_BUFFER_BYTES = 128 << 10  # in the kernel, by connection; it would grow to 4 MiB each (tcp_wmem)
-_SPARE_FDS = 16  # for reading /proc, systemd, --web.config.file
-_PAUSE_S = 0.05  # when none can make room
+_SEND_BUFFER_BYTES = 128 << 10  # kernel buffer per connection; by default it grows to 4 MiB (tcp_wmem)
+_SPARE_FDS = 16  # for /proc, systemd, --web.config.file
+_PAUSE_S = 0.05  # between attempts to accept while no connection can be evicted
 _COMPLAINT_INTERVAL_S = 60.0
 
 
 def fd_limit() -> int:
-    """How many connections the file descriptors that are left allow: at least 1, at most MAX_OPEN."""
+    """The number of connections that the free file descriptors allow: at least 1, at most MAX_OPEN."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = sum(1 for _ in Path("/proc/self/fd").iterdir())
     return max(1, min(MAX_OPEN, soft - used - _SPARE_FDS))
 
 
 class Connections:
-    """Accepts on listening sockets and keeps the bounds.
+    """Accepts connections on listening sockets and enforces the limits.
 
     `respond` takes a header and the peer's network, and returns the head and the body of the response. `tls` returns
-    the context for a new connection, None for plain HTTP; `admits`, whether a client's certificate is accepted.
+    the context for a new connection, None for plain HTTP. `admits` says whether a client's certificate is accepted.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class Connections:
         self._complained_s = -_COMPLAINT_INTERVAL_S
 
     def start(self, sockets: Iterable[socket.socket]) -> None:
-        """Listen. The sockets stay the caller's to close."""
+        """Listen. The caller closes the sockets."""
         self._listening = list(sockets)
         if self._limit < MAX_OPEN:
             log.warning("at most %d connections: the limit of open files is low (ulimit -n, LimitNOFILE=)", self._limit)
         for listening in self._listening:
             listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # those accepted inherit it
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # accepted sockets inherit it
             listening.listen(socket.SOMAXCONN)
         self._resume()
 
     async def close(self, timeout_s: float) -> None:
-        """Accept no more, give responses time to be read, end the rest."""
+        """Stop accepting, give clients `timeout_s` to read their responses, then drop the rest."""
         if self._paused:
             self._paused.cancel()
         for listening in self._listening:
@@ -76,7 +76,7 @@ class Connections:
             await asyncio.sleep(0.01)
         for each in list(self._open):
             each.drop(None)
-        await asyncio.sleep(0)  # in which asyncio closes them
+        await asyncio.sleep(0)  # asyncio closes them meanwhile
 
     def _resume(self) -> None:
         if self._paused:
@@ -86,14 +86,14 @@ class Connections:
             asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     def _pause(self) -> None:
-        """Others wait in the kernel's queue, until one of ours ends."""
+        """Leave new connections in the kernel's queue until an open one ends."""
         loop = asyncio.get_running_loop()
         for listening in self._listening:
             loop.remove_reader(listening)
         self._paused = self._paused or loop.call_later(_PAUSE_S, self._resume)
 
     def _accept(self, listening: socket.socket) -> None:
-        """One at a time: between two of them those that are there are served, and those dropped are closed."""
+        """Accept one connection at a time, so that the event loop serves open ones and closes dropped ones between."""
         if len(self._open) >= self._limit and not self._evict():
             self._pause()
             return
@@ -101,7 +101,7 @@ class Connections:
             sock, peer = listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
             return
-        except OSError as error:  # EMFILE, or the whole machine is out of something
+        except OSError as error:  # EMFILE, or the machine is out of a resource
             log.debug("accept: %s", error)
             if not self._evict():
                 self._pause()
@@ -112,9 +112,9 @@ class Connections:
         connection.connect()
 
     def _evict(self) -> bool:
-        """Close the idlest of the peer that holds most. Whether there was one that is idle."""
+        """Close the longest-idle connection of the peer with most connections; False if none is idle."""
         idle = [each for each in self._open if each.idle()]
-        if len(idle) * 2 < len(self._open):  # scrapes, not silence: who was let in a moment ago may be about to ask
+        if len(idle) * 2 < len(self._open):  # mostly scrapes: spare new connections, which may be about to send
             idle = [each for each in idle if each.since < time.monotonic() - STALL_S]
         if not idle:
             return False
@@ -126,7 +126,7 @@ class Connections:
         return True
 
     def forget(self, connection: Connection, reason: str | None = None) -> None:
-        """It has ended; a place is free."""
+        """The connection has ended; accept another."""
         if connection in self._open:
             self._open.remove(connection)
             if reason:
@@ -135,7 +135,7 @@ class Connections:
                 self._resume()
 
     def bound_bodies(self, newest: bytes) -> None:
-        """While different responses exceed MAX_BODY_BYTES together, drop the readers of the oldest; `newest` stays."""
+        """Drop the readers of the oldest responses until all together fit MAX_BODY_BYTES; keep those of `newest`."""
         readers = defaultdict(list)
         for each in sorted(self._open, key=lambda each: each.answering_since or 0.0):
             if each.body:
@@ -149,7 +149,7 @@ class Connections:
                 each.drop("slow")
 
     def collect(self) -> Iterator[Metric]:
-        """What /metrics says of it."""
+        """The metrics of the port."""
         yield GaugeMetricFamily("killsnoop_http_connections", "Connections that are open.", value=len(self._open))
         yield GaugeMetricFamily(
             "killsnoop_http_connections_limit",

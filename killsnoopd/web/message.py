@@ -1,6 +1,6 @@
-"""HTTP/1 messages: bytes to a request, a response to bytes.
+"""HTTP/1 messages: parses requests with h11 and encodes responses.
 
-h11 parses; what it accepts but the port never serves is refused here.
+Requests that h11 accepts but that the port never serves are refused here.
 """
 
 import re
@@ -13,7 +13,7 @@ import h11
 
 HEADER_BYTES = 16384
 TEXT = {"Content-Type": "text/plain; charset=utf-8"}
-_LINES, _LINE_BYTES = 100, 8190  # of a header: as Apache's defaults
+_LINES, _LINE_BYTES = 100, 8190  # limits of a header: Apache's defaults
 _BLANKS = re.compile(rb"[ \t]{2,}")
 # Origin form or absolute form (RFC 9112, 3.2): scheme and authority, path.
 _TARGET = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?([^?#]*)")
@@ -21,7 +21,7 @@ _TARGET = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?([^?#]*)")
 
 @dataclass(frozen=True)
 class Response:
-    """What a request is answered with; `encode` adds what every response has."""
+    """A response; encode() adds the headers that all responses have."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Response:
 
 
 class Refused(Exception):
-    """A request that gets an error response, and is counted under `reason` if there is one."""
+    """The request gets an error response, and is counted under `reason` if there is one."""
 
     def __init__(
         self, status: HTTPStatus, reason: str = "", text: str = "", headers: Mapping[str, str] | None = None
@@ -58,7 +58,7 @@ def parse(received: bytes) -> h11.Request:
     if not end or len(lines) > _LINES or max(map(len, lines)) > _LINE_BYTES:
         raise Refused(HTTPStatus.BAD_REQUEST, "bad_request")
     connection = h11.Connection(h11.SERVER)
-    # One blank for many: h11's pattern for a field takes quadratic time over a run of them, 0.7 s for 16 KiB.
+    # Collapse blanks: h11's pattern for a field takes quadratic time over a run of them, 0.7 s for 16 KiB.
     connection.receive_data(_BLANKS.sub(b" ", header) + end)
     try:
         request = connection.next_event()
@@ -78,18 +78,18 @@ def parse(received: bytes) -> h11.Request:
 
 
 def header_field(request: h11.Request, name: bytes) -> str:
-    """The value of a field, by its name in lower case; if it is repeated, the values joined by commas."""
+    """The value of a field, by its name in lower case; repeated values are joined by commas."""
     return ", ".join(value.decode("latin-1") for found, value in request.headers if found == name)
 
 
 def path(request: h11.Request) -> str:
-    """The path of the target as it was sent, percent-encoded."""
+    """The path of the request target as sent, percent-encoded."""
     match = _TARGET.match(request.target)
     return match[1].decode() if match else ""
 
 
 def encode(response: Response, headers: Mapping[str, str]) -> bytes:
-    """The bytes of a response up to its body. The connection ends with it."""
+    """The bytes of a response before its body."""
     fields = {
         **response.headers,
         **headers,

@@ -1,7 +1,7 @@
-"""Whether a password is right, without a stranger's guesses keeping anyone waiting.
+"""Verifies passwords, so that guesses by one peer do not delay other peers.
 
-bcrypt takes 50 to 200 ms by design (cost 10 to 12). So one thread checks, whatever comes in; a password that was right
-is remembered, as a keyed hash; and each peer can have a few guesses waiting, no more, so that others get their turn.
+bcrypt takes 50 to 200 ms by design (cost 10 to 12). So a single thread runs it, correct passwords are cached as a keyed
+hash, and each peer may have only a few attempts waiting.
 """
 
 import asyncio
@@ -15,29 +15,29 @@ WAITING_PER_PEER = 4
 _BCRYPT_BYTES = 72  # bcrypt reads no more of a password; bcrypt 5 raises ValueError on more
 
 
-class Busy(Exception):
-    """The peer has so many guesses waiting that this one is not looked at."""
+class TooManyAttempts(Exception):
+    """The peer already has WAITING_PER_PEER attempts waiting."""
 
 
 class Passwords:
-    """Checks by `checkpw(password, hash) -> bool`, bcrypt's, in a thread of its own, started at the first one."""
+    """Verifies with bcrypt's `checkpw(password, hash) -> bool` in its own thread, which the first attempt starts."""
 
     def __init__(self, checkpw: Callable[[bytes, bytes], bool]) -> None:
         self._checkpw = checkpw
         self._key = secrets.token_bytes(32)
-        self._right: dict[bytes, bytes] = {}  # user to the keyed hash of what was right
+        self._verified: dict[bytes, bytes] = {}  # user to the keyed hash of the correct password
         self._waiting: Counter[str] = Counter()  # by peer
         self._thread = ThreadPoolExecutor(1, "passwords")
 
-    async def right(self, users: Mapping[bytes, bytes], user: bytes, password: bytes, peer: str) -> bool:
-        """Whether `users`, name to bcrypt hash, has this user with this password; raises Busy."""
-        hashed = users.get(user) or self._somebodys(users, user)
+    async def verify(self, users: Mapping[bytes, bytes], user: bytes, password: bytes, peer: str) -> bool:
+        """Whether the password is correct; `users` maps names to bcrypt hashes. Raises TooManyAttempts."""
+        hashed = users.get(user) or self._decoy_hash(users, user)
         password = password[:_BCRYPT_BYTES]
-        proof = self._keyed(repr((user, hashed, password)).encode())
-        if user in users and hmac.compare_digest(self._right.get(user, b""), proof):
+        mac = self._mac(repr((user, hashed, password)).encode())
+        if user in users and hmac.compare_digest(self._verified.get(user, b""), mac):
             return True
         if self._waiting[peer] >= WAITING_PER_PEER:
-            raise Busy
+            raise TooManyAttempts
         self._waiting[peer] += 1
         try:
             matches = await asyncio.get_running_loop().run_in_executor(self._thread, self._check, password, hashed)
@@ -46,24 +46,24 @@ class Passwords:
             if not self._waiting[peer]:
                 del self._waiting[peer]
         if matches and user in users:
-            self._right[user] = proof
+            self._verified[user] = mac
             return True
         return False
 
     def forget(self) -> None:
-        """Of users that may be no more."""
-        self._right.clear()
+        """Clear the cache: users may have changed."""
+        self._verified.clear()
 
     def close(self) -> None:
-        """Checks that wait are not made."""
+        """Stop the thread and cancel waiting attempts."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _somebodys(self, users: Mapping[bytes, bytes], user: bytes) -> bytes:
-        """For a user who does not exist the hash of one who does, always the same: it takes as long as if they did."""
+    def _decoy_hash(self, users: Mapping[bytes, bytes], user: bytes) -> bytes:
+        """An existing user's hash for an unknown user, always the same one, so that the check takes equally long."""
         hashes = sorted(users.values())
-        return hashes[int.from_bytes(self._keyed(user)[:8], "big") % len(hashes)]
+        return hashes[int.from_bytes(self._mac(user)[:8], "big") % len(hashes)]
 
-    def _keyed(self, message: bytes) -> bytes:
+    def _mac(self, message: bytes) -> bytes:
         return hmac.digest(self._key, message, "sha256")
 
     def _check(self, password: bytes, hashed: bytes) -> bool:

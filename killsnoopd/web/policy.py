@@ -13,22 +13,22 @@ import h11
 
 from killsnoopd.web.config import WebConfig
 from killsnoopd.web.message import Refused, header_field
-from killsnoopd.web.passwords import Busy, Passwords
+from killsnoopd.web.passwords import Passwords, TooManyAttempts
 
-# How long a scrape waits for a slot: for the pages of those before it, of which one of 8 MB takes half a second. It
-# holds one of 64 connections meanwhile, and nothing else; after STALE_S it would have to make room for others.
+# How long a scrape waits for a slot, while the pages of earlier scrapes are built; 8 MB take half a second. It holds
+# one of 64 connections meanwhile. After STALE_S that connection would count as idle.
 SLOT_S = 4.0
 
 
 class TokenBucket:
-    """rate_limit of the web configuration; full at first."""
+    """rate_limit of the web configuration; initially full."""
 
     def __init__(self, interval_s: float, burst: int) -> None:
         self._interval_s, self._burst = interval_s, burst
         self._tokens, self._at_s = float(burst), time.monotonic()
 
     def take(self) -> bool:
-        """Take a token, if there is one."""
+        """Take a token; False if there is none."""
         now = time.monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._at_s) / self._interval_s)
         self._at_s = now
@@ -39,7 +39,7 @@ class TokenBucket:
 
 
 class Policy:
-    """Decides on each request; what it does not allow raises Refused."""
+    """Decides whether to serve a request; raises Refused if not."""
 
     def __init__(self, passwords: Passwords, max_requests: int) -> None:
         self._passwords = passwords
@@ -48,7 +48,7 @@ class Policy:
         self._bucket: TokenBucket | None = None
 
     async def admit(self, config: WebConfig, request: h11.Request, peer: str) -> None:
-        """Hold a request to the rate limit and to the users of the web configuration."""
+        """Apply the rate limit and the users of the web configuration to a request."""
         if config.rate != self._rate:
             self._rate, self._bucket = config.rate, TokenBucket(*config.rate) if config.rate else None
         if self._bucket and not self._bucket.take():
@@ -57,9 +57,9 @@ class Policy:
             return
         given = _credentials(header_field(request, b"authorization"))
         try:
-            if given and await self._passwords.right(config.users, *given, peer):
+            if given and await self._passwords.verify(config.users, *given, peer):
                 return
-        except Busy:
+        except TooManyAttempts:
             text = "Other passwords from this address are being checked.\n"
             raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "busy", text, {"Retry-After": "1"}) from None
         challenge = {"WWW-Authenticate": 'Basic realm="killsnoopd", charset="UTF-8"'}
@@ -67,7 +67,7 @@ class Policy:
 
     @asynccontextmanager
     async def scrape(self) -> AsyncIterator[None]:
-        """Hold one of the slots that --web.max-requests allows; 0 is no limit."""
+        """Hold one of the slots of --web.max-requests."""
         try:
             async with asyncio.timeout(SLOT_S):
                 await self._slots.acquire()

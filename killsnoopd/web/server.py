@@ -1,4 +1,4 @@
-"""The HTTP side: the metrics page, a landing page, a health check."""
+"""The HTTP server: the metrics page, a landing page, a health check."""
 
 import errno
 import logging
@@ -22,7 +22,7 @@ from killsnoopd.web.policy import Policy
 
 log = logging.getLogger("killsnoopd")
 
-_CLOSE_S = 0.2  # for answers that are under way when told to stop
+_CLOSE_S = 0.2  # time at stop for clients to read their responses
 
 _LANDING = """<!DOCTYPE html>
 <html lang="en">
@@ -37,7 +37,7 @@ _LANDING = """<!DOCTYPE html>
 
 
 class Server:
-    """Answers on listening sockets from `start` to `close`; the sockets stay the caller's to close."""
+    """Serves on listening sockets from start() to close(). The caller closes the sockets."""
 
     def __init__(
         self, registry: CollectorRegistry, telemetry_path: str, config: WebConfigFile, max_requests: int = 0
@@ -59,7 +59,7 @@ class Server:
         self._connections.start(sockets)
 
     async def close(self) -> None:
-        """Accept no more; responses that are being read get a moment."""
+        """Stop accepting; give clients a moment to read their responses."""
         await self._connections.close(_CLOSE_S)
         self._config.passwords.close()
 
@@ -94,7 +94,7 @@ class Server:
 
 
 def listen(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
-    """Sockets bound to host and port; host `""` is every address, IPv6 and IPv4. They accept nothing yet."""
+    """Sockets bound to host and port, not listening yet; host `""` is every address, IPv6 and IPv4."""
     sockets: list[socket.socket] = []
     try:
         for host, port in addresses:
@@ -110,7 +110,7 @@ def listen(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
 
 
 def _bind_all(host: str, port: int, sockets: list[socket.socket]) -> None:
-    """Append a socket for each address of a host that this machine has: for localhost, 127.0.0.1 and perhaps ::1."""
+    """Append a socket for each local address of a host: for localhost, 127.0.0.1 and perhaps ::1."""
     if not host:
         dual_stack = socket.has_dualstack_ipv6()
         sockets.append(_bind(socket.AF_INET6, ("::", port)) if dual_stack else _bind(socket.AF_INET, ("0.0.0.0", port)))

@@ -1,8 +1,8 @@
-"""tls_server_config to Python's TLS.
+"""Turns tls_server_config into an SSLContext.
 
-What differs from Go's. A client certificate cannot be asked for without being verified: RequireAnyClientCert is
-refused, and RequestClientCert, which lets everyone in, does not ask. Of several curves, but not
-all, the first that can be is used alone. Nothing is ever weaker than what the file says.
+Differences from Go: Python cannot request a client certificate without verifying it. So RequireAnyClientCert is
+refused, and RequestClientCert, which accepts everyone, does not request one. Of several curves (but not all), only the
+first supported one is used. The result is never weaker than the file demands.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _VERIFY = {
 
 
 def context(tls: Tls) -> ssl.SSLContext:
-    """What new connections use; ValueError tells what is wrong."""
+    """The context for new connections. Raises ValueError."""
     if tls.client_auth not in _VERIFY:
         raise ValueError(
             f"tls_server_config.client_auth_type: {tls.client_auth} takes any certificate unseen, and Python's TLS "
@@ -62,7 +62,7 @@ def context(tls: Tls) -> ssl.SSLContext:
 
 
 def admits(tls: Tls, transport: BaseTransport) -> bool:
-    """Whether the client's certificate, which is verified, is for a name in client_allowed_sans, if there are any."""
+    """Whether the verified client certificate has a name in client_allowed_sans; True if that list is empty."""
     if not tls.client_allowed_sans:
         return True
     certificate = transport.get_extra_info("peercert") or {}
@@ -70,7 +70,7 @@ def admits(tls: Tls, transport: BaseTransport) -> bool:
 
 
 def _names(alternatives: tuple[tuple[str, str], ...]) -> Iterator[str]:
-    """Subject alternative names as Go spells them."""
+    """Subject alternative names in Go's spelling."""
     for kind, name in alternatives:
         if kind in ("DNS", "email", "URI"):
             yield name
@@ -80,7 +80,7 @@ def _names(alternatives: tuple[tuple[str, str], ...]) -> Iterator[str]:
 
 
 def _curve(result: ssl.SSLContext, preferences: tuple[str, ...]) -> None:
-    """The first that can be set: Python sets one alone, and before OpenSSL's newer functions not X25519."""
+    """Set the first curve that is supported: Python can set only one, and with older OpenSSL functions not X25519."""
     for name in preferences:
         with contextlib.suppress(ssl.SSLError, ValueError):
             return result.set_ecdh_curve(CURVES[name])
@@ -95,18 +95,18 @@ def _versions_and_ciphers(result: ssl.SSLContext, tls: Tls) -> None:
     chosen = [CIPHERS[name] for name in tls.cipher_suites if name in CIPHERS]
     if chosen:
         result.set_ciphers(":".join(chosen))
-    elif tls.cipher_suites:  # all of TLS 1.3
+    elif tls.cipher_suites:  # all are of TLS 1.3
         lowest = ssl.TLSVersion.TLSv1_3
     if lowest > highest:
         raise ValueError("tls_server_config: max_version is below min_version, or below what cipher_suites need")
     with warnings.catch_warnings():
-        # TLS 1.0 and 1.1. OpenSSL's own policy may forbid them still.
+        # Deprecated: TLS 1.0 and 1.1. OpenSSL's own policy may still forbid them.
         warnings.simplefilter("ignore", DeprecationWarning)
         result.minimum_version, result.maximum_version = lowest, highest
 
 
 def _certificate(result: ssl.SSLContext, tls: Tls) -> None:
-    """Python reads them from files alone; this one is in memory."""
+    """Load certificate and key. Python reads them only from files, so use one in memory."""
     fd = os.memfd_create("certificate")
     with open(fd, "wb") as file:  # noqa: PTH123 # closes the descriptor
         file.write(tls.cert + b"\n" + tls.key)

@@ -1,4 +1,4 @@
-"""The note on the event in flight: what a daemon that comes after one that was killed makes of it."""
+"""The event in flight: what the next daemon does after a daemon was killed."""
 
 import re
 import socket

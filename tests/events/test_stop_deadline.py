@@ -1,4 +1,4 @@
-"""How long the event path may go on after the daemon was told to stop."""
+"""The deadline for the event thread after the daemon is asked to stop."""
 
 import os
 import select

@@ -88,12 +88,12 @@ def pinned(sink, records, grace_s):
 
 
 def test_what_cannot_be_logged_stays_in_a_pinned_ring_buffer():
-    """Neither the event in hand nor those behind it are taken: the next daemon finds them."""
+    """Neither the event in flight nor those behind it are consumed: the next daemon finds them."""
     probe, in_flight, writer = pinned(Sink(None, Stopped()), [record(pid=pid) for pid in (1, 2, 3)], grace_s=1)
     assert not writer.stop(10)
     assert writer.done.is_set()
     assert in_flight.outcomes == ["logged"]
-    assert len(probe.records) == 1  # and the second is in hand
+    assert len(probe.records) == 1  # and the second is in flight
 
 
 def test_a_pinned_flood_does_not_keep_the_daemon():

@@ -141,7 +141,7 @@ def test_a_flood_hides_nobody_else(start, record_property):
     them, in order."""
     daemon = start()
     with attack(flood, uid=ATTACKER):
-        wait_for(lambda: daemon.ledger()["rate_limited"] > 0, "the flood to be over its budget")
+        wait_for(lambda: daemon.ledger()["rate_limited"] > 0, "the flood to be over its limit")
         before_s, began_s = daemon.on_cpu_s(), time.monotonic()
         sender = forked(lambda: numbered(1000), b"ks-quiet", VICTIM)
         slowest_s = 0.0
@@ -206,14 +206,14 @@ def test_many_who_flood_share_what_one_may_cost(start, record_property):
 
 
 def test_a_flood_is_known_for_one_whatever_the_rate(start):
-    """A CPU remembers for a jiffy who is over budget, and asks no more: who floods is not taken for one who asks little,
+    """A CPU caches for a jiffy that a bucket is over its limit, and skips it: a heavy sender must still count as heavy,
     though the rate allows more events than there are jiffies."""
     daemon = start("--events.rate=5000")
     run(lambda: numbered(1, 0), b"ks-quiet", VICTIM)
     with contextlib.ExitStack() as stack:
         for uid in range(4):
             stack.enter_context(attack(flood, uid=ATTACKER + 100 + uid, processes=1))
-        wait_for(lambda: daemon.ledger()["rate_limited"] > 1_000_000, "the floods to be over their budgets")
+        wait_for(lambda: daemon.ledger()["rate_limited"] > 1_000_000, "the floods to be over their limits")
         run(lambda: numbered(500), b"ks-quiet", VICTIM)
     assert told(daemon, "ks-quiet") == [0, *range(500)]
     ledger = daemon.settled_ledger()
@@ -225,7 +225,7 @@ def test_a_flood_does_not_hide_its_own_kill(start):
     """Among a uid's own events, what kills comes before what failed."""
     daemon = start("--events.rate=20", "--events.burst=20")
     with victim() as target, attack(flood):  # both as root
-        wait_for(lambda: daemon.ledger()["rate_limited"] > 10_000, "the flood to be over its budget")
+        wait_for(lambda: daemon.ledger()["rate_limited"] > 10_000, "the flood to be over its limit")
         os.kill(target, signal.SIGKILL)
         wait_for(lambda: os.waitid(os.P_PID, target, os.WEXITED | os.WNOHANG | os.WNOWAIT), "the victim to die")
         wait_for(lambda: f'"KILLSNOOP_TPID": "{target}"' in daemon.stdout.read_text(), "the event")
@@ -280,7 +280,7 @@ def test_uids_without_end_push_nobody_out(start, record_property):
 
 
 def test_all_uids_of_a_user_namespace_are_one(start):
-    """A user's own namespace maps 60,000 uids; they share his budget, and it is spent."""
+    """A user's own namespace maps 60,000 uids; they share one bucket, which runs empty."""
     daemon = start("--events.rate=10", "--events.burst=100")
     ready, go = os.pipe(), os.pipe()
 

@@ -133,7 +133,7 @@ def test_escalation(start, processes):
     late = processes.victim("kv-late", lambda: signal.signal(signal.SIGTERM, lambda *_: None))
     for victim in (quick, slow, handler, late):
         run(lambda victim=victim: send("kill", victim, 15), b"ks-term")
-    time.sleep(0.2)  # the lapse that is to be told
+    time.sleep(0.2)  # the elapsed time that the death must report
     run(lambda: [send("kill", victim, 9) for victim in (handler, other)], b"ks-kill9")
     time.sleep(1)  # longer than the grace period
     run(lambda: send("kill", late, 9), b"ks-kill9")

@@ -68,7 +68,7 @@ def test_the_ledger_closes_when_the_ring_buffer_is_full(start):
 
 
 def test_the_limit_is_per_uid(start):
-    """One uid's flood spends its own budget and nobody else's."""
+    """A flood by one uid empties only its own bucket."""
     daemon = start("--events.rate=10", "--events.burst=100")
     run(lambda: kill_loop(50_000), b"ks-flood", uid=1001)
     run(lambda: kill_loop(100), b"ks-quiet", uid=1002)

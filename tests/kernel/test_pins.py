@@ -55,7 +55,7 @@ def build_labels(daemon):
 
 
 def test_a_killed_daemon_loses_no_count_and_no_event(start, pins):
-    """SIGKILL under way: what the next daemon finds is complete, and no event is logged twice but the one in hand."""
+    """SIGKILL under way: what the next daemon finds is complete, and no event is logged twice but the one in flight."""
     load(pins, "--events.rate=0")
     flags = ("--events.rate=0", f"--probe.pin={pins}")
     first = start(*flags)

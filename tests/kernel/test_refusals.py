@@ -151,7 +151,7 @@ BROKEN = {
         "killsnoop.bpf.c", "output_scratch(cpu, CALL, false, scratch);", "", "our own signal 0 made no event",
     ),
     "no event of a delivery": (
-        "killsnoop.bpf.c", "output_scratch(cpu, DELIVERY, scratch->deadly, scratch);", "", "our own SIGURG made no event",
+        "killsnoop.bpf.c", "output_scratch(cpu, DELIVERY, scratch->fatal, scratch);", "", "our own SIGURG made no event",
     ),
     "no count of a call": (
         "killsnoop.bpf.c", "count_call(cpu, &key, cache);", "", "our own signal 0 was not counted",

@@ -125,12 +125,12 @@ def test_folded_names_are_added_up():
     show = fold.folder(["numbers"])
     found = {
         (sample.labels["comm"], sample.labels["result"]): sample.value
-        for sample in families.signals(counts(series, overflow), show, families.Steady()).samples
+        for sample in families.signals(counts(series, overflow), show, families.MonotonicTotals()).samples
     }
     assert found == {
         ("worker-#", "success"): 7, ("worker-#", "EPERM"): 8, (r"\x28other)", "success"): 16, ("(other)", "success"): 32,
     }  # fmt: skip
-    (sample,) = families.signals(counts([(b"x", 9, 0, 1)]), lambda _: "(other)", families.Steady()).samples
+    (sample,) = families.signals(counts([(b"x", 9, 0, 1)]), lambda _: "(other)", families.MonotonicTotals()).samples
     assert sample.labels["comm"] == r"\x28other)"
 
 
@@ -161,11 +161,11 @@ def test_a_label_of_many_names_does_not_go_down():
         (1, 20, 1, [(9, "success", 105), (9, "(other)", 3)], 2),  # and is back
         (2, None, 1, [(9, "success", 125), (9, "(other)", 3)], 3),
     ]
-    steady, shown = families.Steady(), []
+    monotonic, shown = families.MonotonicTotals(), []
     for first, second, rare, aged, recycled in pages:
         series = [(b"worker-1", 9, 0, first), (b"worker-2", 9, 0, second), (b"worker-1", 9, -13, rare)]
         read = counts([row for row in series if row[-1] is not None], aged=aged, series_recycled=recycled)
-        samples = families.signals(read, lambda _: "worker-#", steady).samples
+        samples = families.signals(read, lambda _: "worker-#", monotonic).samples
         found = {(sample.labels["comm"], sample.labels["result"]): sample.value for sample in samples}
         assert sum(found.values()) == sum(row[-1] or 0 for row in series) + sum(calls for _, _, calls in aged)
         assert min(found.values()) >= 0

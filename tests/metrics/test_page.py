@@ -59,7 +59,7 @@ class Counting:
         self.running.set()
         assert self.go_on.wait(30)
         yield families.signals(
-            Counts([(b"a", 9, 0, reading)], [], [], 1, 0, [], [], 0), bytes.decode, families.Steady()
+            Counts([(b"a", 9, 0, reading)], [], [], 1, 0, [], [], 0), bytes.decode, families.MonotonicTotals()
         )
 
 

@@ -80,8 +80,8 @@ def test_where_a_field_is(tmp_path, fields, offset):
 
 
 def test_the_table():
-    """Each hook has a way that there is; the calls that the flags leave out are left out, and nothing else."""
-    assert {hook.way for hook in hooks.HOOKS} == set(hooks.WAYS)
+    """Each hook has a known mechanism; only the calls that the flags leave out are left out."""
+    assert {hook.mechanism for hook in hooks.HOOKS} == set(hooks.MECHANISMS)
     assert hooks.chosen(Settings()) == hooks.HOOKS
     assert [hook.name for hook in hooks.chosen(Settings(syscalls=("tkill",)))] == [
         "tkill", "signal_generate", "mark_victim", "sched_process_exit",

@@ -1,4 +1,4 @@
-"""HTTP messages: what is read, what is refused, what is written; tests/test_connections.py sends them to a port."""
+"""HTTP messages: what is read, what is refused, what is written; tests/web/test_connections.py sends them to a port."""
 
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus

@@ -1,3 +1,3 @@
 /* SPDX-License-Identifier: MIT */
-/* bcc includes this before all else; its helpers.h asks for CONFIG_BPF_SYSCALL. */
+/* bcc includes this first; its helpers.h requires CONFIG_BPF_SYSCALL. */
 #define CONFIG_BPF_SYSCALL 1

@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: MIT */
-/* Empty: bcc includes it, the probe uses nothing of it. */
+/* Empty: bcc includes it; the probe uses nothing from it. */
