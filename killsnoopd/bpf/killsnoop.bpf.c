@@ -163,14 +163,13 @@ int on_signal_generate(u64 *ctx)
 	struct event *event = &scratch->event;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
 			     ns_pid_of(sender->group_leader) == 1;
-	bool self_test = sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender);
 	bool undecided = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
 
 	event->origin = undecided ? provisional_origin(sender, target, &running) :
 				  origin_of(info, code, sig, group, sender, target, &running);
 	event->call = running.call < WRITE ? running.call : 0;
 	event->target_arg = running.target_arg;
-	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat ? COMPAT : 0) | (self_test ? SELF_TEST : 0);
+	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat ? COMPAT : 0);
 	event->sig = sig;
 	event->code = code;
 	event->outcome = outcome;
@@ -181,6 +180,9 @@ int on_signal_generate(u64 *ctx)
 	BARRIER;
 	if (event->sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, event->flags & NAMESPACE_END))
 		event->flags |= INFERRED;
+	BARRIER;
+	if (event->sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender))
+		event->flags |= SELF_TEST;
 	BARRIER;
 	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM ||
 			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
