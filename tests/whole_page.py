@@ -19,6 +19,5 @@ def metrics() -> dict[str, set[str]]:
         *Connections(None, None, None).collect(),
     ]
     return {
-        f"{family.name}_total" if family.type == "counter" else family.name: set(family._labelnames)
-        for family in found
+        f"{family.name}_total" if family.type == "counter" else family.name: set(family._labelnames) for family in found
     }
