@@ -182,7 +182,7 @@ class Probe:
 
     def consume(self, take: Callable[[int, bytes], bool]) -> None:
         """Hand over the records that wait in the ring buffer, each with its position, until take() returns False."""
-        self._ring.consume(lambda record: take(self._ring.position, record))
+        self._ring.consume(take)
 
     def detach(self) -> None:
         """Let go of the hooks. A pinned probe stays attached: its pins hold it."""

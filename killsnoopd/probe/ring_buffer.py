@@ -5,14 +5,15 @@ and every mapped page counts as resident memory. This reader maps it once and jo
 """
 
 import mmap
+import platform
 import re
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 _BUSY, _DISCARDED = 1 << 31, 1 << 30  # bits of a record's length
 _HEADER = 8  # bytes before a record: its length, and a number that only the kernel needs
+_REORDERS = platform.machine() != "x86_64"  # whether this CPU may read memory in another order than the program
 
 
 class RingBuffer:
@@ -29,6 +30,7 @@ class RingBuffer:
         self._consumed = memoryview(consumer).cast("Q")
         self._produced = memoryview(producer)[:page].cast("Q")
         self._data = memoryview(producer)[page:]
+        self._lengths = self._data.cast("I")
         self._barrier_lock = threading.Lock()
         self._barrier_lock.acquire()
         self.poll_fd = map_fd
@@ -49,18 +51,19 @@ class RingBuffer:
         """Bytes that are free."""
         return self._size - (self.end - self.position)
 
-    def consume(self, take: Callable[[bytes], bool]) -> None:
-        """Hand over the records that are there, until take() returns False: then no more after this one.
+    def consume(self, take: Callable[[int, bytes], bool]) -> None:
+        """Hand over the records that are there, each with its position, until take() returns False.
 
         A record leaves the buffer when take() has returned.
         """
         position, more = self.position, True
         while more and (found := self._record(position)):
-            position, record = found
+            following, record = found
             if record is not None:
-                more = take(record)
-            self._barrier()
-            self._consumed[0] = position
+                more = take(position, record)
+            if _REORDERS:
+                self._barrier()
+            self._consumed[0] = position = following
 
     def records(self, position: int) -> list[bytes]:
         """The records from this position on, without consuming them, unless they were overwritten meanwhile."""
@@ -75,29 +78,33 @@ class RingBuffer:
 
     def _record(self, position: int) -> tuple[int, bytes | None] | None:
         """The position of the next record, and this one, None if it was discarded; None if none is complete here."""
-        if position >= self.end:
+        if position >= self._produced[0]:
             return None
-        self._barrier()
-        header = self._read(position, _HEADER)
-        length = int.from_bytes(header[:4], sys.byteorder)
+        if _REORDERS:
+            self._barrier()
+        at = position % self._size
+        length = self._lengths[at // 4]
         if length & _BUSY:
             return None
-        self._barrier()
+        if _REORDERS:
+            self._barrier()
         size = length & ~_DISCARDED
-        record = None if length & _DISCARDED else self._read(position + _HEADER, size)
-        return position + -(-(size + _HEADER) // 8) * 8, record
-
-    def _read(self, position: int, size: int) -> bytes:
-        start = position % self._size
-        part = bytes(self._data[start : start + size])
-        return part if len(part) == size else part + bytes(self._data[: size - len(part)])
+        following = position + (size + _HEADER + 7) // 8 * 8
+        if length & _DISCARDED:
+            return following, None
+        start = at + _HEADER
+        record = bytes(self._data[start : start + size])
+        if len(record) < size:  # it goes on at the start of the memory
+            start = max(0, start - self._size)
+            record += bytes(self._data[start : start + size - len(record)])
+        return following, record
 
     def _barrier(self) -> None:
-        """A release and an acquire: orders the accesses to memory before and after it, on CPUs such as arm64."""
+        """A release and an acquire: orders the accesses to memory before and after it."""
         self._barrier_lock.release()
         self._barrier_lock.acquire()
 
     def close(self) -> None:
         """Unmap the buffer. What was not consumed stays in the map."""
-        for view in (self._consumed, self._produced, self._data):
+        for view in (self._consumed, self._produced, self._lengths, self._data):
             view.release()
