@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import whole_page
+from page_metrics import every_metric
 
 TOP = Path(__file__).parent.parent
 SCRIPT, FILE = TOP / "scripts/dashboard.py", TOP / "deploy/grafana-dashboard.json"
@@ -53,10 +53,19 @@ def test_without_loki():
     assert not any(variable.get("datasource", {}).get("type") == "loki" for variable in VARIABLES.values())
 
 
-def test_metrics_and_labels_are_those_of_the_page():
-    """The dashboard asks for every killsnoop_* metric of the page and for no other."""
-    asked = set(re.findall(r"killsnoop_\w+(?=\{)", " ".join([*QUERIES.values(), ANNOTATION])))
-    assert asked == set(whole_page.metrics())
+def test_metrics_are_those_of_the_page():
+    """The dashboard asks for every metric that a page can have, and for no other; by labels that its metrics have."""
+    known = every_metric()
+    queries = [*QUERIES.values(), ANNOTATION]
+    assert set(re.findall(r"killsnoop_\w+(?=\{)", " ".join(queries))) == set(known)
+    for query in queries:
+        found = re.findall(r"(killsnoop_\w+)\{([^{}]*)\}", query)
+        of_scrape = {"job", "instance"}
+        for name, matchers in found:
+            assert set(re.findall(r"(\w+)=", matchers)) <= {*known[name], *of_scrape}, name
+        made = set(re.findall(r'\), "(\w+)", "', query))  # by label_join and label_replace
+        grouped = {label for group in re.findall(r"(?:by|on) \(([^)]*)\)", query) for label in group.split(", ")}
+        assert grouped <= of_scrape.union(made, *(known[name] for name, _ in found)), query
 
 
 # The rules of Grafana's dashboard-linter (github.com/grafana/dashboard-linter, lint/rule_*.go), by its names for them.
