@@ -90,7 +90,7 @@ def numbered_once() -> None:
 
 def main() -> None:
     """Prints the table."""
-    print(f"of {COUNT} by another uid, told as they end, and {LATE_S} s later")
+    print(f"of {COUNT} by another uid, logged as they end, and {LATE_S} s later")
     print(
         f"{'':14} {'at once':>8} {'later':>8} {'CPU, of one core':>18} {'output, kB':>12}   escape sequence in a name"
     )

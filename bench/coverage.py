@@ -173,7 +173,7 @@ def verdict(rows: list[Row], lines: list[Line], outcomes: dict[str, str]) -> str
     if len(found) < len(expected):
         faults.append(f"{len(found)} of {len(expected)} targets")
     if found and len(told) < len(rows):
-        faults.append("outcome not told")
+        faults.append("no outcome")
     return "; ".join(faults) or "✓"
 
 

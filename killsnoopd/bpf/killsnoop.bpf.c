@@ -163,27 +163,33 @@ int on_signal_generate(u64 *ctx)
 	struct event *event = &scratch->event;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
 			     ns_pid_of(sender->group_leader) == 1;
-	bool self_test = sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender);
 	bool undecided = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
 
 	event->origin = undecided ? provisional_origin(sender, target, &running) :
 				  origin_of(info, code, sig, group, sender, target, &running);
 	event->call = running.call < WRITE ? running.call : 0;
 	event->target_arg = running.target_arg;
-	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM ||
-			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
-	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat && !scratch->by_kernel ? COMPAT : 0) |
-		       (self_test ? SELF_TEST : 0);
-	if (sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, namespace_end))
-		event->flags |= INFERRED;
+	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat ? COMPAT : 0);
 	event->sig = sig;
 	event->code = code;
 	event->outcome = outcome;
-	event->bucket_id = bucket_of(scratch->by_kernel ? target : sender);
 	scratch->undecided = undecided;
 	scratch->fatal = fatal;
 	scratch->emit = false;
 	scratch->now = 0;
+	BARRIER;
+	if (event->sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, event->flags & NAMESPACE_END))
+		event->flags |= INFERRED;
+	BARRIER;
+	if (event->sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender))
+		event->flags |= SELF_TEST;
+	BARRIER;
+	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM ||
+			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
+	BARRIER;
+	if (scratch->by_kernel)
+		event->flags &= ~COMPAT; /* the call is a bystander's */
+	event->bucket_id = bucket_of(scratch->by_kernel ? target : sender);
 	BARRIER;
 	if (counted && !scratch->undecided) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);

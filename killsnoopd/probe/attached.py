@@ -24,6 +24,7 @@ from killsnoopd.probe.program import (
     SLOT_STATE,
     Layout,
 )
+from killsnoopd.probe.ring_buffer import RingBuffer
 
 _VERSION = SLOT_STATE.index("version")
 _READINGS = 1000  # attempts at a reading during which no slot is recycled; the first nearly always succeeds
@@ -85,11 +86,11 @@ class Probe:
             self._slot_state = self._map("slot_state", len(SLOT_STATE) * 8).cast("Q")
             self.ledger_words = self._map("ledger", LEDGER_WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")
             """The daemon's half of the ledger, written by the event thread."""
-            self._ring = libbpf.RingBuffer(objects.maps["events"])
+            self._ring = RingBuffer(objects.maps["events"])
         except OSError:
             self.close()
             raise
-        self.events_fd = self._ring.epoll_fd
+        self.events_fd = self._ring.poll_fd
         """Readable when there are events."""
 
     def _map(self, name: str, size: int, protection: int = mmap.PROT_READ) -> memoryview:
@@ -153,15 +154,13 @@ class Probe:
         return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
 
     @contextlib.contextmanager
-    def self_testing(self) -> Iterator[libbpf.RingTail]:
-        """Emit events for this process's test signals despite filters and limits; yields the reader of the events."""
-        tail = libbpf.RingTail(self._objects.maps["events"])
+    def self_testing(self) -> Iterator[RingBuffer]:
+        """Emit events for this process's test signals despite filters and limits; yields the buffer with the events."""
         self.ledger_words[SELF_TEST_PID] = os.getpid()
         try:
-            yield tail
+            yield self._ring
         finally:
             self.ledger_words[SELF_TEST_PID] = 0
-            tail.close()
 
     def ledger(self) -> Ledger:
         """The outcomes of all events so far."""
@@ -184,11 +183,8 @@ class Probe:
         return libbpf.prog_info(self._objects.programs[program])
 
     def consume(self, take: Callable[[int, bytes], bool]) -> None:
-        """Call take(position, record) for the records that wait in the ring buffer, until it returns False.
-
-        It is called from C and must not raise.
-        """
-        self._ring.consume(lambda record: take(self._ring.position, record))
+        """Call take(position, record) for the records that wait in the ring buffer, until it returns False."""
+        self._ring.consume(take)
 
     def detach(self) -> None:
         """Close the links. A pinned probe stays attached: its pins keep the links alive."""

@@ -4,17 +4,12 @@ Source: libbpf's bpf.h, btf.h and libbpf.h. All but those of the ring buffer are
 """
 
 import ctypes
-import errno
-import mmap
 import os
-import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from killsnoopd.failure import Exit, Failure
 
@@ -39,10 +34,6 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
     "btf__type_by_id": (c_void_p, [c_void_p, c_uint32]),
     "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
-    "ring_buffer__new": (c_void_p, [c_int, c_void_p, c_void_p, c_void_p]),
-    "ring_buffer__free": (None, [c_void_p]),
-    "ring_buffer__epoll_fd": (c_int, [c_void_p]),
-    "ring_buffer__consume": (c_int, [c_void_p]),
 }
 
 
@@ -252,96 +243,3 @@ def rdonly_cast_ids() -> tuple[int, int] | None:
         function = _lib().btf__find_by_name_kind(btf, b"bpf_rdonly_cast", _BTF_FUNCTION)
         struct = _lib().btf__find_by_name_kind(btf, b"kernel_siginfo", _BTF_STRUCT)
     return (function, struct) if function > 0 and struct > 0 else None
-
-
-_SampleCallback = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
-
-
-class RingBuffer:
-    """The reader's end of a BPF ring buffer; one reader at a time."""
-
-    def __init__(self, map_fd: int) -> None:
-        self._on_record: Callable[[bytes], bool]
-
-        def callback(_context: object, data: int, size: int) -> int:
-            return 0 if self._on_record(ctypes.string_at(data, size)) else -errno.ECANCELED
-
-        self._callback = _SampleCallback(callback)  # must stay alive: libbpf stores only its address
-        self._consumed = memoryview(mmap.mmap(map_fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
-        self._ring = _lib().ring_buffer__new(map_fd, ctypes.cast(self._callback, c_void_p), None, None)
-        if not self._ring:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "ring_buffer__new")
-        self.epoll_fd: int = _lib().ring_buffer__epoll_fd(self._ring)
-
-    @property
-    def position(self) -> int:
-        """Bytes consumed since the buffer was created. During a call of `on_record`, the position of its record."""
-        return self._consumed[0]
-
-    def consume(self, on_record: Callable[[bytes], bool]) -> None:
-        """Pass the waiting records to `on_record` until it returns False; that record is consumed, too.
-
-        It must not raise: ctypes would swallow the exception.
-        """
-        self._on_record = on_record
-        result = _lib().ring_buffer__consume(self._ring)
-        if result != -errno.ECANCELED:
-            _checked(result, "ring_buffer__consume")
-
-    def close(self) -> None:
-        """Unmap the buffer. Unconsumed records stay in the map."""
-        if self._ring:
-            _lib().ring_buffer__free(self._ring)
-            self._ring = None
-
-
-class RingTail:
-    """Reads a BPF ring buffer without consuming: the consumer still gets every record.
-
-    Source: include/uapi/linux/bpf.h, and struct bpf_ringbuf in kernel/bpf/ringbuf.c. Mapped pages count as resident
-    memory, so close it soon.
-    """
-
-    _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
-
-    def __init__(self, map_fd: int, from_consumed: bool = False) -> None:
-        """Start at the end, or with `from_consumed` at the first record that the consumer has not consumed."""
-        described = Path(f"/proc/self/fdinfo/{map_fd}").read_text()
-        self._size = int(re.search(r"^max_entries:\s*(\d+)", described, re.M)[1])  # type: ignore[index]
-        page, protection = mmap.PAGESIZE, mmap.PROT_READ
-        self._consumed = mmap.mmap(map_fd, page, mmap.MAP_SHARED, protection)
-        # The producer position, then the data mapped twice, so that every record is contiguous.
-        self._produced = mmap.mmap(map_fd, page + 2 * self._size, mmap.MAP_SHARED, protection, offset=page)
-        self._position = int.from_bytes(self._consumed[:8], sys.byteorder) if from_consumed else self._end
-
-    @property
-    def _end(self) -> int:
-        return int.from_bytes(self._produced[:8], sys.byteorder)
-
-    def room(self) -> int:
-        """Free bytes."""
-        return self._size - (self._end - int.from_bytes(self._consumed[:8], sys.byteorder))
-
-    def records(self) -> list[bytes]:
-        """The records completed since the last call, except those that were overwritten meanwhile."""
-        found = []
-        while self._position < self._end:
-            at = mmap.PAGESIZE + self._position % self._size
-            length = int.from_bytes(self._produced[at : at + 4], sys.byteorder)
-            if length & self._BUSY:
-                break
-            size = length & ~self._DISCARDED
-            start = at + self._HEADER
-            record = self._produced[start : start + size]
-            if self._end - self._position > self._size:  # overwritten by later records
-                self._position = self._end
-                break
-            self._position += -(-(size + self._HEADER) // 8) * 8
-            if not length & self._DISCARDED:
-                found.append(record)
-        return found
-
-    def close(self) -> None:
-        """Unmap the buffer."""
-        self._produced.close()
-        self._consumed.close()

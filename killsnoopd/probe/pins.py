@@ -15,6 +15,7 @@ from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.hooks import PROGRAMS
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import DAEMON_MAPS, PROBE_MAPS, Layout, layout_hash, probe_hash
+from killsnoopd.probe.ring_buffer import RingBuffer
 from killsnoopd.settings import Settings
 
 _PRIVATE = "private"
@@ -108,15 +109,14 @@ def waiting_events(directory: Path, name: str) -> int:
     except OSError:
         return 0
     try:
-        tail = libbpf.RingTail(fd, from_consumed=True)
-        try:
-            return sum(not _is_self_test(record) for record in tail.records())
-        finally:
-            tail.close()
-    except (OSError, ValueError):
+        ring = RingBuffer(fd)
+        waiting = ring.records(ring.position)
+        ring.close()
+    except OSError:
         return 0
     finally:
         os.close(fd)
+    return sum(not _is_self_test(record) for record in waiting)
 
 
 def open_pinned(directory: Path, layout: Layout) -> Probe:

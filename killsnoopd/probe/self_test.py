@@ -31,13 +31,13 @@ def faults(probe: Probe, syscalls: tuple[str, ...]) -> list[str]:
     pid, comm = os.getpid(), Path("/proc/self/comm").read_bytes().rstrip(b"\n")
     kinds = [kind for kind in SIGNALS if kind == "delivery" or "kill" in syscalls]
     before = probe.counts()
-    with probe.self_testing() as tail:
-        room = tail.room() >= _ROOM
+    with probe.self_testing() as ring:
+        start, room = ring.end, ring.room >= _ROOM
         if not room:  # the daemon was down for a long time: the probe is not at fault
             log.warning("the ring buffer is full: the test at start covers the counts, not the events")
         for kind in kinds:
             os.kill(pid, SIGNALS[kind])
-        seen = [decoded for record in tail.records() if (decoded := _decoded(record)) and decoded.self_test]
+        seen = [decoded for record in ring.records(start) if (decoded := _decoded(record)) and decoded.self_test]
     after = probe.counts()
     found = []
     for kind in kinds:

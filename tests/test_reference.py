@@ -1,0 +1,68 @@
+"""docs/reference.md has every metric, field and exit code that the code has, and no other."""
+
+import re
+from pathlib import Path
+
+from whole_page import metrics
+
+from killsnoopd import failure, names
+from killsnoopd.events import fields
+from killsnoopd.probe import program
+
+TOP = Path(__file__).parent.parent
+REFERENCE = (TOP / "docs/reference.md").read_text()
+
+
+def rows(section):
+    """The cells of the section's tables, one list a row, without the heads."""
+    text = REFERENCE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line] for line in lines[1:]]
+
+
+def words(text):
+    return re.findall(r"`([^`]+)`", text)
+
+
+def test_metrics_and_their_labels():
+    """Of the page with everything on it."""
+    documented = {words(name)[0]: set(words(labels)) for name, labels, _ in rows("Metrics")}
+    assert documented == metrics()
+
+
+def test_outcomes_of_events():
+    """Both halves of the ledger."""
+    (meaning,) = [row[2] for row in rows("Metrics") if row[0] == "`killsnoop_events_total`"]
+    counted = {*program.PROBE_OUTCOMES, *program.DAEMON_OUTCOMES} - {"emitted"}
+    assert set(words(meaning)) == counted
+
+
+def test_values_of_labels():
+    """Origins, and outcomes of a delivery."""
+    (origins,) = re.findall(r"^- `origin`: (.*(?:\n  .*)*)", REFERENCE, re.M)
+    (outcomes,) = re.findall(r"^- `outcome` of a delivery[^:]*: (.*(?:\n  .*)*)", REFERENCE, re.M)
+    assert set(names.ORIGINS) <= set(words(origins))
+    assert words(outcomes) == list(names.OUTCOMES)
+
+
+def test_fields():
+    """Every name that events.fields can log."""
+    source = Path(fields.__file__).read_text()
+    logged = set(re.findall(r'^ *(?:return \{)?"([A-Z_]+)"(?=:)', source, re.M)) | set(
+        re.findall(r'"(KILLSNOOP_[A-Z_]+)":', source)
+    )
+    documented = [words(name)[0] for name, _ in rows("Journal fields")]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == logged
+
+
+def test_exit_codes():
+    """Of failure.Exit."""
+    assert [int(code) for code, _ in rows("Exit codes")] == sorted(failure.Exit)
+
+
+def test_resident_memory():
+    """README alone has the figure, and it is the one that tests/kernel/test_powerless.py allows."""
+    (allowed,) = re.findall(r"^RESIDENT_MB = (\d+)$", (TOP / "tests/kernel/test_powerless.py").read_text(), re.M)
+    said = re.findall(r"(\d+) MB of\s+resident\s+memory", (TOP / "README.md").read_text())
+    assert said == [allowed]
