@@ -29,9 +29,7 @@ static __always_inline u32 overflow_result(s32 res)
 	}
 }
 
-/*
- * 2^30 ns, about a second. Like jiffies, the clock stops during suspend; otherwise an era could outlast QUARANTINE.
- */
+/* About a second, 2^30 ns. Like jiffies, this clock stops in suspend; otherwise an era could outlast QUARANTINE. */
 static __always_inline u32 tick(void)
 {
 	return bpf_ktime_get_ns() >> 30;

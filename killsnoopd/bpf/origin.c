@@ -98,8 +98,9 @@ static __always_inline bool is_autoreaped(struct task_struct *task)
 /*
  * The origin of a SEND_SIG_PRIV SIGKILL to a process, unless oom:mark_victim follows. The OOM killer sends such a
  * SIGKILL, and mark_victim follows at once; but the victim may die on another CPU first, and then this origin stands.
- * The kernel also kills the child when the last reference to its CLONE_PIDFD_AUTOKILL pidfd goes (pidfs_file_release),
- * a process that exceeds its CPU time limit (in its own context), and at SysRq (from a kernel thread or in write(2)).
+ * The kernel sends the same SIGKILL to a child when the last reference to its CLONE_PIDFD_AUTOKILL pidfd goes
+ * (pidfs_file_release), to a process that exceeds its CPU time limit (in its own context), and for SysRq (from a kernel
+ * thread or in write(2)).
  */
 static __always_inline enum origin provisional_origin(struct task_struct *sender, struct task_struct *target,
 						    struct running *running)

@@ -40,7 +40,7 @@ static __always_inline u64 bucket_of(struct task_struct *task)
 
 #define RING_BYTES (RING_PAGES * PAGE_SIZE)
 
-/* Unread bytes in the ring buffer. bcc has no method for this helper: the loader puts the map's fd for EVENTS_FD. */
+/* Unread bytes in the ring buffer. bcc has no method for this helper; the loader replaces EVENTS_FD by the map's fd. */
 static __always_inline u64 waiting(void)
 {
 	return bpf_ringbuf_query((void *)bpf_pseudo_fd(1, EVENTS_FD), BPF_RB_AVAIL_DATA);
