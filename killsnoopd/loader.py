@@ -215,12 +215,22 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
 
 
 def _faulty(fds: dict[str, int], settings: Settings) -> bool:
-    """Whether the probe does not report the loader's own signals as they were."""
-    probe = Probe({name: os.dup(fd) for name, fd in fds.items()}, Layout(possible_cpus(), settings.max_series), "")
+    """Whether the probe does not report the loader's own signals as they were.
+
+    In a child: where systemd denies memory that is both writable and executable, libffi keeps the callbacks of ctypes
+    in memory that forks share, and aborts if another process has changed it. compile_probe() may fork after this.
+    """
+    child = os.fork()
+    if child:
+        return bool(os.waitpid(child, 0)[1])
+    status = 1
     try:
-        return bool(self_test.faults(probe, settings.syscalls))
+        probe = Probe(dict(fds), Layout(possible_cpus(), settings.max_series), "")
+        status = int(bool(self_test.faults(probe, settings.syscalls)))
+    except Exception as error:  # whatever it is, the probe is loaded anew
+        _say(f"the test of the probe failed: {error!r}")
     finally:
-        probe.close()
+        os._exit(status)
 
 
 def _say(line: str) -> None:
