@@ -26,7 +26,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed or not
 from killsnoopd.failure import Failure  # noqa: E402
 from killsnoopd.probe import compiler, hooks, libbpf  # noqa: E402
-from killsnoopd.probe.program import Settings  # noqa: E402
 
 LOAD, KNOCK = f"load-{os.getpid()}", f"knock-{os.getpid()}"  # process names; two benchmarks at once keep theirs apart
 DEADLINE_S = 30
@@ -104,9 +103,9 @@ def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
     """A program that does nothing, at the tracepoints of killsnoopd's and attached the same way."""
     program, _module = empty_program()
     with contextlib.ExitStack() as links:
-        for name in Settings().tracepoints:
-            fd = empty_btf_program(name) if name in hooks.BTF else program
-            links.callback(os.close, hooks.attach(name, fd))
+        for hook in hooks.HOOKS:
+            fd = empty_btf_program(hook.name) if hooks.btf_tracepoint(hook.program) else program
+            links.callback(os.close, hooks.attach(hook, fd))
         yield Counter
 
 
