@@ -48,7 +48,7 @@ def listen_address(value: str) -> tuple[str, int]:
     """`:10035`, `127.0.0.1:10035`, `[::1]:10035`, `localhost:10035` to host and port."""
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\[\]:]*)):(\d{1,5})", value)
     if not match or int(match[3]) > 65535:
-        raise argparse.ArgumentTypeError(f"{value!r} is no address: write host:port, :port or [ipv6]:port")
+        raise argparse.ArgumentTypeError(f"{value!r} is not an address: write host:port, :port or [ipv6]:port")
     return match[1] or match[2] or "", int(match[3])
 
 
@@ -66,7 +66,7 @@ def _syscalls(value: str) -> tuple[str, ...]:
     chosen = [item.strip() for item in value.split(",")]
     for item in chosen:
         if item not in names.SYSCALLS:
-            raise argparse.ArgumentTypeError(f"{item!r} is none of {', '.join(names.SYSCALLS)}")
+            raise argparse.ArgumentTypeError(f"{item!r} is not one of {', '.join(names.SYSCALLS)}")
     return tuple(name for name in names.SYSCALLS if name in chosen)
 
 
@@ -74,14 +74,14 @@ def _bytes(value: str) -> int:
     match = re.fullmatch(r"(\d+)([KM]?)(?:i?B)?", value, re.IGNORECASE)
     size = int(match[1]) << {"": 0, "K": 10, "M": 20}[match[2].upper()] if match else 0
     if size & (size - 1) or not PAGE_BYTES <= size <= 1 << 30:
-        raise argparse.ArgumentTypeError(f"{value!r} is no power of two from 4K to 1024M, like 1M")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a power of two from 4K to 1024M, such as 1M")
     return size
 
 
 def _whole(low: int, high: int):  # type: ignore[no-untyped-def]
     def parse_whole(value: str) -> int:
         if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
-            raise argparse.ArgumentTypeError(f"{value!r} is no whole number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"{value!r} is not a whole number from {low} to {high}")
         return int(value)
 
     return parse_whole
@@ -96,7 +96,9 @@ def _rule(value: str) -> str:
 
 def _path(value: str) -> str:
     if not re.fullmatch(r"/[\w./-]+", value):
-        raise argparse.ArgumentTypeError(f"{value!r} is no path: it starts with / and holds letters, digits, . _ - /")
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is not a path: start it with / and use only letters, digits and . _ - /"
+        )
     return value
 
 

@@ -59,8 +59,8 @@ def test_listen_address(text, address):
     "text", ["", "10035", "localhost", "::1:80", "host:65536", "host:-1", "host:x", "[::1]", "a b:1:2"]
 )
 def test_bad_listen_address(text):
-    """What is no address is refused."""
-    with pytest.raises(argparse.ArgumentTypeError, match="is no address"):
+    """What is not an address is refused."""
+    with pytest.raises(argparse.ArgumentTypeError, match="is not an address"):
         cli.listen_address(text)
 
 
@@ -85,24 +85,24 @@ BAD = [
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     (["--web.listen"], "unrecognized arguments: --web.listen"),
     (["stray"], "unrecognized arguments: stray"),
-    (["--web.listen-address=nonsense"], "'nonsense' is no address"),
+    (["--web.listen-address=nonsense"], "'nonsense' is not an address"),
     (["--web.listen-address"], "expected one argument"),
-    (["--web.telemetry-path=metrics"], "'metrics' is no path"),
-    (["--web.telemetry-path=/a{b}"], "'/a{b}' is no path"),
+    (["--web.telemetry-path=metrics"], "'metrics' is not a path"),
+    (["--web.telemetry-path=/a{b}"], "'/a{b}' is not a path"),
     (["--events.target=syslog"], "invalid choice: 'syslog'"),
     (["--events.exclude-signal=SIGFOO"], "no such signal: 'SIGFOO'"),
     (["--events.include-signal=9,,15"], "no such signal: ''"),
-    (["--events.rate=-1"], "'-1' is no whole number from 0 to 1000000"),
-    (["--events.rate=1.5"], "'1.5' is no whole number"),
-    (["--events.burst=0"], "'0' is no whole number from 1"),
-    (["--metrics.max-series=0"], "'0' is no whole number from 1"),
-    (["--metrics.max-series=9999999"], "'9999999' is no whole number"),
+    (["--events.rate=-1"], "'-1' is not a whole number from 0 to 1000000"),
+    (["--events.rate=1.5"], "'1.5' is not a whole number"),
+    (["--events.burst=0"], "'0' is not a whole number from 1"),
+    (["--metrics.max-series=0"], "'0' is not a whole number from 1"),
+    (["--metrics.max-series=9999999"], "'9999999' is not a whole number"),
     (["--metrics.fold=worker"], "'worker' is not a rule: write a name with * for any text"),
-    (["--probe.syscalls=kill,fork"], "'fork' is none of kill, tkill"),
-    (["--probe.syscalls="], "'' is none of"),
-    (["--probe.ring-size=3M"], "'3M' is no power of two"),
-    (["--probe.ring-size=1"], "'1' is no power of two"),
-    (["--probe.ring-size=2G"], "'2G' is no power of two"),
+    (["--probe.syscalls=kill,fork"], "'fork' is not one of kill, tkill"),
+    (["--probe.syscalls="], "'' is not one of"),
+    (["--probe.ring-size=3M"], "'3M' is not a power of two"),
+    (["--probe.ring-size=1"], "'1' is not a power of two"),
+    (["--probe.ring-size=2G"], "'2G' is not a power of two"),
     (["--log.level=loud"], "invalid choice: 'loud'"),
 ]
 

@@ -33,7 +33,7 @@ def faults(probe: Probe, syscalls: tuple[str, ...]) -> list[str]:
     with probe.self_testing() as tail:
         room = tail.room() >= _ROOM
         if not room:  # the daemon was away for long: nothing is wrong with the probe
-            log.warning("the ring buffer is full: the test at start covers the counts, not the events")
+            log.warning("the ring buffer is full: the self-test checks counts, not events")
         for kind in kinds:
             os.kill(pid, SIGNALS[kind])
         seen = [decoded for record in tail.records() if (decoded := _decoded(record)) and decoded.self_test]

@@ -30,7 +30,7 @@ exit codes: 0 told · 1 nothing known (who) · 2 bad flag · 69 there is no jour
 
 def _number(value: str) -> int:
     if not (value.isascii() and value.isdigit()):
-        raise argparse.ArgumentTypeError(f"{value!r} is no process id")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a process id")
     return int(value)
 
 
@@ -86,7 +86,7 @@ def _source(args: argparse.Namespace, kinds: tuple[str, ...], **how: bool) -> Ab
     if args.file is None:
         return records.from_journal(records.journal_command(kinds, since=args.since, until=args.until, **how))
     if args.since or args.until:
-        raise Failure(Exit.USAGE, "--since and --until choose from the journal; a FILE is read whole")
+        raise Failure(Exit.USAGE, "--since and --until apply to the journal: leave them out with a FILE")
     return records.from_file(args.file, _complain)
 
 

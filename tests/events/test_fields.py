@@ -115,7 +115,7 @@ REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
         ({"origin": "kernel", "sender": None, "namespace_end": True},
          "kernel sent SIGKILL to nginx[812] (nginx.service): delivered, as its pid namespace ended"),
         ({"origin": "pdeathsig"},
-         "bash[3325] uid 0 sent SIGKILL by ending (PR_SET_PDEATHSIG) to nginx[812] (nginx.service): delivered"),
+         "bash[3325] uid 0 sent SIGKILL by exiting (PR_SET_PDEATHSIG) to nginx[812] (nginx.service): delivered"),
         ({"origin": "autokill"},
          "bash[3325] uid 0 sent SIGKILL by closing its pidfd (CLONE_PIDFD_AUTOKILL) to nginx[812] (nginx.service): delivered"),
         ({"origin": "autokill", "sender": None, "inferred": True},

@@ -72,7 +72,10 @@ def test_a_reload_that_goes_wrong(secured):
         assert any(line.startswith("RELOADING=1") for line in daemon.notified)
 
     reload()
-    assert f"{folder}/nowhere: No such file or directory; the former one stays in force" in daemon.stderr.read_text()
+    assert (
+        f"{folder}/nowhere: No such file or directory; the previous configuration stays in use"
+        in daemon.stderr.read_text()
+    )
     assert ask(port(daemon), context=context)[0] == 401
     (folder / "web.yml").write_text("")
     reload()

@@ -19,26 +19,26 @@ XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage o
             1,
             XADD,
             Exit.SOFTWARE,
-            f"bcc could not compile the probe: {XADD.strip()}; --log.level=debug shows all that it said",
+            f"bcc could not compile the probe: {XADD.strip()}; --log.level=debug shows its full output",
         ),
         (
             1,
             "warning: loop not unrolled\nkillsnoop.bpf.c:7:1: error: unknown type name 'x'\nException: Failed to compile\n",
             Exit.SOFTWARE,
             "bcc could not compile the probe: killsnoop.bpf.c:7:1: error: unknown type name 'x'; "
-            "--log.level=debug shows all that it said",
+            "--log.level=debug shows its full output",
         ),
         (
             -signal.SIGSEGV,
             "",
             Exit.SOFTWARE,
-            "bcc could not compile the probe: ended by SIGSEGV without a word; --log.level=debug shows all that it said",
+            "bcc could not compile the probe: ended by SIGSEGV without output; --log.level=debug shows its full output",
         ),
         (
             1,
             "could not open bpf map: counts, error: Operation not permitted\n",
             Exit.NOPERM,
-            "not allowed to load the probe: it takes CAP_BPF and CAP_PERFMON; run as root",
+            "not allowed to load the probe: it needs CAP_BPF and CAP_PERFMON; run as root",
         ),
     ],
     ids=["LLVM 21", "clang", "a crash", "no capability"],
@@ -58,7 +58,7 @@ def test_a_long_line_is_cut():
 
 ENDS = {
     "exit(3)": ("ctypes.CDLL(None).exit(1)", "LLVM ERROR: it does not do", "LLVM ERROR: it does not do"),
-    "a signal": ("os.kill(os.getpid(), 11)", "", "ended by SIGSEGV without a word"),
+    "a signal": ("os.kill(os.getpid(), 11)", "", "ended by SIGSEGV without output"),
     "an exception": ("raise Exception('Failed to compile')", "", "Exception: Failed to compile"),
 }
 

@@ -6,10 +6,12 @@ import shlex
 import pytest
 from servers import RULES
 
+from killsnoopd.query import command
+
 TOP = RULES.parent.parent.parent
 RUNBOOK = (TOP / "docs/runbook.md").read_text()
 COMMANDS = [line.strip().partition(" #")[0].strip() for line in RUNBOOK.splitlines() if line.startswith("    ")]
-FIELDS = set(re.findall(r'"(KILLSNOOP_\w+)"', (TOP / "killsnoopd/fields.py").read_text()))
+FIELDS = set(re.findall(r'"(KILLSNOOP_\w+)"', (TOP / "killsnoopd/events/fields.py").read_text()))
 JOURNALCTL_FLAGS = {"-o", "-t", "-u", "-k", "--since", "--grep", "--output-fields"}
 
 
@@ -23,20 +25,20 @@ def test_every_section_has_a_command():
     ] == []
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("killsnoop ")])
-def test_killsnoop(command):
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("killsnoop ")])
+def test_killsnoop(line):
     """Parses."""
-    _, *argv = shlex.split(command)
+    _, *argv = shlex.split(line)
     if argv[0] == "who":
         assert command.who_parser().parse_args(argv[1:])
     else:
         assert command.table_parser().parse_args(argv)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("journalctl ")])
-def test_journalctl(command):
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("journalctl ")])
+def test_journalctl(line):
     """Asks for fields that are logged, with values that occur."""
-    _, *argv = shlex.split(command.partition(" | ")[0])
+    _, *argv = shlex.split(line.partition(" | ")[0])
     matches = dict(word.split("=", 1) for word in argv if re.match("[A-Z_]+=", word))
     shown = [word.removeprefix("--output-fields=") for word in argv if word.startswith("--output-fields=")]
     assert {*matches, *shown} <= FIELDS
@@ -55,6 +57,6 @@ def test_fields_and_units_are_there():
 
 def test_what_it_greps_for_is_in_the_messages():
     """The words of fields.message()."""
-    source = (TOP / "killsnoopd/fields.py").read_text()
+    source = (TOP / "killsnoopd/events/fields.py").read_text()
     (pattern,) = re.findall(r'-t killsnoopd --grep="([^"]+)"', RUNBOOK)
     assert all(words in source for words in pattern.split("|"))

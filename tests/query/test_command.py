@@ -40,7 +40,7 @@ def test_table(events):
         ["3325", "bash", "SIGTERM", "-42", "EPERM"],
         ["7", r"\x1b[31mx\x0a", "SIGKILL", "812", "0"],
     ]
-    assert found.stderr == "killsnoop: 1 lines were no events of killsnoopd and were left out\n"
+    assert found.stderr == "killsnoop: skipped 1 lines that are not killsnoopd events\n"
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_who(events):
     ("arguments", "code", "says"),
     [
         (["-s", "NOSUCH"], 2, "no such signal: 'NOSUCH'"),
-        (["-p", "-3"], 2, "'-3' is no process id"),
-        (["-p", "x"], 2, "'x' is no process id"),
+        (["-p", "-3"], 2, "'-3' is not a process id"),
+        (["-p", "x"], 2, "'x' is not a process id"),
         (["--nope"], 2, "unrecognized arguments: --nope"),
-        (["/no/such/file"], 69, "/no/such/file cannot be read: No such file or directory"),
-        (["--since=today", "x"], 2, "--since and --until choose from the journal"),
+        (["/no/such/file"], 69, "cannot read /no/such/file: No such file or directory"),
+        (["--since=today", "x"], 2, "--since and --until apply to the journal"),
         (["who"], 2, "the following arguments are required"),
     ],
 )

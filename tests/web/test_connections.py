@@ -94,7 +94,7 @@ def test_few_open_files(serve, many_files):
     served = serve(ORDINARY, prefix=("prlimit", "--nofile=64:64"))
     refused, _ = attack(served, Attack(2000, b"GET /metrics HTTP/1.1\r\n"))
     assert refused["evicted"] > 1900
-    (places,) = re.findall(r"at most (\d+) connections: the limit of open files is low", served.said)
+    (places,) = re.findall(r"at most (\d+) connections: raise the limit on open files", served.said)
     assert 32 <= int(places) < 64 - 16  # 16 are spare, and the server has some open itself
 
 
