@@ -6,6 +6,7 @@
  *
  * Macros that the loader defines, all of them integers that it has validated:
  *   CPUS               possible CPUs
+ *   PAGE_SIZE          bytes of a page of memory
  *   SERIES_MAX         (comm, signal, result) sets that get a counter of their own
  *   TTL                ticks without a call after which such a set may lose it; 0: it never does
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two

@@ -1,12 +1,13 @@
 """What the compiler says reaches the user, however the compiler ends; without bcc."""
 
+import re
 import signal
 import sys
 
 import pytest
 
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import compiler
+from killsnoopd.probe import btf, compiler, hooks, libbpf, program
 from killsnoopd.settings import Settings
 
 XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage of the XADD return value\n"
@@ -91,3 +92,19 @@ def test_a_failure_of_the_child(monkeypatch):
     with pytest.raises(Failure, match="bcc is missing for ") as raised:
         compiler.compile_probe(Settings())
     assert raised.value.exit_code == Exit.CONFIG
+
+
+def test_every_macro_is_listed_in_the_source(monkeypatch):
+    """The list at the top of killsnoop.bpf.c has what the compiler defines, and no more; offsets of fields by their prefix."""
+    prefixes = {macro.partition("_")[0] for macro, *_ in (*btf.FIELDS, *btf.OPTIONAL_FIELDS)}
+    monkeypatch.setattr(btf, "task_macros", dict)
+    monkeypatch.setattr(libbpf, "may_read_kernel_memory", lambda: True)
+    monkeypatch.setattr(libbpf, "rdonly_cast_ids", lambda: (1, 2))
+    monkeypatch.setattr(hooks, "field_offset", lambda *_: 12)
+    monkeypatch.setattr(compiler, "possible_cpus", lambda: 2)
+    listed = program.MAIN.read_text().partition("Macros that the loader defines")[2].partition("*/")[0]
+    names = re.findall(r"^ \*   ([A-Z][A-Z_]+)(?:/(_[A-Z]+))?  ", listed, re.M)
+    both = {name for name, _ in names} | {name.rpartition("_")[0] + other for name, other in names if other}
+    assert both == set(compiler.macros(Settings()))
+    fields = re.search(r"^ \*   (TASK_\*.*) \.\.\. ", listed, re.M)[1]
+    assert {field.strip(", *_") for field in fields.split()} <= prefixes
