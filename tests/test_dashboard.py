@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from page_metrics import every_metric
 
 TOP = Path(__file__).parent.parent
 SCRIPT, FILE = TOP / "scripts/dashboard.py", TOP / "deploy/grafana-dashboard.json"
@@ -52,12 +53,19 @@ def test_without_loki():
     assert not any(variable.get("datasource", {}).get("type") == "loki" for variable in VARIABLES.values())
 
 
-def test_metrics_and_labels_are_those_of_the_page():
-    """Each killsnoop_* that is asked for is in the README's table, and the other way round."""
-    lines = [line for line in (TOP / "README.md").read_text().splitlines() if line.startswith("| `killsnoop_")]
-    documented = set(re.findall(r"`(killsnoop_\w+)`", " ".join(line.split("|")[1] for line in lines)))
-    asked = set(re.findall(r"killsnoop_\w+(?=\{)", " ".join([*QUERIES.values(), ANNOTATION])))
-    assert asked == documented
+def test_metrics_are_those_of_the_page():
+    """The dashboard asks for every metric that a page can have, and for no other; by labels that its metrics have."""
+    known = every_metric()
+    queries = [*QUERIES.values(), ANNOTATION]
+    assert set(re.findall(r"killsnoop_\w+(?=\{)", " ".join(queries))) == set(known)
+    for query in queries:
+        found = re.findall(r"(killsnoop_\w+)\{([^{}]*)\}", query)
+        of_scrape = {"job", "instance"}
+        for name, matchers in found:
+            assert set(re.findall(r"(\w+)=", matchers)) <= {*known[name], *of_scrape}, name
+        made = set(re.findall(r'\), "(\w+)", "', query))  # by label_join and label_replace
+        grouped = {label for group in re.findall(r"(?:by|on) \(([^)]*)\)", query) for label in group.split(", ")}
+        assert grouped <= of_scrape.union(made, *(known[name] for name, _ in found)), query
 
 
 # The rules of Grafana's dashboard-linter (github.com/grafana/dashboard-linter, lint/rule_*.go), by its names for them.

@@ -1,0 +1,21 @@
+"""Every metric that a page can have."""
+
+from fakes import FakeProbe
+
+from killsnoopd.metrics import families
+from killsnoopd.web.connections import Connections
+
+
+class Told:
+    """What a writer tells of itself."""
+
+    last_event_ns = 1_700_000_000_500_000_000
+    cgroup_sources = {"kernel": 3, "none": 1}  # noqa: RUF012
+
+
+def every_metric():
+    """Labels of each metric of killsnoopd's own, by its name on the page."""
+    found = list(families.Collector(FakeProbe(), Told()).collect())
+    found += families.programs(FakeProbe(), run_stats=True)
+    found += Connections(None, None, None).collect()
+    return {family.name + "_total" * (family.type == "counter"): family._labelnames for family in found}
