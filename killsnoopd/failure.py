@@ -6,14 +6,27 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Exit codes of killsnoopd and of its loader; those from 64 up mean what sysexits.h says of them."""
 
-    OK = 0  # told to stop, and stopped
-    CRASH = 1  # a bug: Python prints a traceback
-    USAGE = 2  # a flag is unknown, or its value is wrong
-    UNAVAILABLE = 69  # this kernel, or what is mounted of it, lacks something: the line says what
-    SOFTWARE = 70  # the kernel refused the probe, or the probe does not count
-    OSERR = 71  # an address cannot be listened on
-    NOPERM = 77  # a capability is missing: the line says which
-    CONFIG = 78  # a library is missing or the wrong one, or --web.config.file is wrong
+    OK = 0
+    CRASH = 1
+    USAGE = 2
+    UNAVAILABLE = 69
+    SOFTWARE = 70
+    OSERR = 71
+    NOPERM = 77
+    CONFIG = 78
+
+
+MEANINGS = {
+    Exit.OK: "Stopped by SIGTERM or SIGINT, after logging the last events.",
+    Exit.CRASH: "A bug: Python prints a traceback.",
+    Exit.USAGE: "A flag is unknown, or its value is wrong.",
+    Exit.UNAVAILABLE: "A requirement is missing: Linux 5.15, BTF, a tracepoint, tracefs, bpffs or the pinned probe.",
+    Exit.SOFTWARE: "The kernel or the compiler refused the probe, or the probe does not count.",
+    Exit.OSERR: "Cannot listen on an address, or cannot start a process.",
+    Exit.NOPERM: "A capability or a permission is missing.",
+    Exit.CONFIG: "A library is missing or is the wrong one, or --web.config.file is wrong.",
+}
+"""For --help and the man page."""
 
 
 class Failure(Exception):

@@ -1,12 +1,15 @@
 """Flags: what they mean, and one line for what they cannot mean."""
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from killsnoopd import cli, names
 from killsnoopd.settings import Settings
+
+TOP = Path(__file__).parent.parent
 
 
 def test_defaults():
@@ -151,3 +154,61 @@ def test_help_names_every_flag_and_exit_code(capsys):
     for flag in ("--web.listen-address", "--events.rate", "--probe.pin", "--version", "examples:", "exit codes:"):
         assert flag in text
     assert all(name in text for name in names.SYSCALLS)
+
+
+def flags_of_the_parser():
+    """Each long flag: what it takes, and the default that --help states."""
+    found = {}
+    parser = cli.parser()
+    for action in parser._actions:
+        text = parser._get_formatter()._expand_help(action)
+        takes = "" if action.nargs == 0 else action.metavar or "|".join(action.choices)
+        default = re.search(r"\(default (:?[/\w]+)", text)
+        found[action.option_strings[-1]] = takes, default and default[1]
+    return found
+
+
+def flags_of_the_man_page():
+    """The same, of the man page: an entry is a line in bold, then its text."""
+    page = (TOP / "docs/killsnoopd.8").read_text().replace("\\-", "-")
+    section = page.partition(".SH FLAGS\n")[2].partition(".SH")[0]
+    found = {}
+    for entry in section.split(".TP\n")[1:]:
+        head, text = entry.split("\n", 1)
+        takes = head.partition("= ")[2]
+        default = re.search(r"Default: (:?[/\w]+)", text)
+        for flag in re.findall(r"--[a-z.-]+", head):
+            found[flag] = takes, default and default[1]
+    return found
+
+
+def test_flags_and_defaults_are_those_of_the_man_page():
+    """Every flag, what it takes, and its default; and no other."""
+    assert flags_of_the_man_page() == flags_of_the_parser()
+
+
+def test_a_default_in_help_is_the_default():
+    """Those that --help does not take from the parser."""
+    texts = {flag: default for flag, (_, default) in flags_of_the_parser().items()}
+    config = cli.parse([])
+    assert cli.parse([f"--web.listen-address={texts['--web.listen-address']}"]) == config
+    assert cli.parse([f"--probe.ring-size={texts['--probe.ring-size']}"]) == config
+    assert (texts["--probe.syscalls"], config.probe.syscalls) == ("all", names.SYSCALLS)
+
+
+def test_what_is_always_excluded_is_documented():
+    """In --help and in the man page."""
+    *most, last = (names.SIGNALS[number] for number in sorted(cli.DEFAULT_EXCLUDED))
+    assert f"(always: {', '.join(most)}, {last})" in " ".join(cli.parser().format_help().split())
+    assert f"{', '.join(most)} and {last} are always excluded" in " ".join(
+        (TOP / "docs/killsnoopd.8").read_text().split()
+    )
+
+
+def test_the_file_of_defaults():
+    """Each flag in its comments is accepted; its numbers are the defaults, as it says."""
+    flags = re.findall(r"--\S+", (TOP / "deploy/killsnoopd.default").read_text())
+    assert cli.parse(flags)
+    numbers = [flag for flag in flags if re.search(r"(rate|series|ttl)=\d+$", flag)]
+    assert len(numbers) == 3
+    assert cli.parse(numbers) == cli.parse([])
