@@ -134,11 +134,11 @@ def test_exposure(unit, drop_in, limit, tmp_path):
 @pytest.mark.parametrize(
     ("tools", "code", "says"),
     [
-        ({}, 78, "neither apt-get nor dnf is here"),
+        ({}, 78, "neither apt-get nor dnf is installed"),
         ({"apt-get": "exit 0"}, 0, ""),
         ({"dnf": "exit 0"}, 0, ""),
         ({"apt-get": "exit 100"}, 100, ""),
-        ({"id": "echo 1000"}, 77, "takes root (sudo make)"),
+        ({"id": "echo 1000"}, 77, "needs root (sudo make)"),
     ],
     ids=["neither", "apt-get", "dnf", "apt-get fails", "not root"],
 )
@@ -175,7 +175,7 @@ def test_install_packages_for_the_debian_package(tmp_path):
     (tmp_path / "apt-get").rename(tmp_path / "dnf")
     result = subprocess.run(script, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
     assert (result.returncode, result.stderr.count("\n")) == (78, 2)
-    assert "are made on Debian or Ubuntu" in result.stderr
+    assert "needs Debian or Ubuntu" in result.stderr
 
 
 def test_install_packages_does_nothing_when_all_is_there():

@@ -106,5 +106,5 @@ def test_under_attack(start, name, prefix):
     assert int(daemon.status("VmRSS")) - before < 16 * 1024
     wait_for(lambda: daemon.value("killsnoop_http_connections") == 1, "all others to be closed")
     if prefix:
-        assert "the limit of open files is low" in daemon.stderr.read_text()
+        assert "raise the limit on open files" in daemon.stderr.read_text()
         assert daemon.value("killsnoop_http_connections_limit") < 64
