@@ -6,25 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from killsnoopd import __version__, names
+from killsnoopd.failure import MEANINGS
 from killsnoopd.settings import PAGE_BYTES, Settings, check_fold_rule
 
 DEFAULT_EXCLUDED = frozenset(map(names.signal_number, ("0", "SIGCHLD", "SIGURG", "SIGWINCH")))
 _ALL = frozenset(range(len(names.SIGNALS)))
 
+_DEFAULT_ADDRESS = ":10035"
+
 _EXAMPLES = """\
 examples:
   killsnoopd
-        metrics on every address, port 10035; events to the journal
+        metrics on port 10035 of every address; events to the journal
   killsnoopd --web.listen-address=127.0.0.1:10035 --events.target=stdout
-        metrics on loopback; events as JSON on stdout, one a line
+        metrics on loopback; events as JSON lines on stdout
   killsnoopd --events.exclude-signal=all --events.include-signal=SIGKILL,SIGTERM
-        log just these two; count all
+        count every signal, log only these two
   killsnoopd --events.include-signal=0
-        log signal 0 too, the question whether a process is there
+        also log signal 0, which only checks that a process exists
 
-exit codes: 0 stopped as told · 2 bad flag · 69 the kernel lacks something · 70 the probe was refused or does not count
-            71 an address cannot be listened on · 77 a capability is missing
-            78 a library is missing or the wrong one, or --web.config.file is wrong
+exit codes:
 """
 
 
@@ -48,7 +49,7 @@ def listen_address(value: str) -> tuple[str, int]:
     """Host and port of `:10035`, `127.0.0.1:10035`, `[::1]:10035` or `localhost:10035`."""
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\[\]:]*)):(\d{1,5})", value)
     if not match or int(match[3]) > 65535:
-        raise argparse.ArgumentTypeError(f"{value!r} is no address: write host:port, :port or [ipv6]:port")
+        raise argparse.ArgumentTypeError(f"{value!r} is not an address: write host:port, :port or [ipv6]:port")
     return match[1] or match[2] or "", int(match[3])
 
 
@@ -66,7 +67,7 @@ def _syscalls(value: str) -> tuple[str, ...]:
     chosen = [item.strip() for item in value.split(",")]
     for item in chosen:
         if item not in names.SYSCALLS:
-            raise argparse.ArgumentTypeError(f"{item!r} is none of {', '.join(names.SYSCALLS)}")
+            raise argparse.ArgumentTypeError(f"{item!r} is not one of {', '.join(names.SYSCALLS)}")
     return tuple(name for name in names.SYSCALLS if name in chosen)
 
 
@@ -74,14 +75,14 @@ def _bytes(value: str) -> int:
     match = re.fullmatch(r"(\d+)([KM]?)(?:i?B)?", value, re.IGNORECASE)
     size = int(match[1]) << {"": 0, "K": 10, "M": 20}[match[2].upper()] if match else 0
     if size & (size - 1) or not PAGE_BYTES <= size <= 1 << 30:
-        raise argparse.ArgumentTypeError(f"{value!r} is no power of two from 4K to 1024M, like 1M")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a power of two from 4K to 1024M, such as 1M")
     return size
 
 
 def _whole(low: int, high: int):  # type: ignore[no-untyped-def]
     def parse_whole(value: str) -> int:
         if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
-            raise argparse.ArgumentTypeError(f"{value!r} is no whole number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"{value!r} is not a whole number from {low} to {high}")
         return int(value)
 
     return parse_whole
@@ -96,7 +97,9 @@ def _rule(value: str) -> str:
 
 def _path(value: str) -> str:
     if not re.fullmatch(r"/[\w./-]+", value):
-        raise argparse.ArgumentTypeError(f"{value!r} is no path: it starts with / and holds letters, digits, . _ - /")
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is not a path: start it with / and use only letters, digits and . _ - /"
+        )
     return value
 
 
@@ -113,8 +116,8 @@ def parser() -> argparse.ArgumentParser:
     defaults = Settings()
     result = Parser(
         prog="killsnoopd",
-        description="Who sent that signal? Counts every signal for Prometheus and logs each to the journal.",
-        epilog=_EXAMPLES,
+        description="Who sent that signal? Counts every signal for Prometheus and logs it to the journal.",
+        epilog=_EXAMPLES + "\n".join(f"  {code:>2}  {meaning}" for code, meaning in MEANINGS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -125,13 +128,13 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=listen_address,
         metavar="HOST:PORT",
-        help="where to serve metrics; may be given more than once (default :10035)",
+        help=f"address to serve metrics on; may be repeated (default {_DEFAULT_ADDRESS})",
     )
     add(
         "--web.systemd-socket",
         dest="systemd_socket",
         action="store_true",
-        help="serve on the sockets that systemd hands over, instead",
+        help="serve on the sockets passed by systemd instead",
     )
     add(
         "--web.telemetry-path",
@@ -139,15 +142,15 @@ def parser() -> argparse.ArgumentParser:
         type=_path,
         default="/metrics",
         metavar="PATH",
-        help="where the metrics are (default %(default)s)",
+        help="path of the metrics (default %(default)s)",
     )
     add(
         "--web.config.file",
         dest="web_config_file",
         type=lambda value: Path(value) if value else None,  # as exporter-toolkit: empty for no file
         metavar="FILE",
-        help="TLS, users and HTTP headers, in the YAML that Prometheus' exporters share; what it says holds at once "
-        "when it changes",
+        help="TLS, users and HTTP headers, in the YAML format of Prometheus' exporters; changes take effect "
+        "immediately",
     )
     add(
         "--web.max-requests",
@@ -155,16 +158,15 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(0, 1_000_000),
         default=40,
         metavar="N",
-        help="scrapes answered at a time; others wait four seconds for their turn, then get 503; 0: no limit "
-        "(default %(default)s)",
+        help="scrapes answered at a time; others wait up to 4 seconds, then get 503; 0: no limit (default %(default)s)",
     )
     add(
         "--events.target",
         dest="events_target",
         choices=("auto", "journal", "stdout", "none"),
         default="auto",
-        help="where events go: journald, JSON lines on stdout, nowhere; "
-        "auto is the journal where there is one, else stdout (default %(default)s)",
+        help="where to log events: journald, JSON lines on stdout, or nowhere; "
+        "auto: the journal if there is one, else stdout (default %(default)s)",
     )
     add(
         "--events.exclude-signal",
@@ -172,7 +174,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=signals,
         metavar="SIGNAL[,SIGNAL]",
-        help="count these, but do not log them; may be given more than once (always: 0, SIGCHLD, SIGURG, SIGWINCH)",
+        help="count these signals without logging them; may be repeated "
+        f"(always: {', '.join(names.SIGNALS[number] for number in sorted(DEFAULT_EXCLUDED))})",
     )
     add(
         "--events.include-signal",
@@ -180,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=signals,
         metavar="SIGNAL[,SIGNAL]",
-        help="log these whatever is excluded; may be given more than once",
+        help="log these signals even if excluded; may be repeated",
     )
     add(
         "--events.rate",
@@ -188,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(0, 1_000_000),
         default=defaults.rate,
         metavar="N",
-        help="log at most this many events a second for each sender uid, and of all uids what 6 %% of a core can; "
+        help="events logged per second for each sender uid; all uids together get what 6 %% of one core can log; "
         "0: no limit (default %(default)s)",
     )
     add(
@@ -197,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(1, 1_000_000),
         default=defaults.burst,
         metavar="N",
-        help="events that a uid may log at once before the rate holds (default %(default)s)",
+        help="events that a uid may log at once before the rate applies (default %(default)s)",
     )
     add(
         "--events.grace-period",
@@ -205,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(0, 86_400),
         default=defaults.grace_s,
         metavar="SECONDS",
-        help="a SIGKILL that follows a SIGTERM to the same process within this time is an escalation; "
+        help="a SIGKILL within this time after a SIGTERM to the same process is an escalation; "
         "systemd waits 90 s, Kubernetes 30 s, Docker 10 s (default %(default)s)",
     )
     add(
@@ -214,7 +217,7 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(1, 1_000_000),
         default=defaults.max_series,
         metavar="N",
-        help='sets of comm, signal and result that are counted apart; the rest count as comm="(other)" '
+        help='sets of comm, signal and result with their own counter; the rest count as comm="(other)" '
         "(default %(default)s)",
     )
     add(
@@ -223,7 +226,7 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(0, 1_000_000_000),
         default=defaults.series_ttl_s,
         metavar="SECONDS",
-        help="a set that was idle for so long may lose its counter to a new one; its calls then count as "
+        help="a set idle for this long may lose its counter to a new one; its calls then count as "
         'comm="(aged)"; 0: never (default %(default)s, a day)',
     )
     add(
@@ -233,8 +236,8 @@ def parser() -> argparse.ArgumentParser:
         type=_rule,
         default=[],
         metavar="RULE",
-        help='count names that match this together on the page, like "worker-#" or "kworker/*": # stands for a number, '
-        "* for any text; numbers makes # of each number in each name; may be given more than once",
+        help='show senders whose name matches RULE as one comm, such as "worker-#" or "kworker/*": # matches a number, '
+        "* any text; numbers replaces each number in each name by #; may be repeated",
     )
     add(
         "--probe.syscalls",
@@ -242,13 +245,13 @@ def parser() -> argparse.ArgumentParser:
         type=_syscalls,
         default=defaults.syscalls,
         metavar="CALL[,CALL]",
-        help=f"system calls whose failures are seen (default all: {', '.join(names.SYSCALLS)})",
+        help=f"system calls to watch (default all: {', '.join(names.SYSCALLS)})",
     )
     add(
         "--probe.self-signals",
         dest="self_signals",
         action="store_true",
-        help="count tkill and tgkill within one process too: raise, abort, pthread_kill, Go's preemption",
+        help="also count tkill and tgkill within one process: raise, abort, pthread_kill, Go's preemption",
     )
     add(
         "--probe.ring-size",
@@ -256,21 +259,21 @@ def parser() -> argparse.ArgumentParser:
         type=_bytes,
         default=defaults.ring_bytes,
         metavar="SIZE",
-        help="memory for events that wait to be logged, a power of two (default 2M)",
+        help=f"memory for events waiting to be logged, a power of two (default {defaults.ring_bytes >> 20}M)",
     )
     add(
         "--probe.pin",
         dest="pin",
         type=Path,
         metavar="DIR",
-        help="use the probe that killsnoopd.probe.loader --pin DIR has left there, rather than load one",
+        help="use the probe that killsnoopd-loader --pin DIR pinned there instead of loading one",
     )
     add(
         "--log.level",
         dest="log_level",
         choices=("debug", "info", "warning", "error"),
         default="info",
-        help="what to say of itself on stderr (default %(default)s)",
+        help="minimum level of the daemon's own log, on stderr (default %(default)s)",
     )
     add("--version", action="version", version=f"killsnoopd {__version__}")
     return result
@@ -283,7 +286,7 @@ def parse(argv: list[str]) -> Config:
     if args.events_target == "none":
         excluded = _ALL
     return Config(
-        listen_addresses=tuple(args.listen_addresses or [("", 10035)]),
+        listen_addresses=tuple(args.listen_addresses or [listen_address(_DEFAULT_ADDRESS)]),
         systemd_socket=args.systemd_socket,
         telemetry_path=args.telemetry_path,
         web_config_file=args.web_config_file,

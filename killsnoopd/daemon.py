@@ -79,13 +79,13 @@ def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
 def _self_test(opened: Probe, syscalls: tuple[str, ...]) -> None:
     """Raise Failure unless the probe reports our own test signals correctly."""
     if "kill" not in syscalls:
-        log.warning("calls are not tested at start: --probe.syscalls leaves out kill")
+        log.warning("the self-test skips system calls: --probe.syscalls does not include kill")
     faults = self_test.faults(opened, syscalls)
     if faults:
         raise Failure(
             Exit.SOFTWARE,
-            f"the probe failed its test: {'; '.join(faults)}; with --probe.pin, restart killsnoopd-probe.service; "
-            "if that does not help, please report it with the kernel's version",
+            f"the probe failed its self-test: {'; '.join(faults)}; with --probe.pin, restart killsnoopd-probe.service; "
+            "if it fails again, report it with the kernel version",
         )
 
 
@@ -148,7 +148,7 @@ def _reload(processes: Processes, web_config: WebConfigFile) -> None:
     systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
     processes.stale = True
     web_config.reload()  # logs errors; the daemon then keeps the former configuration
-    log.info("reloaded: mounts and cgroups are read anew")
+    log.info("reloaded: mounts and cgroups will be read again")
     systemd.notify(READY=1)
 
 
@@ -183,9 +183,9 @@ def _stop(opened: Probe, writer: Writer | None) -> None:
     log.info("stopped: %s", _status(opened))
     waiting = opened.ledger().pending
     if writer and not ended and writer.done.is_set():
-        log.warning("journald does not take events: %d wait in the pinned ring buffer for the next start", waiting)
+        log.warning("journald is not accepting events: %d stay in the pinned ring buffer for the next start", waiting)
     elif not ended:  # only a stream that blocks in write(2) can do this
-        log.error("the last events could not be written: the reader of stdout is stuck")
+        log.error("the last events could not be written: nothing reads stdout")
     if not ended:  # the thread must not use the probe after it is closed
         logging.shutdown()
         os._exit(Exit.OK)

@@ -6,14 +6,27 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Exit codes of killsnoopd and of its loader; codes from 64 up are those of sysexits.h."""
 
-    OK = 0  # stopped on request
-    CRASH = 1  # a bug: Python prints a traceback
-    USAGE = 2  # unknown flag or invalid value
-    UNAVAILABLE = 69  # the kernel or a mount lacks something; the line names it
-    SOFTWARE = 70  # the kernel rejected the probe, or the probe failed its self-test
-    OSERR = 71  # cannot listen on an address, or cannot start a process
-    NOPERM = 77  # a capability is missing; the line names it
-    CONFIG = 78  # a library is missing or the wrong one, or --web.config.file is invalid
+    OK = 0
+    CRASH = 1
+    USAGE = 2
+    UNAVAILABLE = 69
+    SOFTWARE = 70
+    OSERR = 71
+    NOPERM = 77
+    CONFIG = 78
+
+
+MEANINGS = {
+    Exit.OK: "Stopped by SIGTERM or SIGINT, after logging the last events.",
+    Exit.CRASH: "A bug: Python prints a traceback.",
+    Exit.USAGE: "A flag is unknown, or its value is wrong.",
+    Exit.UNAVAILABLE: "A requirement is missing: Linux 5.15, BTF, a tracepoint, tracefs, bpffs or the pinned probe.",
+    Exit.SOFTWARE: "The kernel or the compiler refused the probe, or the probe does not count.",
+    Exit.OSERR: "Cannot listen on an address, or cannot start a process.",
+    Exit.NOPERM: "A capability or a permission is missing.",
+    Exit.CONFIG: "A library is missing or is the wrong one, or --web.config.file is wrong.",
+}
+"""For --help and the man page."""
 
 
 class Failure(Exception):

@@ -34,7 +34,7 @@ def drop() -> None:
     if _libc.capset(header, (ctypes.c_uint32 * 6)()) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "capset")
     if _held():
-        raise RuntimeError(f"capabilities {_held():#x} are still there after capset")
+        raise RuntimeError(f"capabilities {_held():#x} are still held after capset")
 
 
 def _held() -> int:

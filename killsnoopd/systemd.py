@@ -26,7 +26,7 @@ def notify(**state: str | int) -> bool:
         try:
             client.sendto(message, f"\0{path[1:]}" if path.startswith("@") else path)
         except OSError as error:
-            log.debug("systemd cannot be told: %s", error)
+            log.debug("cannot notify systemd: %s", error)
             return False
     return True
 
@@ -49,7 +49,7 @@ def listening_sockets() -> list[socket.socket]:
     """The listening sockets passed by systemd. Raises Failure if there are none."""
     fds = daemon.listen_fds()
     if not fds:
-        raise Failure(Exit.OSERR, "--web.systemd-socket: systemd has handed no socket over; start killsnoopd.socket")
+        raise Failure(Exit.OSERR, "--web.systemd-socket: systemd passed no socket: start killsnoopd.socket")
     sockets = [socket.socket(fileno=fd) for fd in fds]
     for listening in sockets:
         listening.setblocking(False)

@@ -151,7 +151,7 @@ def series(
     }
     if bars:
         description += (
-            " Bars overlap a little, by a scrape: the numbers at the top and in the tables are those to add up."
+            " Neighbouring bars overlap by one scrape: for totals, use the numbers at the top and in the tables."
         )
     made = panel("timeseries", title, description, list(targets), defaults, overrides or [], options, (width, 8))
     # The windows of neighbouring points hardly overlap then, so that a signal is one bar. See $__rate_interval.
@@ -206,17 +206,17 @@ def overview() -> list[Json]:
     """The first line: how much of it, since when the range begins."""
     quiet, bad = thresholds((None, GREEN), (1, ORANGE)), thresholds((None, GREEN), (1, RED))
     return [
-        stat("SIGKILLs", "SIGKILLs that reached a process, whoever or whatever sent them. All senders.",
+        stat("SIGKILLs", "SIGKILLs that reached a process, from every origin and sender.",
              instant(f"sum({counted('killsnoop_deliveries_total', SIGKILL, DELIVERED)})"), steps=quiet),
-        stat("OOM kills", "SIGKILLs of the kernel's OOM killer.",
+        stat("OOM kills", "SIGKILLs sent by the kernel's OOM killer.",
              instant(f"sum({counted('killsnoop_deliveries_total', SIGKILL, OOM, DELIVERED)})"), steps=bad),
-        stat("Escalations", "SIGKILLs to a process that had been sent SIGTERM not long before: it did not stop in time.",
+        stat("Escalations", "SIGKILLs shortly after a SIGTERM to the same process: it did not stop in time.",
              instant(f"sum({counted('killsnoop_escalations_total')})"), steps=quiet),
-        stat("Deaths", "Processes that died of one of the signals chosen, by another process or by a fault of their own.",
+        stat("Deaths", "Processes killed by one of the chosen signals, sent by another process or caused by a fault of their own.",
              instant(f"sum({counted('killsnoop_deaths_total', SIGNAL)})"), steps=quiet),
-        stat("Failed calls", "Calls that sent nothing: EPERM, who tried and may not; ESRCH, no such process. Of the senders and signals chosen.",
+        stat("Failed calls", "Calls by the chosen senders, with the chosen signals, that failed. EPERM: no permission. ESRCH: no such process.",
              instant(f"sum({counted('killsnoop_signals_total', COMM, SIGNAL, FAILED)})"), steps=quiet),
-        stat("Hosts", "Daemons that answer, and those that should.",
+        stat("Hosts", "Daemons that answer, of those that should.",
              instant(f"sum({metric('up')})", "up"), instant(f"count({metric('up')})", "of", "B"), steps=thresholds((None, BLUE))),
     ]  # fmt: skip
 
@@ -231,14 +231,14 @@ def who() -> list[Json]:
     first = f"min by ({labels}) ({changed_at('min', 'killsnoop_signals_total', *matchers)})"
     last = f"max by ({labels}) ({changed_at('max', 'killsnoop_signals_total', *matchers)})"
     return [
-        series("SIGKILLs by sender", "Calls that sent SIGKILL, by the sender's process name, in each minute or step. A process group counts once: by origin counts its members.",
+        series("SIGKILLs by sender", "Calls that sent SIGKILL, by the sender's process name, per minute or step. A call to a process group counts once here; the panel by origin counts each member.",
                target(f"sum by (comm) ({by_sender}) > 0", "{{comm}}"), bars=True, width=12),
-        series("SIGKILLs by origin", "SIGKILLs that reached a process: sent by a system call, by cgroup.kill, by the OOM killer, by PR_SET_PDEATHSIG, or by the kernel for another reason.",
+        series("SIGKILLs by origin", "SIGKILLs that reached a process, from a system call, cgroup.kill, the OOM killer, PR_SET_PDEATHSIG, a closed pidfd (autokill) or the kernel for another reason.",
                target(f"sum by (origin) ({by_origin}) > 0", "{{origin}}"), bars=True, width=12,
                overrides=[override("byName", name, color=color(hue)) for name, hue in (("oom", RED), ("cgroup", "purple"), ("syscall", BLUE), ("pdeathsig", YELLOW), ("autokill", GREEN), ("kernel", ORANGE))]),
         table("Who sent what, since when",
-              "Calls by sender, signal and result on each host, with the times of the first and the last one in the range, to a step of it. "
-              "A sender's name narrows the dashboard down to it, the log at the bottom too. The last column is a command for that host.",
+              "Calls by sender, signal and result on each host. First and Last are accurate to one step of the range. Click a sender to "
+              "filter the whole dashboard, including the log at the bottom. The last column is a command to run on that host.",
               [instant(total, ref="A", form="table"), instant(first, ref="B", form="table"), instant(last, ref="C", form="table")],
               {"comm": "Sender", "signal": "Signal", "result": "Result", "instance": "Host", "Value #A": "Calls",
                "Value #B": "First", "Value #C": "Last", "log": "Log"},
@@ -261,7 +261,7 @@ def signals() -> list[Json]:
     deliveries = counted("killsnoop_deliveries_total", SIGNAL, window=STEP)
     deaths = counted("killsnoop_deaths_total", SIGNAL, window=STEP)
     top = panel(
-        "bargauge", "Top senders", "The ten processes that made most calls with the signals chosen, failed ones included.",
+        "bargauge", "Top senders", "The ten process names with the most calls, including failed ones, with the chosen signals.",
         [instant(f"topk(10, sum by (comm) ({calls(window=RANGE)}) > 0)", "{{comm}}")],
         {"unit": "short", "decimals": 0, "min": 0, "color": {"mode": "continuous-BlPu"}}, [],
         {"displayMode": "basic", "orientation": "horizontal", "showUnfilled": True, "valueMode": "color", "namePlacement": "auto",
@@ -270,17 +270,17 @@ def signals() -> list[Json]:
     )  # fmt: skip
     return [
         top,
-        series("Calls by signal", "Calls that send signals, by signal; of the senders chosen.", target(f"sum by (signal) ({calls()}) > 0", "{{signal}}"), bars=True),
-        series("Calls by result", "success, or why the call sent nothing.", target(f"sum by (result) ({calls()}) > 0", "{{result}}"), bars=True,
+        series("Calls by signal", "Calls that send signals, by the chosen senders, by signal.", target(f"sum by (signal) ({calls()}) > 0", "{{signal}}"), bars=True),
+        series("Calls by result", "success, or why the call failed.", target(f"sum by (result) ({calls()}) > 0", "{{result}}"), bars=True,
                overrides=[override("byName", "success", color=color(GREEN)), override("byName", "EPERM", color=color(RED)), override("byName", "ESRCH", color=color(YELLOW))]),
-        series("Failed calls by sender", "Many EPERM of one sender: it looks for what it may kill.",
+        series("Failed calls by sender", "Many EPERM from one sender suggest that it looks for processes it can kill.",
                target(f"sum by (comm, result) ({calls(FAILED)}) > 0", "{{comm}} {{result}}"), bars=True),
-        series("Deliveries by origin", "Signals that reached a process, one for each target, by where they come from.",
+        series("Deliveries by origin", "Signals that reached a process, one for each target, by origin.",
                target(f"sum by (origin) ({deliveries}) > 0", "{{origin}}"), bars=True),
-        series("Deliveries by outcome", "The kernel's word on what it did with the signal.", target(f"sum by (outcome) ({deliveries}) > 0", "{{outcome}}"), bars=True),
-        series("Deaths by signal", "Processes that died of a signal. attributed: its sender was seen; a process's own fault has none.",
+        series("Deliveries by outcome", "What the kernel did with the signal.", target(f"sum by (outcome) ({deliveries}) > 0", "{{outcome}}"), bars=True),
+        series("Deaths by signal", "Processes killed by a signal. attributed: its sender was seen; a fault of the process has no sender.",
                target(f"sum by (signal, attributed) ({deaths}) > 0", "{{signal}}, attributed {{attributed}}"), bars=True, width=12),
-        series("Escalations by host", "SIGKILLs that came after a SIGTERM to the same process, by host.",
+        series("Escalations by host", "SIGKILLs shortly after a SIGTERM to the same process, by host.",
                target(f"sum by (instance) ({counted('killsnoop_escalations_total', window=STEP)}) > 0", "{{instance}}"), bars=True, width=12),
     ]  # fmt: skip
 
@@ -298,19 +298,19 @@ def hosts() -> list[Json]:
         "Escalations": by_host(counted("killsnoop_escalations_total")),
         "Failed calls": by_host(counted("killsnoop_signals_total", COMM, SIGNAL, FAILED)),
         "Events lost": by_host(counted("killsnoop_events_total", LOST)),
-        "Programs detached": by_host(f"{metric('killsnoop_probe_attached')} == bool 0"),
+        "Hooks detached": by_host(f"{metric('killsnoop_probe_attached')} == bool 0"),
     }
     refs = dict(zip(columns, "ABCDEF", strict=True))
     return [
         series("SIGKILLs by host", "SIGKILLs that reached a process, by host.",
                target(f"sum by (instance) ({counted(*kills, window=STEP)}) > 0", "{{instance}}"), bars=True, width=12),
-        series("Failed calls by host", "Calls that sent nothing, by host; of the senders and signals chosen.",
+        series("Failed calls by host", "Failed calls by the chosen senders, with the chosen signals, by host.",
                target(f"sum by (instance) ({counted('killsnoop_signals_total', COMM, SIGNAL, FAILED, window=STEP)}) > 0", "{{instance}}"), bars=True, width=12),
-        table("Hosts, one by one", "What happened on each host in the range, and how its daemon fares. A host's name narrows the dashboard down to it.",
+        table("Hosts, one by one", "What happened on each host in the range, and the state of its daemon. Click a host to filter the whole dashboard.",
               [instant(expression, ref=refs[name], form="table") for name, expression in columns.items()],
               {"instance": "Host"} | {f"Value #{ref}": name for name, ref in refs.items()},
               [override("byName", "Host", links=choose("instance", "Only ${__value.raw}")),
-               override("byRegexp", "Events lost|Programs detached", custom__cellOptions={"type": "color-text"}, thresholds=thresholds((None, "text"), (1, RED)))],
+               override("byRegexp", "Events lost|Hooks detached", custom__cellOptions={"type": "color-text"}, thresholds=thresholds((None, "text"), (1, RED)))],
               "SIGKILLs", 8),
     ]  # fmt: skip
 
@@ -325,7 +325,7 @@ def health() -> list[Json]:
         return f"increase({metric(name, *matchers)}[{STEP}])"
 
     attached = panel(
-        "state-timeline", "Probe attached", "Whether every program of the probe is attached, by host. A daemon that does not answer leaves a gap.",
+        "state-timeline", "Probe attached", "Whether the probe is attached to every hook, by host. A gap means that the daemon did not answer.",
         [target(f"min by (instance) ({metric('killsnoop_probe_attached')})", "{{instance}}")],
         {"custom": {"fillOpacity": 80, "lineWidth": 0}, "color": {"mode": "thresholds"}, "thresholds": thresholds((None, RED), (1, GREEN)), "unit": "bool_yes_no",
          "mappings": [{"type": "value", "options": {"0": {"text": "detached", "color": RED, "index": 0}, "1": {"text": "attached", "color": GREEN, "index": 1}}}]},
@@ -338,33 +338,33 @@ def health() -> list[Json]:
     per_run = f"sum by (program) ({rate('killsnoop_probe_run_seconds_total')}) / (sum by (program) ({rate('killsnoop_probe_runs_total')}) > 0)"
     return [
         attached,
-        series("Events by outcome", "What became of events. Only logged ones are in the journal; filtered ones were not asked for.",
+        series("Events by outcome", "Outcomes of events. Only logged ones are in the journal; filtered ones are excluded by flags.",
                target(f"sum by (outcome) ({rate('killsnoop_events_total')})", "{{outcome}}"), unit="cps"),
-        series("Events lost", "The share of events that were not logged for want of rate, room or a journal. Counters lose nothing by it.",
+        series("Events lost", "Share of events that were not logged: over the rate, ring buffer full, journal or decode error. Counters are not affected.",
                target(lost, "{{instance}}"), unit="percentunit", highest=1),
-        series("Events pending", "Events that wait to be logged. A line that stays up: the journal is too slow.",
+        series("Events pending", "Events that wait to be logged. If the line stays up, the journal is too slow.",
                target(f"sum by (instance) ({metric('killsnoop_events_pending')})", "{{instance}}")),
-        series("Counters taken", "Of those that there can be (--metrics.max-series). Beyond that, senders count as (other), until others have been idle for a day.",
+        series("Counters taken", "Share of the maximum (--metrics.max-series). At 100 %, new senders count as (other) until others have been idle for a day.",
                target(taken, "{{instance}}"), unit="percentunit", highest=1, steps=thresholds((None, GREEN), (HUNDREDS, ORANGE), (MANY, RED))),
-        series("Calls counted as (other)", "Calls of senders that found every counter taken.",
+        series("Calls counted as (other)", "Calls by senders that found every counter taken.",
                target(f"sum by (instance) ({grown('killsnoop_series_overflow_total')}) > 0", "{{instance}}"), bars=True),
-        series("Counters given to new names", "Counters of names that had been idle for long (--metrics.series-ttl).",
+        series("Counters given to new names", "Counters taken from names that were idle (--metrics.series-ttl).",
                target(f"sum by (instance) ({grown('killsnoop_series_recycled_total')})", "{{instance}}"), bars=True),
-        series("Missed by the probe", "What passed a program uncounted: another one held the CPU (told by Linux 6.7 and later), or somebody broke it.",
+        series("Missed by the probe", "Runs that a program missed: another BPF program was running on that CPU (Linux 6.7 and later), or the probe is broken.",
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
-        series("Time of the newest event", "How long ago the newest event that was logged happened.",
+        series("Age of the newest event", "How long ago the newest logged event happened.",
                target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),
-        series("Targets by how their unit was found", "none: the event names neither a unit nor a container.",
+        series("Unit lookups by source", "Where the cgroup of a target was found. none: the event has neither a unit nor a container.",
                target(f"sum by (source) ({rate('killsnoop_cgroup_lookups_total')})", "{{source}}"), unit="cps"),
-        series("CPU", "Of one CPU, by the daemon. What the probe takes, its callers pay.", target(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"), unit="percentunit"),
+        series("CPU", "Share of one CPU used by the daemon. The probe's time is charged to the processes that call it.", target(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"), unit="percentunit"),
         series("Memory", "Resident memory of the daemon.", target(metric("process_resident_memory_bytes"), "{{instance}}"), unit="bytes"),
-        series("Scrape", "How long Prometheus took to get the page.", target(metric("scrape_duration_seconds"), "{{instance}}"), unit="s"),
-        series("Connections", "To the metrics port, of those that there can be. At 100 %, more come than are served: the idle ones are closed.",
+        series("Scrape", "How long a scrape took.", target(metric("scrape_duration_seconds"), "{{instance}}"), unit="s"),
+        series("Connections", "Open connections to the metrics port, as a share of the maximum. At 100 %, a new one closes the oldest idle one.",
                target(f"{metric('killsnoop_http_connections')} / {metric('killsnoop_http_connections_limit')}", "{{instance}}"), unit="percentunit", highest=1),
-        series("Not served", "Connections and requests that were refused, by reason. A scraper that behaves is none of them.",
+        series("Connections refused", "Connections and requests refused, by reason. A well-behaved scraper never appears here.",
                target(f"sum by (reason) ({grown('killsnoop_http_refused_total')})", "{{reason}}")),
-        series("Time for a run of the probe", "By program. Only while kernel.bpf_stats_enabled is 1.", target(per_run, "{{program}}"), unit="s", width=12),
-        series("Versions", "Hosts by the daemon's version and the kernel's.", target(f"count by (version, kernel) ({metric('killsnoop_build_info')})", "{{version}} on {{kernel}}"), width=12),
+        series("Time per run of the probe", "By program, while kernel.bpf_stats_enabled is 1.", target(per_run, "{{program}}"), unit="s", width=12),
+        series("Versions", "Number of hosts by daemon version and kernel version.", target(f"count by (version, kernel) ({metric('killsnoop_build_info')})", "{{version}} on {{kernel}}"), width=12),
     ]  # fmt: skip
 
 
@@ -375,7 +375,7 @@ def log() -> list[Json]:
     )
     logs = {
         "type": "logs", "title": "Events", "datasource": LOKI, "gridPos": {"w": 16, "h": 14},
-        "description": "Events of the senders and signals chosen, from journald by way of Loki.",
+        "description": "Events of the chosen senders and signals, from journald through Loki.",
         "targets": [{"datasource": LOKI, "expr": stream, "queryType": "range", "refId": "A"}],
         "options": {
             "showTime": True, "showLabels": False, "showCommonLabels": False, "wrapLogMessage": True, "prettifyLogMessage": False,
@@ -383,17 +383,17 @@ def log() -> list[Json]:
         },
     }  # fmt: skip
     words = """\
-**With Loki.** Have Promtail (`json: true`) or Alloy (`format_as_json = true`) read the journal, choose that data source above, and
-write into *Log stream* which labels killsnoopd's lines have.
+**With Loki.** Let Promtail (`json: true`) or Alloy (`format_as_json = true`) read the journal. Choose the data source above, and enter
+the labels of killsnoopd's lines in *Log stream*.
 
-**Without.** Nothing else on this dashboard needs it. On the host:
+**Without Loki.** The rest of this dashboard does not need it. On the host:
 
     killsnoop who nginx             # who killed it?
     killsnoop --since=-1h           # what was sent?
     journalctl -t killsnoopd KILLSNOOP_SIGNAL=SIGKILL
 """
     text = {
-        "type": "text", "title": "Where the log is", "gridPos": {"w": 8, "h": 14}, "description": "How to have the events here.",
+        "type": "text", "title": "Where to find the log", "gridPos": {"w": 8, "h": 14}, "description": "How to show events here.",
         "options": {"mode": "markdown", "content": words},
     }  # fmt: skip
     return [logs, text]
@@ -419,7 +419,7 @@ def rows() -> list[Json]:
     top = placed(found, 0, ids)
     for title, panels, collapsed in (
         ("Who kills what, since when", who(), False),
-        ("Signals, and what came of them", signals(), False),
+        ("Signals and their outcomes", signals(), False),
         ("Hosts", hosts(), False),
         ("killsnoopd itself", health(), False),
         ("The log", log(), True),
@@ -481,7 +481,7 @@ def dashboard() -> Json:
     return {
         "uid": "killsnoopd",
         "title": "killsnoopd: who kills what, since when",
-        "description": "Signals, who sent them, and what died of them. Source: scripts/dashboard.py of killsnoopd.",
+        "description": "Signals, who sent them, and what they killed. Generated by scripts/dashboard.py of killsnoopd.",
         "tags": ["killsnoopd", "signals", "ebpf"],
         "schemaVersion": 42,
         "editable": False,

@@ -1,12 +1,15 @@
 """Flags: what they mean, and one line for what they cannot mean."""
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from killsnoopd import cli, names
 from killsnoopd.settings import Settings
+
+TOP = Path(__file__).parent.parent
 
 
 def test_defaults():
@@ -59,8 +62,8 @@ def test_listen_address(text, address):
     "text", ["", "10035", "localhost", "::1:80", "host:65536", "host:-1", "host:x", "[::1]", "a b:1:2"]
 )
 def test_bad_listen_address(text):
-    """What is no address is refused."""
-    with pytest.raises(argparse.ArgumentTypeError, match="is no address"):
+    """What is not an address is refused."""
+    with pytest.raises(argparse.ArgumentTypeError, match="is not an address"):
         cli.listen_address(text)
 
 
@@ -85,24 +88,24 @@ BAD = [
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     (["--web.listen"], "unrecognized arguments: --web.listen"),
     (["stray"], "unrecognized arguments: stray"),
-    (["--web.listen-address=nonsense"], "'nonsense' is no address"),
+    (["--web.listen-address=nonsense"], "'nonsense' is not an address"),
     (["--web.listen-address"], "expected one argument"),
-    (["--web.telemetry-path=metrics"], "'metrics' is no path"),
-    (["--web.telemetry-path=/a{b}"], "'/a{b}' is no path"),
+    (["--web.telemetry-path=metrics"], "'metrics' is not a path"),
+    (["--web.telemetry-path=/a{b}"], "'/a{b}' is not a path"),
     (["--events.target=syslog"], "invalid choice: 'syslog'"),
     (["--events.exclude-signal=SIGFOO"], "no such signal: 'SIGFOO'"),
     (["--events.include-signal=9,,15"], "no such signal: ''"),
-    (["--events.rate=-1"], "'-1' is no whole number from 0 to 1000000"),
-    (["--events.rate=1.5"], "'1.5' is no whole number"),
-    (["--events.burst=0"], "'0' is no whole number from 1"),
-    (["--metrics.max-series=0"], "'0' is no whole number from 1"),
-    (["--metrics.max-series=9999999"], "'9999999' is no whole number"),
+    (["--events.rate=-1"], "'-1' is not a whole number from 0 to 1000000"),
+    (["--events.rate=1.5"], "'1.5' is not a whole number"),
+    (["--events.burst=0"], "'0' is not a whole number from 1"),
+    (["--metrics.max-series=0"], "'0' is not a whole number from 1"),
+    (["--metrics.max-series=9999999"], "'9999999' is not a whole number"),
     (["--metrics.fold=worker"], "'worker' is not a rule: write a name with * for any text"),
-    (["--probe.syscalls=kill,fork"], "'fork' is none of kill, tkill"),
-    (["--probe.syscalls="], "'' is none of"),
-    (["--probe.ring-size=3M"], "'3M' is no power of two"),
-    (["--probe.ring-size=1"], "'1' is no power of two"),
-    (["--probe.ring-size=2G"], "'2G' is no power of two"),
+    (["--probe.syscalls=kill,fork"], "'fork' is not one of kill, tkill"),
+    (["--probe.syscalls="], "'' is not one of"),
+    (["--probe.ring-size=3M"], "'3M' is not a power of two"),
+    (["--probe.ring-size=1"], "'1' is not a power of two"),
+    (["--probe.ring-size=2G"], "'2G' is not a power of two"),
     (["--log.level=loud"], "invalid choice: 'loud'"),
 ]
 
@@ -151,3 +154,61 @@ def test_help_names_every_flag_and_exit_code(capsys):
     for flag in ("--web.listen-address", "--events.rate", "--probe.pin", "--version", "examples:", "exit codes:"):
         assert flag in text
     assert all(name in text for name in names.SYSCALLS)
+
+
+def flags_of_the_parser():
+    """Each long flag: what it takes, and the default that --help states."""
+    found = {}
+    parser = cli.parser()
+    for action in parser._actions:
+        text = parser._get_formatter()._expand_help(action)
+        takes = "" if action.nargs == 0 else action.metavar or "|".join(action.choices)
+        default = re.search(r"\(default (:?[/\w]+)", text)
+        found[action.option_strings[-1]] = takes, default and default[1]
+    return found
+
+
+def flags_of_the_man_page():
+    """The same, of the man page: an entry is a line in bold, then its text."""
+    page = (TOP / "docs/killsnoopd.8").read_text().replace("\\-", "-")
+    section = page.partition(".SH FLAGS\n")[2].partition(".SH")[0]
+    found = {}
+    for entry in section.split(".TP\n")[1:]:
+        head, text = entry.split("\n", 1)
+        takes = head.partition("= ")[2]
+        default = re.search(r"Default: (:?[/\w]+)", text)
+        for flag in re.findall(r"--[a-z.-]+", head):
+            found[flag] = takes, default and default[1]
+    return found
+
+
+def test_flags_and_defaults_are_those_of_the_man_page():
+    """Every flag, what it takes, and its default; and no other."""
+    assert flags_of_the_man_page() == flags_of_the_parser()
+
+
+def test_a_default_in_help_is_the_default():
+    """Those that --help does not take from the parser."""
+    texts = {flag: default for flag, (_, default) in flags_of_the_parser().items()}
+    config = cli.parse([])
+    assert cli.parse([f"--web.listen-address={texts['--web.listen-address']}"]) == config
+    assert cli.parse([f"--probe.ring-size={texts['--probe.ring-size']}"]) == config
+    assert (texts["--probe.syscalls"], config.probe.syscalls) == ("all", names.SYSCALLS)
+
+
+def test_what_is_always_excluded_is_documented():
+    """In --help and in the man page."""
+    *most, last = (names.SIGNALS[number] for number in sorted(cli.DEFAULT_EXCLUDED))
+    assert f"(always: {', '.join(most)}, {last})" in " ".join(cli.parser().format_help().split())
+    assert f"{', '.join(most)} and {last} are always excluded" in " ".join(
+        (TOP / "docs/killsnoopd.8").read_text().split()
+    )
+
+
+def test_the_file_of_defaults():
+    """Each flag in its comments is accepted; its numbers are the defaults, as it says."""
+    flags = re.findall(r"--\S+", (TOP / "deploy/killsnoopd.default").read_text())
+    assert cli.parse(flags)
+    numbers = [flag for flag in flags if re.search(r"(rate|series|ttl)=\d+$", flag)]
+    assert len(numbers) == 3
+    assert cli.parse(numbers) == cli.parse([])

@@ -62,6 +62,19 @@ def test_every_flag_is_completed(program):
     assert fish_flags((FILES / f"fish/{program}.fish").read_text()) == known
 
 
+def described(text, pattern):
+    return {name: words[:1].lower() + words[1:] for name, words in re.findall(pattern, text)}
+
+
+@pytest.mark.parametrize("program", PARSERS)
+def test_descriptions(program):
+    """fish and zsh describe each flag in the same words, but for the capital."""
+    fish = described((FILES / f"fish/{program}.fish").read_text(), r"-l ([\w.-]+) .*-d '([^']+)'")
+    zsh = described((FILES / f"zsh/_{program}").read_text(), r"--([\w.-]+)=?[}'\"]*\[([^]]+)\]")
+    assert set(fish) == {flag[2:] for flag in flags(*PARSERS[program]) if flag.startswith("--")}
+    assert fish == {name: words[:1].lower() + words[1:] for name, words in zsh.items()}
+
+
 def test_a_flag_is_followed_by_its_sign():
     """In bash `--flag=` where the flag takes a value, `--flag` where it takes none."""
     takes = {option for action in cli.parser()._actions if action.nargs != 0 for option in action.option_strings}
@@ -113,8 +126,14 @@ def test_every_signal_offered_is_known(line):
 
 
 def test_every_choice_is_offered():
-    """The values that a flag is limited to are those that bash offers."""
+    """The values that a flag is limited to are those that the shells offer."""
     for program, parsers in PARSERS.items():
+        fish, zsh = (FILES / f"fish/{program}.fish").read_text(), (FILES / f"zsh/_{program}").read_text()
         for action in (action for parser in parsers for action in parser._actions if action.choices):
-            assert bash(f"{program} {action.option_strings[-1]}=") == list(action.choices)
+            flag, choices = action.option_strings[-1], list(action.choices)
+            assert bash(f"{program} {flag}=") == choices
+            assert re.search(rf"-l {flag[2:]} -x -a '([^']+)'", fish)[1].split() == choices
+            assert re.search(rf"{flag}=\S*\[.*:\(([^)]+)\)'", zsh)[1].split() == choices
+    assert f"-a '{' '.join(names.SYSCALLS)}'" in (FILES / "fish/killsnoopd.fish").read_text()
+    assert f"call {' '.join(names.SYSCALLS)}}}" in (FILES / "zsh/_killsnoopd").read_text()
     assert bash("killsnoopd --probe.syscalls=") == list(names.SYSCALLS)

@@ -1,5 +1,7 @@
 """What the daemon chooses."""
 
+from pathlib import Path
+
 import pytest
 
 from killsnoopd import cli, daemon
@@ -30,3 +32,9 @@ def test_where_events_go(target, there, kind, tmp_path, monkeypatch):
     )
     deadline.close()
     assert isinstance(sink, kind)
+
+
+def test_the_time_to_stop_is_documented():
+    """In the man page."""
+    page = (Path(__file__).parent.parent / "docs/killsnoopd.8").read_text()
+    assert f"Log the events that wait, for at most {daemon.DRAIN_S:.0f} second," in " ".join(page.split())

@@ -10,6 +10,7 @@
  *
  * The loader defines these macros. All are integers that it has validated:
  *   CPUS               possible CPUs
+ *   PAGE_SIZE          bytes of a page of memory
  *   SERIES_MAX         number of series (sets of comm, signal and result) with a counter of their own
  *   TTL                ticks without a call after which a series may lose its counter; 0: never
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two

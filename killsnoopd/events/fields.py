@@ -67,7 +67,7 @@ def duration(ns: int) -> str:
 
 _ROUTES = {
     "cgroup": " through cgroup.kill",
-    "pdeathsig": " by ending (PR_SET_PDEATHSIG)",
+    "pdeathsig": " by exiting (PR_SET_PDEATHSIG)",
     "autokill": " by closing its pidfd (CLONE_PIDFD_AUTOKILL)",
 }
 

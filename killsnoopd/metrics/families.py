@@ -68,9 +68,9 @@ def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTo
     family = CounterMetricFamily(
         "killsnoop_signals",
         "Calls of the system calls that send signals, by the sender's process name, signal and result. "
-        "Calls of 32-bit programs on a 64-bit kernel are not seen; killsnoop_deliveries_total has what they delivered. "
-        "(other): names that found every counter taken; (aged): old calls of names that have lost theirs "
-        "(--metrics.series-ttl), so leave it out of a rate.",
+        "Calls by 32-bit programs on a 64-bit kernel are not counted here; killsnoop_deliveries_total has the signals "
+        "they sent. (other): senders that found every counter taken. (aged): past calls of names that lost their "
+        "counter (--metrics.series-ttl); leave it out of rates.",
         labels=("comm", "signal", "result"),
     )
     for labels in sorted(totals):
@@ -85,7 +85,7 @@ def deliveries(counts: Counts) -> Metric:
     totals |= {(sig, origin, outcome): count for sig, origin, outcome, count in counts.deliveries}
     family = CounterMetricFamily(
         "killsnoop_deliveries",
-        "Signals generated for a process, one for each target: by signal, where it comes from, and what became of it.",
+        "Signals generated for a process, one for each target, by signal, origin and outcome.",
         labels=("signal", "origin", "outcome"),
     )
     for (sig, origin, outcome), count in sorted(totals.items()):
@@ -99,7 +99,7 @@ def deaths(counts: Counts) -> Iterator[Metric]:
     totals |= {(sig, seen): count for sig, seen, count in counts.deaths}
     family = CounterMetricFamily(
         "killsnoop_deaths",
-        "Processes that died of a signal, by signal and whether its sender was seen (a process's own fault has none).",
+        "Processes killed by a signal, by signal and whether its sender was seen. A fault of their own has no sender.",
         labels=("signal", "attributed"),
     )
     for (sig, seen), count in sorted(totals.items()):
@@ -107,7 +107,7 @@ def deaths(counts: Counts) -> Iterator[Metric]:
     yield family
     yield CounterMetricFamily(
         "killsnoop_escalations",
-        "SIGKILLs to a process that had been sent SIGTERM not long before (--events.grace-period).",
+        "SIGKILLs that followed a SIGTERM to the same process within --events.grace-period.",
         value=counts.escalations,
     )
 
@@ -116,8 +116,8 @@ def lookups(sources: dict[str, int]) -> Metric:
     """How the cgroups of targets were found. Events with `none` have no unit and no container."""
     family = CounterMetricFamily(
         "killsnoop_cgroup_lookups",
-        "Targets of events, by how their cgroup was found: named by the kernel, known before (cache), in the cgroup "
-        "tree, in /proc, or not at all (none).",
+        "Targets of events, by where their cgroup was found: named by the kernel, cache, cgroup tree, /proc (proc), or "
+        "nowhere (none).",
         labels=("source",),
     )
     for source, count in sources.items():
@@ -129,11 +129,11 @@ def series(counts: Counts, limit: int) -> Iterator[Metric]:
     """Use of the series table, and calls that found it full."""
     yield GaugeMetricFamily(
         "killsnoop_series",
-        "Sets of comm, signal and result that have a counter of their own, and are not idle.",
+        "Sets of comm, signal and result that have their own counter and are not idle.",
         value=counts.series_taken,
     )
     yield GaugeMetricFamily(
-        "killsnoop_series_limit", "How many of them there can be (--metrics.max-series).", value=limit
+        "killsnoop_series_limit", "Maximum of killsnoop_series (--metrics.max-series).", value=limit
     )
     yield CounterMetricFamily(
         "killsnoop_series_overflow",
@@ -142,7 +142,7 @@ def series(counts: Counts, limit: int) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "killsnoop_series_recycled",
-        'Counters given to a new name, as the old one was idle; its calls went to comm="(aged)".',
+        'Counters of idle names that were given to new names; their past calls moved to comm="(aged)".',
         value=counts.series_recycled,
     )
 
@@ -151,7 +151,7 @@ def events(ledger: Ledger) -> Iterator[Metric]:
     """The outcomes of all events."""
     family = CounterMetricFamily(
         "killsnoop_events",
-        "Events by what became of them: logged, filtered (--events.exclude-signal), rate_limited (--events.rate), "
+        "Events by outcome: logged, filtered (--events.exclude-signal), rate_limited (--events.rate), "
         "ring_full (the journal is too slow), journal_error (could not be written), decode_error.",
         labels=("outcome",),
     )
@@ -159,7 +159,7 @@ def events(ledger: Ledger) -> Iterator[Metric]:
         family.add_metric((outcome,), count)
     yield family
     yield GaugeMetricFamily(
-        "killsnoop_events_pending", "Events that wait in the ring buffer to be logged.", value=ledger.pending
+        "killsnoop_events_pending", "Events in the ring buffer that wait to be logged.", value=ledger.pending
     )
 
 
@@ -167,21 +167,21 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     """The state of the probe's hooks, and statistics of its programs."""
     attached = GaugeMetricFamily(
         "killsnoop_probe_attached",
-        "Whether the probe is attached to a hook: 1 or 0. A system call stands for the tracepoint at its exit.",
+        "Whether the probe is attached to the hook (1) or not (0). A system call means the tracepoint at its exit.",
         labels=("hook",),
     )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
-        "What passed the program uncounted: another one held the CPU (told by Linux 6.7 and later), or it is broken.",
+        "Runs that the program missed: another program was running on that CPU (Linux 6.7 and later), or it is broken.",
         labels=("program",),
     )
     seconds = CounterMetricFamily(
         "killsnoop_probe_run_seconds",
-        "Time spent in the program, while kernel.bpf_stats_enabled is 1.",
+        "Time spent in the program while kernel.bpf_stats_enabled is 1.",
         labels=("program",),
     )
     runs = CounterMetricFamily(
-        "killsnoop_probe_runs", "Runs of the program, while kernel.bpf_stats_enabled is 1.", labels=("program",)
+        "killsnoop_probe_runs", "Runs of the program while kernel.bpf_stats_enabled is 1.", labels=("program",)
     )
     for hook in probe.hooks:
         attached.add_metric((hook,), probe.attached(hook))
@@ -231,7 +231,7 @@ class Collector:
         if self._event_stats and (last_ns := self._event_stats.last_event_ns) is not None:
             yield GaugeMetricFamily(
                 "killsnoop_last_event_timestamp_seconds",
-                "When the newest event that was logged happened.",
+                "When the newest logged event happened.",
                 value=last_ns / 1e9,
             )
         info = GaugeMetricFamily(

@@ -58,8 +58,8 @@ def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbp
     except OSError as error:
         raise Failure(
             Exit.UNAVAILABLE,
-            f"this kernel has no BTF ({error.strerror}): it must be built with CONFIG_DEBUG_INFO_BTF, "
-            "and /sys/kernel/btf/vmlinux must be readable",
+            f"this kernel has no BTF ({error.strerror}): use a kernel built with CONFIG_DEBUG_INFO_BTF "
+            "and make /sys/kernel/btf/vmlinux readable",
         ) from None
     macros = {}
     for macro, owner, *names_of_field in fields:
@@ -69,8 +69,7 @@ def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbp
         elif (macro, owner, *names_of_field) in FIELDS:
             raise Failure(
                 Exit.UNAVAILABLE,
-                f"kernel {os.uname().release} has no {owner}.{names_of_field[0]}, which the probe reads: "
-                "please report it",
+                f"kernel {os.uname().release} has no {owner}.{names_of_field[0]}, which the probe reads: report it",
             )
     macros["USER_NS_INUM"] = found["user_namespace"]["ns"] + found["ns_common"]["inum"]
     dentry = found["dentry"]

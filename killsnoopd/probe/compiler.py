@@ -97,7 +97,7 @@ def import_bcc() -> Any:
     except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
         raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} ({error}): {_INSTALL_BCC}") from None
     if not bcc.__file__:
-        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} (an empty folder): {_INSTALL_BCC}")
+        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} (an empty directory): {_INSTALL_BCC}")
     if not hasattr(bcc, "BPF"):
         raise Failure(
             Exit.CONFIG,
@@ -123,16 +123,16 @@ def refusal(status: int, output: str) -> Failure:
     """The Failure of the child: from its exit code, or minus the signal that ended it, and its output."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     error_lines = [line for line in lines if re.search(r"\berror\b|LLVM ERROR|Assertion", line, re.IGNORECASE)]
-    line = (error_lines or lines[-1:] or [f"{_ended(status)} without a word"])[0]
+    line = (error_lines or lines[-1:] or [f"{_ended(status)} without output"])[0]
     if "Operation not permitted" in output or "super-user" in output:
         return Failure(
-            Exit.NOPERM, "not allowed to load the probe: it takes CAP_BPF and CAP_PERFMON; run as root", output.strip()
+            Exit.NOPERM, "not allowed to load the probe: it needs CAP_BPF and CAP_PERFMON; run as root", output.strip()
         )
     if len(line) > _LINE_MAX:
         line = line[:_LINE_MAX] + "..."
     return Failure(
         Exit.SOFTWARE,
-        f"bcc could not compile the probe: {line}; --log.level=debug shows all that it said",
+        f"bcc could not compile the probe: {line}; --log.level=debug shows its full output",
         output.strip(),
     )
 

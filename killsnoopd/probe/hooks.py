@@ -71,7 +71,7 @@ def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> str:
         except FileNotFoundError:
             raise Failure(
                 Exit.UNAVAILABLE,
-                f"this kernel has no tracepoint {hook.tracepoint}: it must be built with CONFIG_FTRACE_SYSCALLS",
+                f"this kernel has no tracepoint {hook.tracepoint}: use a kernel built with CONFIG_FTRACE_SYSCALLS",
             ) from None
     raise Failure(Exit.UNAVAILABLE, f"tracefs is not mounted: mount -t tracefs tracefs {tracefs[0]}, then start again")
 
@@ -87,7 +87,7 @@ def field_offset(hook: Hook, field: str, tracefs: tuple[Path, ...] = TRACEFS) ->
     if not found:
         raise Failure(
             Exit.UNAVAILABLE,
-            f"kernel {os.uname().release} has no field {field} in tracepoint {hook.tracepoint}: please report it",
+            f"kernel {os.uname().release} has no field {field} in tracepoint {hook.tracepoint}: report it",
         )
     return int(found[1])
 

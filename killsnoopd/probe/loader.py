@@ -49,19 +49,19 @@ def refusal(error: libbpf.Refused, kernel: str) -> Failure:
     if error.errno == _ENOTSUPP:
         return Failure(
             Exit.UNAVAILABLE,
-            f"kernel {kernel} is too old: its BPF compiler knows no atomic exchange; "
+            f"kernel {kernel} is too old: its BPF JIT does not support atomic exchange; "
             "on arm64 killsnoopd needs Linux 5.18 or later",
             error.log.strip(),
         )
     if error.errno == errno.EPERM:
         return Failure(
             Exit.NOPERM,
-            f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root",
+            f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root",
             error.log.strip(),
         )
     return Failure(
         Exit.SOFTWARE,
-        f"kernel {kernel} refused the probe ({error}); --log.level=debug shows what the verifier said",
+        f"kernel {kernel} refused the probe ({error}); --log.level=debug shows the verifier log",
         error.log.strip(),
     )
 
@@ -110,7 +110,7 @@ def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, st
     """Compile, load, and attach the hooks that the pinned probe lacks; the objects and bcc's version."""
     # Cheap checks first: compiling takes long.
     if not may_load(Path("/proc/self/status").read_text()):
-        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it takes {_CAPABILITIES}; run as root")
+        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root")
     for hook in hooks.chosen(settings):
         hooks.check(hook)
     loaded, version = _load(settings, pinned)
@@ -129,13 +129,17 @@ def send(loaded: Objects, bcc_version: str, peer: socket.socket) -> None:
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, cli.Config]:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="killsnoopd-loader",
-        description="Attach killsnoopd's probe and hand it over. Takes the daemon's own flags besides these.",
+        description="Compiles, loads and attaches killsnoopd's probe, then pins it or passes it to the daemon.",
+        epilog="Also takes the flags of killsnoopd, and has the same exit codes: see killsnoopd --help.",
+        allow_abbrev=False,
     )
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--pin", type=Path, metavar="DIR", help="leave the probe on bpffs, under DIR/<hash>/")
-    way.add_argument("--fd", type=int, help="send the probe's file descriptors through this socket")
+    way.add_argument("--pin", type=Path, metavar="DIR", help="pin the probe on bpffs, in DIR/<hash>/")
+    way.add_argument(
+        "--fd", type=int, metavar="N", help="send the probe's file descriptors over socket N; killsnoopd uses this"
+    )
     own, rest = parser.parse_known_args(argv)
     return own, cli.parse(rest)
 
@@ -179,7 +183,7 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
     attached = pinned and all(hook.name in pinned.links for hook in hooks.chosen(settings))
     if pinned and name in found and attached and not _faulty(pinned, settings):
         pins.keep_only(directory, name)
-        _say(f"the probe is pinned at {directory / name} already")
+        _say(f"the probe is already pinned at {directory / name}")
         return
     loaded, version = load(settings, pinned)
     if pinned and _faulty(loaded, settings):
@@ -188,12 +192,14 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
     lost = 0 if pinned else sum(pins.waiting_events(directory, other) for other in found)
     pins.pin(loaded, version, directory, settings)
     if pinned:
-        how = "in the place of the one that was pinned, whose counts go on"
+        how = "it replaces the pinned one and keeps its counts"
     else:
-        how = f"signals are seen from {time.clock_gettime(time.CLOCK_BOOTTIME):.1f} s after boot on"
+        how = f"it sees signals from {time.clock_gettime(time.CLOCK_BOOTTIME):.1f} s after boot"
         if found:
-            how += "; what was pinned had another layout, was not whole or did not count: counts start at zero, and "
-            how += f"{lost} events that waited to be logged are lost"
+            how += (
+                "; the pinned probe has another map layout, is incomplete or does not count: counts restart at zero, "
+            )
+            how += f"and {lost} events that were waiting to be logged are lost"
     _say(f"probe attached, pinned at {directory / name}: {how}")
 
 

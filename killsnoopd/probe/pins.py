@@ -131,14 +131,15 @@ def open_pinned(directory: Path, layout: Layout) -> Probe:
         found.close()
         raise Failure(
             Exit.UNAVAILABLE,
-            f"no probe of these settings is pinned at {directory}: start killsnoopd-probe.service, with the same flags",
+            f"no probe with these settings is pinned at {directory}: "
+            "start killsnoopd-probe.service with the same flags",
         ) from None
     except PermissionError as error:
         found.close()
         raise Failure(
             Exit.NOPERM,
-            f"not allowed to open {error.filename or directory}: run as the user that owns it, "
-            "and on a kernel older than 5.19 with CAP_BPF",
+            f"not allowed to open {error.filename or directory}: run as its owner; "
+            "Linux before 5.19 also requires CAP_BPF",
         ) from None
     return Probe(found, layout, version)
 

@@ -34,7 +34,7 @@ def faults(probe: Probe, syscalls: tuple[str, ...]) -> list[str]:
     with probe.self_testing() as ring:
         start, room = ring.end, ring.room >= _ROOM
         if not room:  # the daemon was down for a long time: the probe is not at fault
-            log.warning("the ring buffer is full: the test at start covers the counts, not the events")
+            log.warning("the ring buffer is full: the self-test checks counts, not events")
         for kind in kinds:
             os.kill(pid, SIGNALS[kind])
         seen = [decoded for record in ring.records(start) if (decoded := _decoded(record)) and decoded.self_test]

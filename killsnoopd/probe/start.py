@@ -43,17 +43,17 @@ def load(argv: list[str], layout: Layout, python: str) -> Probe:
         except (BlockingIOError, MemoryError):  # EAGAIN: fork(2)
             raise Failure(
                 Exit.OSERR,
-                "no process can be started (Resource temporarily unavailable): raise the limit of processes "
+                "cannot start the loader (Resource temporarily unavailable): raise the limit on processes "
                 "(TasksMax=, pids.max, ulimit -u)",
             ) from None
         except OSError as error:
-            raise Failure(Exit.CONFIG, f"{python} cannot be run ({error.strerror}): install python3") from None
+            raise Failure(Exit.CONFIG, f"cannot run {python} ({error.strerror}): install python3") from None
         theirs.close()
         try:
             answer = handover.receive(ours)
         finally:
             status = child.wait()
     if answer is None:
-        raise Failure(Exit.SOFTWARE, f"the loader ended without a word (status {status}); its output is above")
+        raise Failure(Exit.SOFTWARE, f"the loader ended without an answer (status {status}): see its output above")
     values, objects = answer
     return Probe(objects, layout, values["bcc"])

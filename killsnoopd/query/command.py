@@ -17,20 +17,24 @@ from killsnoopd.query.records import Wanted
 
 _EXAMPLES = """\
 examples:
-  killsnoop                      what happens now (on a terminal)
+  killsnoop                      signals as they are sent (on a terminal)
   killsnoop --since=-1h -x       what failed in the last hour
   killsnoop -s KILL,TERM -u nginx --since=today
-  killsnoop who nginx            who killed it last; also: who 812, who nginx.service
-  killsnoop events.jsonl         from a file of JSON lines, or - for standard input
+  killsnoop who nginx            who killed it last; also who 812, who nginx.service
+  killsnoop events.jsonl         from a file of JSON lines; - is standard input
 
-exit codes: 0 told · 1 nothing known (who) · 2 bad flag · 69 there is no journal, or no such file
-            77 not allowed to read the journal
+exit codes:
+   0  Printed what was asked for.
+   1  who: no signal that killed it is known.
+   2  A flag is unknown, or its value is wrong.
+  69  There is no journal, or no such file.
+  77  Not allowed to read the journal.
 """
 
 
 def _number(value: str) -> int:
     if not (value.isascii() and value.isdigit()):
-        raise argparse.ArgumentTypeError(f"{value!r} is no process id")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a process id")
     return int(value)
 
 
@@ -42,39 +46,51 @@ def _parser(program: str, description: str, epilog: str | None = None) -> argpar
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    result.add_argument("--since", metavar="TIME", help="as journalctl takes it: -1h, today, '2026-11-22 03:00'")
-    result.add_argument("--until", metavar="TIME", help="the same")
+    result.add_argument("--since", metavar="TIME", help="start time, as in journalctl: -1h, today, '2026-11-22 03:00'")
+    result.add_argument("--until", metavar="TIME", help="end time")
     result.add_argument("--version", action="version", version=f"killsnoop {__version__}")
     return result
 
 
 def table_parser() -> argparse.ArgumentParser:
     """The flags of `killsnoop`; the single letters are those of bcc's killsnoop."""
-    result = _parser("killsnoop", "Who sent which signal to whom, from killsnoopd's events. "
-                     "`killsnoop who PID|COMM|UNIT` says who killed one.", _EXAMPLES)  # fmt: skip
+    result = _parser("killsnoop", "Shows who sent which signal to whom, from killsnoopd's events. "
+                     "`killsnoop who PID|COMM|UNIT` says who killed a process.", _EXAMPLES)  # fmt: skip
     add = result.add_argument
-    add("file", nargs="?", metavar="FILE", help="read JSON lines from it (- for standard input) instead of the journal")
+    add("file", nargs="?", metavar="FILE", help="read JSON lines from FILE (-: standard input) instead of the journal")
     add(
         "-f",
         "--follow",
         action="store_true",
-        help="go on as events come (on a terminal the default)",
+        help="keep printing new events (the default on a terminal)",
     )
     add("-x", "--failed", action="store_true", help="only signals that could not be sent")
-    add("-p", "--pid", type=_number, metavar="PID", help="only those that this process sent")
-    add("-T", "--tpid", type=_number, metavar="TPID", help="only those sent to this process")
-    add("-s", "--signal", type=cli.signals, action="append", metavar="SIG[,SIG]", help="only these, by name or number")
-    add("-u", "--unit", metavar="UNIT", help="only those from or to this systemd unit")
-    add("-d", "--deaths", action="store_true", help="tell deaths, too")
-    add("-o", "--output", choices=("table", "json"), default="table", help="how (default %(default)s)")
+    add("-p", "--pid", type=_number, metavar="PID", help="only signals that this process sent")
+    add("-T", "--tpid", type=_number, metavar="TPID", help="only signals sent to this process")
+    add(
+        "-s",
+        "--signal",
+        type=cli.signals,
+        action="append",
+        metavar="SIG[,SIG]",
+        help="only these signals, by name or number",
+    )
+    add("-u", "--unit", metavar="UNIT", help="only signals from or to this systemd unit")
+    add("-d", "--deaths", action="store_true", help="also show deaths")
+    add("-o", "--output", choices=("table", "json"), default="table", help="output format (default %(default)s)")
     return result
 
 
 def who_parser() -> argparse.ArgumentParser:
     """The flags of `killsnoop who`."""
-    result = _parser("killsnoop who", "Who killed it last, when, how, and what else that sender killed around then.")
-    result.add_argument("asked", metavar="PID|COMM|UNIT", help="a process id, a process name, a unit, a container's id")
-    result.add_argument("file", nargs="?", metavar="FILE", help="read JSON lines from it, - for standard input")
+    result = _parser(
+        "killsnoop who",
+        "Says who killed a process last, when and how, and what else that sender killed within a minute.",
+    )
+    result.add_argument("asked", metavar="PID|COMM|UNIT", help="process id, process name, systemd unit or container id")
+    result.add_argument(
+        "file", nargs="?", metavar="FILE", help="read JSON lines from FILE (-: standard input) instead of the journal"
+    )
     return result
 
 
@@ -86,7 +102,7 @@ def _source(args: argparse.Namespace, kinds: tuple[str, ...], **how: bool) -> Ab
     if args.file is None:
         return records.from_journal(records.journal_command(kinds, since=args.since, until=args.until, **how))
     if args.since or args.until:
-        raise Failure(Exit.USAGE, "--since and --until choose from the journal; a FILE is read whole")
+        raise Failure(Exit.USAGE, "--since and --until apply to the journal: leave them out with a FILE")
     return records.from_file(args.file, _complain)
 
 

@@ -108,7 +108,7 @@ def from_stream(stream: IO[bytes], complain: Callable[[str], object]) -> Iterato
         elif line.strip():
             others += 1
     if others:
-        complain(f"{others} lines were no events of killsnoopd and were left out")
+        complain(f"skipped {others} lines that are not killsnoopd events")
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def from_journal(command: list[str]) -> Iterator[Iterator[Record]]:
     if not shutil.which(command[0]):
         raise Failure(
             Exit.UNAVAILABLE,
-            "there is no journal here (no journalctl): give a FILE of JSON lines, or - for standard input",
+            "no journal here (journalctl not found): give a FILE of JSON lines, or - for standard input",
         )
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
 
@@ -136,12 +136,14 @@ def from_journal(command: list[str]) -> Iterator[Iterator[Record]]:
 
 def _journal_failure(said: str) -> Failure:
     if "ermission" in said:
-        return Failure(Exit.NOPERM, f"not allowed to read the journal ({said}): be root, or in group systemd-journal")
+        return Failure(
+            Exit.NOPERM, f"not allowed to read the journal ({said}): run as root or join group systemd-journal"
+        )
     if "timestamp" in said:
         return Failure(
-            Exit.USAGE, f"{said}: write a time as journalctl takes it, like '10 min ago' or '2026-11-22 03:00'"
+            Exit.USAGE, f"{said}: write a time that journalctl accepts, such as '10 min ago' or '2026-11-22 03:00'"
         )
-    return Failure(Exit.UNAVAILABLE, f"the journal cannot be read: {said}")
+    return Failure(Exit.UNAVAILABLE, f"cannot read the journal: {said}")
 
 
 @contextlib.contextmanager
@@ -153,6 +155,6 @@ def from_file(path: str, complain: Callable[[str], object]) -> Iterator[Iterator
     try:
         stream = Path(path).open("rb")  # noqa: SIM115 -- closed below
     except OSError as error:
-        raise Failure(Exit.UNAVAILABLE, f"{path} cannot be read: {os.strerror(error.errno or 0)}") from None
+        raise Failure(Exit.UNAVAILABLE, f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
     with stream:
         yield from_stream(stream, complain)

@@ -94,7 +94,7 @@ def sentence(record: Record, others: list[Record]) -> str:
     route = {
         "syscall": f" by {syscall}(2)",
         "cgroup": " by a write to cgroup.kill",
-        "pdeathsig": " by ending (PR_SET_PDEATHSIG)",
+        "pdeathsig": " by exiting (PR_SET_PDEATHSIG)",
         "autokill": " by closing its pidfd (CLONE_PIDFD_AUTOKILL)",
     }.get(origin or "", "")
     signal, when = record.get("KILLSNOOP_SIGNAL"), moment(record)

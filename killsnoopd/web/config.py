@@ -90,7 +90,7 @@ class _Section:
         if value in ("", "~", "null", None):
             value = {}
         if not isinstance(value, dict):
-            raise ValueError(f"{name or 'the file'} is no mapping")
+            raise ValueError(f"{name or 'the file'} is not a mapping")
         self._name, self._values = name, dict(value)
 
     def path(self, key: str) -> str:
@@ -102,7 +102,7 @@ class _Section:
     def text(self, key: str, default: str = "") -> str:
         value = self._values.pop(key, default)
         if not isinstance(value, str):
-            raise ValueError(f"{self.path(key)} is no string")
+            raise ValueError(f"{self.path(key)} is not a string")
         return default if value in ("~", "null") else value
 
     def choice(self, key: str, choices: Mapping[str, str] | tuple[str, ...], default: str) -> str:
@@ -120,7 +120,7 @@ class _Section:
         if value in ("", "~", "null"):
             value = []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"{self.path(key)} is no list of strings")
+            raise ValueError(f"{self.path(key)} is not a list of strings")
         if choices is not None:
             value = [self._one_of(self.path(key), item, choices) for item in value]
         return tuple(value)
@@ -136,7 +136,7 @@ class _Section:
     @staticmethod
     def _one_of(path: str, value: str, choices: Mapping[str, str] | tuple[str, ...]) -> str:
         if value not in choices:
-            raise ValueError(f"{path}: {value!r} is none of {', '.join(name for name in choices if name)}")
+            raise ValueError(f"{path}: {value!r} is not one of {', '.join(name for name in choices if name)}")
         return value
 
 
@@ -155,21 +155,21 @@ def parse(text: str, folder: Path, read: Callable[[Path], bytes] = Path.read_byt
     top.end()
     for name, value in headers.items():
         if name not in HEADERS:
-            raise ValueError(f"http_server_config.headers: {name!r} is none of {', '.join(HEADERS)}")
+            raise ValueError(f"http_server_config.headers: {name!r} is not one of {', '.join(HEADERS)}")
         if HEADERS[name] and value not in HEADERS[name]:
-            raise ValueError(f"http_server_config.headers.{name}: {value!r} is none of {', '.join(HEADERS[name])}")
+            raise ValueError(f"http_server_config.headers.{name}: {value!r} is not one of {', '.join(HEADERS[name])}")
         if not value.isprintable():
-            raise ValueError(f"http_server_config.headers.{name}: a header is one line of printable characters")
+            raise ValueError(f"http_server_config.headers.{name}: write one line of printable characters")
     if not re.fullmatch(r"\d{1,9}", burst):
-        raise ValueError(f"rate_limit.burst: {burst!r} is no whole number")
+        raise ValueError(f"rate_limit.burst: {burst!r} is not a whole number")
     for name, hashed in users.items():
         if not re.fullmatch(r"\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}", hashed):
-            raise ValueError(f"basic_auth_users.{name} is no bcrypt hash: make one with htpasswd -nBC 10 ''")
+            raise ValueError(f"basic_auth_users.{name} is not a bcrypt hash: create one with htpasswd -nBC 10 ''")
     if tls and http2 and tls.cipher_suites and tls.min_version != "TLS13":
         wanted = [f"TLS_ECDHE_{key}_WITH_AES_128_GCM_SHA256" for key in ("RSA", "ECDSA")]
         if not set(wanted) & set(tls.cipher_suites):
             raise ValueError(
-                f"tls_server_config.cipher_suites: HTTP/2 wants {' or '.join(wanted)} among them; or say http2: false"
+                f"tls_server_config.cipher_suites: HTTP/2 requires {' or '.join(wanted)}: add one, or set http2: false"
             )
     return WebConfig(
         tls=tls,
@@ -210,7 +210,7 @@ def _tls(section: _Section, folder: Path, read: Callable[[Path], bytes]) -> Tls 
             raise ValueError(f"tls_server_config.{name}_file: {path}: {error.strerror}") from None
     if found["client_ca"] is not None and CLIENT_AUTH[client_auth] == "NoClientCert":
         raise ValueError(
-            "tls_server_config.client_ca is of no use without a client_auth_type, like RequireAndVerifyClientCert"
+            "tls_server_config.client_ca has no effect without a client_auth_type: add RequireAndVerifyClientCert"
         )
     return Tls(**found, client_auth=CLIENT_AUTH[client_auth], **result)  # type: ignore[arg-type]
 
@@ -220,7 +220,7 @@ def _duration_s(text: str, path: str) -> float:
     if re.fullmatch(r"\d{1,18}", text):
         return int(text) / 1e9
     if not re.fullmatch(r"(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+", text):
-        raise ValueError(f"{path}: {text!r} is no duration, like 1s or 250ms")
+        raise ValueError(f"{path}: {text!r} is not a duration: write 1s or 250ms")
     return sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(r"([\d.]+)(ns|us|µs|ms|s|m|h)", text))
 
 
@@ -236,7 +236,7 @@ def _yaml(text: str) -> Any:
     try:
         return _plain(yaml.compose(text, yaml.BaseLoader))
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError("it is no YAML: " + " ".join(str(error).split())) from None
+        raise ValueError("not valid YAML: " + " ".join(str(error).split())) from None
 
 
 def _plain(node: Any) -> Any:
@@ -248,6 +248,6 @@ def _plain(node: Any) -> Any:
     result: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key.value, str) or key.value in result:
-            raise ValueError(f"line {key.start_mark.line + 1}: this key is there already, or is no string")
+            raise ValueError(f"line {key.start_mark.line + 1}: duplicate key, or a key that is not a string")
         result[key.value] = _plain(value)
     return result

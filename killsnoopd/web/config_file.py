@@ -30,7 +30,7 @@ class WebConfigFile:
             try:
                 self._read(path)
             except (OSError, ValueError) as error:
-                raise Failure(Exit.CONFIG, f"{_wrong(path, error)}; mend it, or leave the flag out") from None
+                raise Failure(Exit.CONFIG, f"{_wrong(path, error)}; fix it or remove the flag") from None
 
     def fresh(self) -> WebConfig:
         """The current configuration. Costs a stat(2) for each file."""
@@ -54,9 +54,9 @@ class WebConfigFile:
         try:
             self._read(self._path)
         except (OSError, ValueError, Failure) as error:
-            log.error("%s; the former one stays in force", _wrong(self._path, error))
+            log.error("%s; the previous configuration stays in use", _wrong(self._path, error))
         else:
-            log.info("read anew: %s", self._path)
+            log.info("reloaded %s", self._path)
 
     def _read(self, path: Path) -> None:
         seen: dict[Path, object] = {}

@@ -57,7 +57,7 @@ class Connections:
         """Listen. The caller closes the sockets."""
         self._listening = list(sockets)
         if self._limit < MAX_OPEN:
-            log.warning("at most %d connections: the limit of open files is low (ulimit -n, LimitNOFILE=)", self._limit)
+            log.warning("at most %d connections: raise the limit on open files (ulimit -n, LimitNOFILE=)", self._limit)
         for listening in self._listening:
             listening.setblocking(False)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # accepted sockets inherit it
@@ -120,7 +120,9 @@ class Connections:
             return False
         if time.monotonic() - self._complained_s >= _COMPLAINT_INTERVAL_S:
             self._complained_s = time.monotonic()
-            log.warning("%d connections are open, and more come: the oldest idle ones are closed", len(self._open))
+            log.warning(
+                "all %d connections are in use: closing the oldest idle ones to accept new ones", len(self._open)
+            )
         held = Counter(each.network for each in self._open)
         min(idle, key=lambda each: (-held[each.network], each.since)).drop("evicted")
         return True
@@ -150,17 +152,17 @@ class Connections:
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of the port."""
-        yield GaugeMetricFamily("killsnoop_http_connections", "Connections that are open.", value=len(self._open))
+        yield GaugeMetricFamily("killsnoop_http_connections", "Open connections.", value=len(self._open))
         yield GaugeMetricFamily(
             "killsnoop_http_connections_limit",
-            "How many there can be; one more closes the oldest idle one.",
+            "Maximum number of open connections; one more closes the oldest idle one.",
             value=self._limit,
         )
         refused = CounterMetricFamily(
             "killsnoop_http_refused",
-            "Connections and requests not served: evicted for a newer one, slow to ask or to read, bad_request (no "
-            "HTTP, a header too long, a body), tls (none, no certificate or the wrong one), unauthorized (no password "
-            "or a wrong one), busy (too many at a time).",
+            "Connections and requests refused, by reason: evicted (closed for a newer one), slow (to send the request "
+            "or to read the response), bad_request (not HTTP, header too long, has a body), tls (no TLS, or no valid "
+            "client certificate), unauthorized (no password or a wrong one), busy (too many at a time).",
             labels=("reason",),
         )
         for reason, count in self.refused.items():

@@ -73,7 +73,7 @@ def parse(received: bytes) -> h11.Request:
     ):
         raise Refused(HTTPStatus.BAD_REQUEST, "bad_request")
     if header_field(request, b"transfer-encoding") or header_field(request, b"content-length").strip("0"):
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "bad_request", "No request has a body here.\n")
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "bad_request", "Requests must not have a body.\n")
     return request
 
 

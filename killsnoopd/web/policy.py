@@ -60,7 +60,7 @@ class Policy:
             if given and await self._passwords.verify(config.users, *given, peer):
                 return
         except TooManyAttempts:
-            text = "Other passwords from this address are being checked.\n"
+            text = "Too many passwords from this address are being checked.\n"
             raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "busy", text, {"Retry-After": "1"}) from None
         challenge = {"WWW-Authenticate": 'Basic realm="killsnoopd", charset="UTF-8"'}
         raise Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", headers=challenge)
@@ -72,7 +72,7 @@ class Policy:
             async with asyncio.timeout(SLOT_S):
                 await self._slots.acquire()
         except TimeoutError:
-            text = "As many scrapes as --web.max-requests allows are being answered.\n"
+            text = "Too many scrapes at a time (--web.max-requests).\n"
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "busy", text) from None
         try:
             yield

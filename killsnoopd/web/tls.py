@@ -33,14 +33,14 @@ def context(tls: Tls) -> ssl.SSLContext:
     """The context for new connections. Raises ValueError."""
     if tls.client_auth not in _VERIFY:
         raise ValueError(
-            f"tls_server_config.client_auth_type: {tls.client_auth} takes any certificate unseen, and Python's TLS "
-            "cannot; write RequireAndVerifyClientCert, with a client_ca_file"
+            f"tls_server_config.client_auth_type: {tls.client_auth} is not supported, because Python's TLS "
+            "verifies every client certificate: use RequireAndVerifyClientCert with a client_ca_file"
         )
     verify = _VERIFY[tls.client_auth]
     if tls.client_allowed_sans and verify == ssl.CERT_NONE:
         raise ValueError(
-            f"tls_server_config.client_allowed_sans is of no use with client_auth_type {tls.client_auth}: "
-            "write RequireAndVerifyClientCert, with a client_ca_file"
+            f"tls_server_config.client_allowed_sans has no effect with client_auth_type {tls.client_auth}: "
+            "use RequireAndVerifyClientCert with a client_ca_file"
         )
     result = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _versions_and_ciphers(result, tls)
@@ -56,7 +56,7 @@ def context(tls: Tls) -> ssl.SSLContext:
             try:
                 result.load_verify_locations(cadata=tls.client_ca.decode())
             except (ssl.SSLError, ValueError):
-                raise ValueError("tls_server_config.client_ca_file holds no certificate in PEM") from None
+                raise ValueError("tls_server_config.client_ca_file contains no PEM certificate") from None
     result.verify_mode = verify
     return result
 
@@ -85,8 +85,8 @@ def _curve(result: ssl.SSLContext, preferences: tuple[str, ...]) -> None:
         with contextlib.suppress(ssl.SSLError, ValueError):
             return result.set_ecdh_curve(CURVES[name])
     raise ValueError(
-        f"tls_server_config.curve_preferences: Python's TLS cannot be held to {' and '.join(preferences)} alone; "
-        "add CurveP256, or leave the key out"
+        f"tls_server_config.curve_preferences: Python's TLS cannot be limited to {' and '.join(preferences)}: "
+        "add CurveP256 or remove the key"
     )
 
 
@@ -98,7 +98,7 @@ def _versions_and_ciphers(result: ssl.SSLContext, tls: Tls) -> None:
     elif tls.cipher_suites:  # all are of TLS 1.3
         lowest = ssl.TLSVersion.TLSv1_3
     if lowest > highest:
-        raise ValueError("tls_server_config: max_version is below min_version, or below what cipher_suites need")
+        raise ValueError("tls_server_config: max_version is below min_version, or below what cipher_suites require")
     with warnings.catch_warnings():
         # Deprecated: TLS 1.0 and 1.1. OpenSSL's own policy may still forbid them.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -116,5 +116,5 @@ def _certificate(result: ssl.SSLContext, tls: Tls) -> None:
         except (ssl.SSLError, ValueError) as error:
             why = getattr(error, "reason", None) or error
             raise ValueError(
-                f"tls_server_config: cert and key are no certificate and its key, in PEM, without a passphrase ({why})"
+                f"tls_server_config: cert and key are not a PEM certificate and its unencrypted key ({why})"
             ) from None

@@ -1,8 +1,11 @@
 """What the event thread may take of a core."""
 
+from pathlib import Path
+
 import pytest
 
-from killsnoopd.events.cpu_budget import CpuBudget
+from killsnoopd import cli
+from killsnoopd.events.cpu_budget import SHARE, CpuBudget
 
 
 class Machine:
@@ -84,3 +87,10 @@ def test_a_suspended_machine_has_used_no_cpu():
     machine.cpu_s += 3600
     machine.now_s += 3600
     assert machine.budget.debt_s() <= 0.6 / 0.06
+
+
+def test_the_share_is_documented():
+    """In --help and in the man page."""
+    page = (Path(__file__).parent.parent.parent / "docs/killsnoopd.8").read_text()
+    for text in (page, cli.parser().format_help()):
+        assert f"what {SHARE:.0%}".replace("%", " %") + " of one core can log" in " ".join(text.split())

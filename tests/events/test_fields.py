@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 from examples import BASH, KILL, NGINX
 
+from killsnoopd import names
 from killsnoopd.events import fields
 from killsnoopd.events.processes import Identity
 
@@ -39,6 +41,48 @@ def test_fields_are_those_of_the_golden_file(name, event):
     golden = json.loads(Path(__file__).parent.parent.joinpath("golden").joinpath("events.json").read_text())
     known = KNOWN if event.target else dataclasses.replace(KNOWN, target_unit=None, target_container=None)
     assert fields.fields(event, known, BOOT_NS) == golden[name]
+
+
+TOP = Path(__file__).parent.parent.parent
+STANDARD = {"MESSAGE", "MESSAGE_ID", "PRIORITY", "SYSLOG_IDENTIFIER", "OBJECT_SYSTEMD_UNIT"}
+
+
+def every_field():
+    """The names of all fields that an event can have."""
+    everything = changed(
+        dataclasses.replace(BASH, ns_pid=7), target=dataclasses.replace(NGINX, ns_pid=1), res=-1,
+        compat=True, inferred=True, died_after_ns=1, escalation_ns=1,
+    )  # fmt: skip
+    found = set(fields.fields(everything, KNOWN, BOOT_NS))
+    named = re.findall(r'"((?:KILLSNOOP|OBJECT)_[A-Z_]+|ERRNO)"', Path(fields.__file__).read_text())
+    assert found == {*named, *STANDARD}
+    return found
+
+
+def test_every_field_is_in_the_man_page():
+    """And no other."""
+    page = (TOP / "docs/killsnoopd.8").read_text()
+    section = page.partition(".SH JOURNAL FIELDS\n")[2].partition(".SH")[0]
+    assert set(re.findall(r"\b[A-Z]+_[A-Z_]+\b|\b(?:MESSAGE|PRIORITY|ERRNO)\b", section)) == every_field()
+    assert f"({', '.join(names.ORIGINS)})" in section
+    assert f"({', '.join(names.OUTCOMES)}; of a death, died)" in section
+
+
+def test_every_field_is_in_the_tables_of_the_documents():
+    """And no other. In a table `_X` after another field stands for KILLSNOOP_X."""
+    texts = [path.read_text() for path in (TOP / "README.md", *(TOP / "docs").glob("*.md"))]
+    cells = [row.split("|")[1] for text in texts for row in re.findall(r"^\| `KILLSNOOP_.*", text, re.M)]
+    words = re.findall(r"`([A-Z_]+)`", " ".join(cells))
+    documented = {f"KILLSNOOP{word}" if word.startswith("_") else word for word in words}
+    assert documented | STANDARD == every_field()
+
+
+def test_the_catalog():
+    """`journalctl -x` explains each kind of event and each origin, with fields that there are."""
+    catalog = (TOP / "deploy/killsnoopd.catalog").read_text()
+    assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED, fields.DIED}
+    assert tuple(re.findall(r"^([a-z]+): ", catalog, re.M)) == names.ORIGINS
+    assert set(re.findall(r"KILLSNOOP_[A-Z_]+", catalog)) <= every_field()
 
 
 def test_what_is_absent_is_absent():
@@ -115,7 +159,7 @@ REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
         ({"origin": "kernel", "sender": None, "namespace_end": True},
          "kernel sent SIGKILL to nginx[812] (nginx.service): delivered, as its pid namespace ended"),
         ({"origin": "pdeathsig"},
-         "bash[3325] uid 0 sent SIGKILL by ending (PR_SET_PDEATHSIG) to nginx[812] (nginx.service): delivered"),
+         "bash[3325] uid 0 sent SIGKILL by exiting (PR_SET_PDEATHSIG) to nginx[812] (nginx.service): delivered"),
         ({"origin": "autokill"},
          "bash[3325] uid 0 sent SIGKILL by closing its pidfd (CLONE_PIDFD_AUTOKILL) to nginx[812] (nginx.service): delivered"),
         ({"origin": "autokill", "sender": None, "inferred": True},

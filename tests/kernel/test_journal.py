@@ -265,7 +265,7 @@ def test_a_backlog_waits_for_the_next_daemon(start, journald, pins):
     targets = [NO_SUCH_PID - number for number in range(3000)]
     run(lambda: [send("kill", target, 9) for target in targets], b"ks-backlog")
     assert first.stop() == 0
-    waiting = int(re.search(r"(\d+) wait in the pinned ring buffer for the next start", first.stderr.read_text())[1])
+    waiting = int(re.search(r"(\d+) stay in the pinned ring buffer for the next start", first.stderr.read_text())[1])
     assert waiting > 0
     os.kill(journald.process.pid, signal.SIGCONT)
     second = start(*flags, target="journal", prefix=journald.prefix)

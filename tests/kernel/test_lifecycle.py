@@ -67,7 +67,7 @@ def test_a_probe_that_does_not_count_is_refused(tmp_path, start):
         result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert result.returncode == 70
         assert result.stderr.count("\n") == 1
-        assert "the probe failed its test: our own signal 0 was not counted" in result.stderr
+        assert "the probe failed its self-test: our own signal 0 was not counted" in result.stderr
     finally:
         subprocess.run(["rm", "-r", directory], check=True)
 

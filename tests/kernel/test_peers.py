@@ -72,7 +72,10 @@ def test_a_reload_that_goes_wrong(secured):
         assert any(line.startswith("RELOADING=1") for line in daemon.notified)
 
     reload()
-    assert f"{folder}/nowhere: No such file or directory; the former one stays in force" in daemon.stderr.read_text()
+    assert (
+        f"{folder}/nowhere: No such file or directory; the previous configuration stays in use"
+        in daemon.stderr.read_text()
+    )
     assert ask(port(daemon), context=context)[0] == 401
     (folder / "web.yml").write_text("")
     reload()
@@ -103,5 +106,5 @@ def test_under_attack(start, name, prefix):
     assert int(daemon.status("VmRSS")) - before < 16 * 1024
     wait_for(lambda: daemon.value("killsnoop_http_connections") == 1, "all others to be closed")
     if prefix:
-        assert "the limit of open files is low" in daemon.stderr.read_text()
+        assert "raise the limit on open files" in daemon.stderr.read_text()
         assert daemon.value("killsnoop_http_connections_limit") < 64

@@ -26,7 +26,7 @@ def test_counts_and_events_outlive_the_daemon(start, pins):
     """Signals sent while no daemon runs are counted, and logged by the next one; its ledger goes on, too."""
     said = load(pins, "--events.rate=0")
     name = probe_hash(cli.parse(["--events.rate=0"]).probe)
-    seen = r"signals are seen from \d+\.\d s after boot on"
+    seen = r"it sees signals from \d+\.\d s after boot"
     assert re.fullmatch(rf"killsnoopd-loader: probe attached, pinned at {pins}/{name}: {seen}\n", said)
     flags = ("--events.rate=0", f"--probe.pin={pins}")
     first = start(*flags)
@@ -73,7 +73,7 @@ def test_the_same_probe_is_not_loaded_twice(start, pins):
     """A second run of the loader tries the pinned probe out, under its own name, and leaves it as it is."""
     load(pins)
     before = our_programs()
-    assert "is pinned at" in load(pins)
+    assert "is already pinned at" in load(pins)
     assert our_programs() == before
     daemon = start(f"--probe.pin={pins}")
     assert daemon.signals("killsnoopd-load") == {
@@ -104,7 +104,7 @@ def test_another_version_takes_over_between_two_signals(start, pins):
     sender = forked(numbered, b"ks-upgrade")
     for number in range(1, 8):
         said = load(pins, "--events.rate=0", f"--events.grace-period={number}")
-        assert "in the place of the one that was pinned, whose counts go on" in said
+        assert "it replaces the pinned one and keeps its counts" in said
     os.eventfd_write(stop, 1)
     assert os.waitpid(sender, 0)[1] == 0
     targets = [str(NO_SUCH_PID - number) for number in range(int(os.read(told[0], 20)))]
@@ -120,8 +120,8 @@ def test_another_layout_starts_anew(pins):
     programs = our_programs()
     run(lambda: kill_loop(7), b"ks-unlogged")
     said = load(pins, "--metrics.max-series=11")
-    assert "what was pinned had another layout" in said
-    lost = re.search(r"counts start at zero, and (\d+) events that waited to be logged are lost", said)
+    assert "the pinned probe has another map layout" in said
+    lost = re.search(r"(\d+) events that were waiting to be logged are lost", said)
     assert int(lost[1]) >= 7  # others on this machine may have sent some
     assert len(pins_in(pins)) == 1
     wait_for(lambda: not (our_programs() & programs), "the old programs to go")
@@ -141,7 +141,7 @@ def test_partial_pins_are_replaced(start, pins, broken):
     (whole,) = pins_in(pins)
     (whole / broken).unlink()
     link = broken.startswith("link")
-    assert ("whose counts go on" if link else "was not whole") in load(pins)
+    assert ("keeps its counts" if link else "is incomplete") in load(pins)
     daemon = start(f"--probe.pin={pins}")
     run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-healed")
     before = {("ks-before", "SIGKILL", "ESRCH"): 1} if link else {}
@@ -169,7 +169,7 @@ def test_silent_pins_are_replaced(start, pins):
     )  # fmt: skip
     assert refused.returncode == 70
     assert "our own signal 0 was not counted; our own signal 0 made no event" in refused.stderr
-    assert "whose counts go on" in load(pins)
+    assert "keeps its counts" in load(pins)
     daemon = start(f"--probe.pin={pins}")
     assert daemon.signals("ks-before", "ks-silence") == {("ks-before", "SIGKILL", "ESRCH"): 1}
 

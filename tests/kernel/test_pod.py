@@ -100,7 +100,7 @@ def test_the_loader_needs_each_capability(make_pod, capability):
     loader, _ = loader_and_daemon(daemon_set)
     loader["securityContext"]["capabilities"]["add"].remove(capability)
     result = make_pod(daemon_set).run("loader")
-    assert (result.returncode, "takes CAP_BPF and CAP_PERFMON" in result.stderr) == (77, True)
+    assert (result.returncode, "needs CAP_BPF and CAP_PERFMON" in result.stderr) == (77, True)
 
 
 def refused(make_pod, change):

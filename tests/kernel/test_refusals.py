@@ -22,11 +22,11 @@ DIST = "/usr/lib/python3/dist-packages"
 # name: (shell commands run before, program that starts the daemon, flags, exit code, what the line says)
 CASES = {
     "an unknown flag": ("", "", "--nonsense", 2, "unrecognized arguments: --nonsense"),
-    "a bad address": ("", "", "--web.listen-address=nowhere", 2, "'nowhere' is no address"),
+    "a bad address": ("", "", "--web.listen-address=nowhere", 2, "'nowhere' is not an address"),
     "a host that does not resolve": ("", "", "--web.listen-address=host.invalid:1", 71, "cannot listen on host.invalid:1"),
     "an address of another machine": ("", "", "--web.listen-address=192.0.2.1:1", 71, "cannot listen on 192.0.2.1:1"),
     "a bad signal name": ("", "", "--events.exclude-signal=SIGNOPE", 2, "no such signal: 'SIGNOPE'"),
-    "no socket from systemd": ("", "", "--web.systemd-socket", 71, "systemd has handed no socket over"),
+    "no socket from systemd": ("", "", "--web.systemd-socket", 71, "systemd passed no socket"),
     "pins that are not there": ("", "", "--probe.pin=/sys/fs/bpf/ks_none", 69, "is pinned at /sys/fs/bpf/ks_none/"),
     "pins that cannot be read": (
         "mkdir -m 700 $T/secret", "setpriv --reuid=65534 --clear-groups",
@@ -34,14 +34,14 @@ CASES = {
     ),
     "no process to be had": (
         "", "setpriv --reuid=65534 --clear-groups prlimit --nproc=0", "",
-        71, "no process can be started (Resource temporarily unavailable)",
+        71, "cannot start the loader (Resource temporarily unavailable)",
     ),
-    "not root": ("", "setpriv --reuid=65534 --clear-groups", "", 77, "it takes CAP_BPF and CAP_PERFMON; run as root"),
+    "not root": ("", "setpriv --reuid=65534 --clear-groups", "", 77, "it needs CAP_BPF and CAP_PERFMON; run as root"),
     "no CAP_BPF": (
-        "", "setpriv --bounding-set=-bpf,-sys_admin", "", 77, "it takes CAP_BPF and CAP_PERFMON",
+        "", "setpriv --bounding-set=-bpf,-sys_admin", "", 77, "it needs CAP_BPF and CAP_PERFMON",
     ),
     "no CAP_PERFMON": (
-        "", "setpriv --bounding-set=-perfmon,-sys_admin", "", 77, "it takes CAP_BPF and CAP_PERFMON",
+        "", "setpriv --bounding-set=-perfmon,-sys_admin", "", 77, "it needs CAP_BPF and CAP_PERFMON",
     ),
     "bcc missing": (
         f"mkdir $T/none; mount --bind $T/none {DIST}/bcc", "", "", 78, "bcc is missing for /usr/bin/python3",
@@ -169,7 +169,7 @@ def test_a_probe_that_reports_our_own_signals_wrong(public, fault):
     source.write_text(before.replace(text, instead))
     result = in_namespace(public, "", "", "killsnoopd --web.listen-address=127.0.0.1:0")
     assert (result.returncode, result.stdout) == (70, ""), result.stderr
-    assert result.stderr.startswith("killsnoopd: the probe failed its test: ")
+    assert result.stderr.startswith("killsnoopd: the probe failed its self-test: ")
     assert result.stderr.count("\n") == 1
     assert says in result.stderr
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeProbe
+from page_metrics import Told, every_metric
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,13 +13,6 @@ from killsnoopd.metrics import families, fold
 from killsnoopd.probe.attached import Counts, Ledger
 
 PADDED = b"nginx".ljust(16, b"\0")
-
-
-class Told:
-    """What a writer tells of itself."""
-
-    last_event_ns = 1_700_000_000_500_000_000
-    cgroup_sources = {"kernel": 3, "none": 1}  # noqa: RUF012
 
 
 def counts(series=(), overflow=(), taken=0, **more):
@@ -50,6 +44,17 @@ def test_the_page_is_that_of_the_golden_file():
     found = page(FakeProbe(read, Ledger(outcomes, pending=0)), Told())
     found = re.sub(r"killsnoop_build_info\{.*?\}", "killsnoop_build_info{...}", found)
     assert found == Path(__file__).parent.parent.joinpath("golden").joinpath("page.metrics").read_text()
+
+
+def test_every_metric_is_in_the_tables_of_the_documents():
+    """With its labels; and no other."""
+    top = Path(__file__).parent.parent.parent
+    documented = {}
+    for path in (top / "README.md", *(top / "docs").glob("*.md")):
+        for row in re.findall(r"^\| `killsnoop_.*", path.read_text(), re.M):
+            names, labels = (tuple(re.findall(r"`(\w+)`", cell)) for cell in row.split("|")[1:3])
+            documented |= dict.fromkeys(names, labels)
+    assert documented == every_metric()
 
 
 def test_run_statistics_only_when_the_kernel_keeps_them():

@@ -1,12 +1,13 @@
 """What the compiler says reaches the user, however the compiler ends; without bcc."""
 
+import re
 import signal
 import sys
 
 import pytest
 
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import compiler
+from killsnoopd.probe import btf, compiler, hooks, libbpf, program
 from killsnoopd.settings import Settings
 
 XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage of the XADD return value\n"
@@ -19,26 +20,26 @@ XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage o
             1,
             XADD,
             Exit.SOFTWARE,
-            f"bcc could not compile the probe: {XADD.strip()}; --log.level=debug shows all that it said",
+            f"bcc could not compile the probe: {XADD.strip()}; --log.level=debug shows its full output",
         ),
         (
             1,
             "warning: loop not unrolled\nkillsnoop.bpf.c:7:1: error: unknown type name 'x'\nException: Failed to compile\n",
             Exit.SOFTWARE,
             "bcc could not compile the probe: killsnoop.bpf.c:7:1: error: unknown type name 'x'; "
-            "--log.level=debug shows all that it said",
+            "--log.level=debug shows its full output",
         ),
         (
             -signal.SIGSEGV,
             "",
             Exit.SOFTWARE,
-            "bcc could not compile the probe: ended by SIGSEGV without a word; --log.level=debug shows all that it said",
+            "bcc could not compile the probe: ended by SIGSEGV without output; --log.level=debug shows its full output",
         ),
         (
             1,
             "could not open bpf map: counts, error: Operation not permitted\n",
             Exit.NOPERM,
-            "not allowed to load the probe: it takes CAP_BPF and CAP_PERFMON; run as root",
+            "not allowed to load the probe: it needs CAP_BPF and CAP_PERFMON; run as root",
         ),
     ],
     ids=["LLVM 21", "clang", "a crash", "no capability"],
@@ -58,7 +59,7 @@ def test_a_long_line_is_cut():
 
 ENDS = {
     "exit(3)": ("ctypes.CDLL(None).exit(1)", "LLVM ERROR: it does not do", "LLVM ERROR: it does not do"),
-    "a signal": ("os.kill(os.getpid(), 11)", "", "ended by SIGSEGV without a word"),
+    "a signal": ("os.kill(os.getpid(), 11)", "", "ended by SIGSEGV without output"),
     "an exception": ("raise Exception('Failed to compile')", "", "Exception: Failed to compile"),
 }
 
@@ -91,3 +92,19 @@ def test_a_failure_of_the_child(monkeypatch):
     with pytest.raises(Failure, match="bcc is missing for ") as raised:
         compiler.compile_probe(Settings())
     assert raised.value.exit_code == Exit.CONFIG
+
+
+def test_every_macro_is_listed_in_the_source(monkeypatch):
+    """The list at the top of killsnoop.bpf.c has what the compiler defines, and no more; offsets of fields by their prefix."""
+    prefixes = {macro.partition("_")[0] for macro, *_ in (*btf.FIELDS, *btf.OPTIONAL_FIELDS)}
+    monkeypatch.setattr(btf, "task_macros", dict)
+    monkeypatch.setattr(libbpf, "may_read_kernel_memory", lambda: True)
+    monkeypatch.setattr(libbpf, "rdonly_cast_ids", lambda: (1, 2))
+    monkeypatch.setattr(hooks, "field_offset", lambda *_: 12)
+    monkeypatch.setattr(compiler, "possible_cpus", lambda: 2)
+    listed = program.MAIN.read_text().partition("Macros that the loader defines")[2].partition("*/")[0]
+    names = re.findall(r"^ \*   ([A-Z][A-Z_]+)(?:/(_[A-Z]+))?  ", listed, re.M)
+    both = {name for name, _ in names} | {name.rpartition("_")[0] + other for name, other in names if other}
+    assert both == set(compiler.macros(Settings()))
+    fields = re.search(r"^ \*   (TASK_\*.*) \.\.\. ", listed, re.M)[1]
+    assert {field.strip(", *_") for field in fields.split()} <= prefixes

@@ -28,21 +28,21 @@ from killsnoopd.probe import libbpf, loader
             524,
             "",
             Exit.UNAVAILABLE,
-            "kernel 5.10.0 is too old: its BPF compiler knows no atomic exchange; "
+            "kernel 5.10.0 is too old: its BPF JIT does not support atomic exchange; "
             "on arm64 killsnoopd needs Linux 5.18 or later",
         ),
         (
             errno.EPERM,
             "",
             Exit.NOPERM,
-            "not allowed to load the probe: it takes CAP_BPF and CAP_PERFMON; run as root",
+            "not allowed to load the probe: it needs CAP_BPF and CAP_PERFMON; run as root",
         ),
         (
             errno.EACCES,
             "R0 invalid mem access",
             Exit.SOFTWARE,
             "kernel 5.10.0 refused the probe ([Errno 13] Permission denied: 'on_sys_exit'); "
-            "--log.level=debug shows what the verifier said",
+            "--log.level=debug shows the verifier log",
         ),
     ],
 )

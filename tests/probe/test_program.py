@@ -1,6 +1,7 @@
 """The probe's settings: macros, layout, hash."""
 
 import dataclasses
+import errno
 import re
 import struct
 from pathlib import Path
@@ -150,6 +151,17 @@ def test_layout_is_that_of_the_source():
     maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)
     named = [re.split(", *", of_map)[3 if of_map.startswith('"') else 0] for of_map in maps]
     assert sorted(named) == sorted((*program.DAEMON_MAPS, *program.PROBE_MAPS))
+
+
+def test_results_are_numbered_as_in_the_probe():
+    """overflow_result() returns the place of each result in RESULTS."""
+    body = re.search(r"overflow_result\(s32 res\)\n\{(.*?)\n\}", program.source(), re.S)[1]
+    cases = {int(res): int(number) for res, number in re.findall(r"case (-?\d+): return (\d+);", body)}
+    found = {number: names.result_name(res) for res, number in cases.items()}
+    found[int(re.search(r"default: return (\d+);", body)[1])] = "(other)"
+    assert tuple(found[number] for number in range(len(found))) == program.RESULTS
+    told = re.findall(r"case -(\d+): .*/\* (E\w+) \*/", body)
+    assert [errno.errorcode[int(number)] for number, _ in told] == [name for _, name in told]
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0\n", 1), ("0-1\n", 2), ("0-127\n", 128), ("0,2-5\n", 6)])

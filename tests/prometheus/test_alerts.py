@@ -272,9 +272,9 @@ def series_taken(value):
 @pytest.mark.parametrize(
     ("alert", "scrapes", "label", "fires"),
     [
-        pytest.param("KillsnoopProbeDetached", [*minutes(5, attached(1)), *minutes(2, attached(0))], "program", ["signal_generate"], id="detached"),
-        pytest.param("KillsnoopProbeDetached", minutes(7, attached(1)), "program", [], id="attached"),
-        pytest.param("KillsnoopProbeDetached", [*minutes(5, attached(1)), attached(0), attached(1)], "program", [], id="while it is exchanged"),
+        pytest.param("KillsnoopProbeDetached", [*minutes(5, attached(1)), *minutes(2, attached(0))], "hook", ["signal_generate"], id="detached"),
+        pytest.param("KillsnoopProbeDetached", minutes(7, attached(1)), "hook", [], id="attached"),
+        pytest.param("KillsnoopProbeDetached", [*minutes(5, attached(1)), attached(0), attached(1)], "hook", [], id="while it is exchanged"),
         pytest.param("KillsnoopSignalsMissed", missed(60, 98, 2), "instance", ["web1"], id="2 % missed"),
         pytest.param("KillsnoopSignalsMissed", missed(60, 0, 2), "instance", ["web1"], id="all missed"),
         pytest.param("KillsnoopSignalsMissed", missed(60, 998, 2), "instance", [], id="0.2 % missed"),
@@ -311,7 +311,7 @@ WEB1 = {"job": "killsnoopd", "instance": "web1"}
         (
             SIGKILL, steps(QUIET, killed(new=2)), "critical", {"comm": "new", "signal": "SIGKILL", "result": "success"},
             "new sends SIGKILL on web1",
-            "new sent SIGKILL on web1, 2 calls in the last five minutes. It is not on the list of expected senders.",
+            "new sent SIGKILL in 2 calls on web1 in the last five minutes. It is not on the list of expected senders.",
         ),
         (
             "KillsnoopOomKill", steps(page(), page(oom=1, **LATER)), "warning",
@@ -322,46 +322,46 @@ WEB1 = {"job": "killsnoopd", "instance": "web1"}
         (
             "KillsnoopEscalation", steps(page(), page(escalations=2, kills={"bash": 1, "systemd": 1}, **LATER)), "info", {},
             "SIGTERM was not enough on web1",
-            "2 processes on web1 were sent SIGKILL after SIGTERM in the last five minutes. Who sent SIGKILL there in that time: bash systemd.",
+            "2 processes on web1 were sent SIGKILL after SIGTERM in the last five minutes. Senders of SIGKILL there in that time: bash systemd.",
         ),
         (
             "KillsnoopFailedKills", steps(page(), page(eperms=SCANNED, **LATER)), "warning", {"comm": "nmapish"},
-            "nmapish tries to signal processes that it may not on web1",
-            "32 calls of nmapish on web1 failed with EPERM within a minute. Signals: 0 SIGKILL.",
+            "nmapish tries to signal processes without permission on web1",
+            "32 calls by nmapish on web1 failed with EPERM within a minute. Signals: 0 SIGKILL.",
         ),
         (
             "KillsnoopMassKill", steps(page(), page(terms={"group": 1}, victims=(0, 30), **LATER)), "critical",
             {"comm": "group", "signal": "SIGTERM"},
             "group sends SIGTERM to many processes on web1",
-            "group sent SIGTERM on web1, 1 calls within a minute. Together with other senders of it there it reached 30 processes.",
+            "group sent SIGTERM in 1 calls on web1 within a minute. All senders of it there together reached 30 processes.",
         ),
         (
-            "KillsnoopProbeDetached", [*minutes(5, attached(1)), *minutes(2, attached(0))], "critical", {"program": "signal_generate"},
-            "killsnoopd does not see signal_generate on web1",
-            "The probe at signal_generate is detached on web1. Signals that pass there are neither counted nor logged, whoever sends them.",
+            "KillsnoopProbeDetached", [*minutes(5, attached(1)), *minutes(2, attached(0))], "critical", {"hook": "signal_generate"},
+            "killsnoopd is detached from signal_generate on web1",
+            "The probe is not attached to signal_generate on web1. Signals that pass there are neither counted nor logged.",
         ),
         (
             "KillsnoopSignalsMissed", missed(60, 0, 2), "critical", {},
             "killsnoopd does not count all signals on web1",
-            "100% of what passed the probe in the last ten minutes on web1 was neither counted nor logged: other BPF programs kept it "
-            "out of their CPU, or somebody broke it.",
+            "The probe missed 100% of the signals and calls on web1 in the last ten minutes. They are neither counted nor logged: "
+            "other BPF programs were running on those CPUs, or the probe is broken.",
         ),
         (
             "KillsnoopEventsLost", growing(60, logged=10, rate_limited=10), "warning", {"outcome": "rate_limited"},
             "killsnoopd does not log all events on web1",
-            "50% of the events of the last ten minutes on web1 were not logged (rate_limited). Signals are counted all the same; "
-            "who sent which to whom is not in the journal for these.",
+            "50% of the events on web1 in the last ten minutes were not logged (rate_limited). Their signals are counted, but the "
+            "journal does not say who sent them.",
         ),
         (
             "KillsnoopSeriesLimitReached", minutes(1, series_taken(10000)), "warning", {},
             "killsnoopd has no counter left on web1",
-            "All 10000 series are taken on web1. Senders that are new, and signals that are new for a sender, are counted "
-            'as comm="(other)"; the journal has their names.',
+            "All 10000 counters are taken on web1. New senders, and new signals of known senders, are counted as "
+            'comm="(other)"; the journal still has their names.',
         ),
         (
             "KillsnoopDown", [*minutes(9, QUIET), *minutes(6, UNREACHABLE)], "critical", {},
             "killsnoopd cannot be scraped on web1",
-            "Prometheus could not read the page of web1 for five minutes. No alert on any signal or sender there can be raised.",
+            "Prometheus could not scrape web1 for five minutes. Alerts about signals there cannot fire.",
         ),
     ],
 )  # fmt: skip
@@ -414,8 +414,8 @@ def test_names_that_would_break_a_query(tmp_path):
     scrapes = steps(page(), page(eperms={(name, "0"): 30}, **LATER))
     checks = [firing("KillsnoopFailedKills", 15 * (len(scrapes) - 1), "comm", name)]
     texts = {
-        "summary": f"{name} tries to signal processes that it may not on web1",
-        "description": f"30 calls of {name} on web1 failed with EPERM within a minute. Signals: 0.",
+        "summary": f"{name} tries to signal processes without permission on web1",
+        "description": f"30 calls by {name} on web1 failed with EPERM within a minute. Signals: 0.",
         "runbook_url": "docs/runbook.md#killsnoopfailedkills",
     }
     expected = {"exp_labels": WEB1 | {"comm": name, "severity": "warning"}, "exp_annotations": texts}

@@ -35,10 +35,10 @@ def test_killsnoop(line):
         assert command.table_parser().parse_args(argv)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("journalctl ")])
-def test_journalctl(command):
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("journalctl ")])
+def test_journalctl(line):
     """Asks for fields that are logged, with values that occur."""
-    _, *argv = shlex.split(command.partition(" | ")[0])
+    _, *argv = shlex.split(line.partition(" | ")[0])
     matches = dict(word.split("=", 1) for word in argv if re.match("[A-Z_]+=", word))
     shown = [word.removeprefix("--output-fields=") for word in argv if word.startswith("--output-fields=")]
     assert {*matches, *shown} <= FIELDS

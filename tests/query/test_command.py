@@ -3,11 +3,15 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from logged import death, record
+
+from killsnoopd.query import command
 
 HOSTILE = record(COMM="\x1b[31mx\n", PID="7")
 
@@ -40,7 +44,7 @@ def test_table(events):
         ["3325", "bash", "SIGTERM", "-42", "EPERM"],
         ["7", r"\x1b[31mx\x0a", "SIGKILL", "812", "0"],
     ]
-    assert found.stderr == "killsnoop: 1 lines were no events of killsnoopd and were left out\n"
+    assert found.stderr == "killsnoop: skipped 1 lines that are not killsnoopd events\n"
 
 
 @pytest.mark.parametrize(
@@ -84,11 +88,11 @@ def test_who(events):
     ("arguments", "code", "says"),
     [
         (["-s", "NOSUCH"], 2, "no such signal: 'NOSUCH'"),
-        (["-p", "-3"], 2, "'-3' is no process id"),
-        (["-p", "x"], 2, "'x' is no process id"),
+        (["-p", "-3"], 2, "'-3' is not a process id"),
+        (["-p", "x"], 2, "'x' is not a process id"),
         (["--nope"], 2, "unrecognized arguments: --nope"),
-        (["/no/such/file"], 69, "/no/such/file cannot be read: No such file or directory"),
-        (["--since=today", "x"], 2, "--since and --until choose from the journal"),
+        (["/no/such/file"], 69, "cannot read /no/such/file: No such file or directory"),
+        (["--since=today", "x"], 2, "--since and --until apply to the journal"),
         (["who"], 2, "the following arguments are required"),
     ],
 )
@@ -107,6 +111,18 @@ def test_help_has_examples_and_exit_codes():
         assert part in text
 
 
+def test_every_flag_is_in_the_man_page():
+    """And no other."""
+    page = (Path(__file__).parent.parent.parent / "docs/killsnoop.8").read_text().replace("\\-", "-")
+    section = page.partition(".SH FLAGS\n")[2].partition(".SH")[0]
+    heads = [entry.partition("\n")[0] for entry in re.split(r"^\.T[PQ]\n", section, flags=re.M)[1:]]
+    actions = command.table_parser()._actions + command.who_parser()._actions
+    flags = {option for action in actions for option in action.option_strings} - {"-h"}
+    assert set(re.findall(r"--?[a-zA-Z]+", " ".join(heads))) == flags
+    default = command.table_parser().get_default("output")
+    assert f"Default: {default}." in section
+
+
 def test_a_reader_that_has_seen_enough(events):
     """`killsnoop | head` ends without a word."""
     many = events.read_text() * 5000
@@ -122,8 +138,8 @@ def test_on_a_terminal(events):
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": "60", "LINES": "20", "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
-    command = [sys.executable, "-m", "killsnoopd.query.command", str(events)]
-    subprocess.run(command, stdout=slave, stderr=subprocess.DEVNULL, env=environment, check=True)
+    shown_by = [sys.executable, "-m", "killsnoopd.query.command", str(events)]
+    subprocess.run(shown_by, stdout=slave, stderr=subprocess.DEVNULL, env=environment, check=True)
     os.close(slave)
     shown = os.read(master, 65536).decode()
     os.close(master)

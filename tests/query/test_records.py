@@ -57,7 +57,7 @@ def test_stream():
     said = []
     stream = io.BytesIO(b"".join([lines[0], b"killsnoopd: hello\n", b"\n", lines[1], b"\xff\xfe\n", lines[2]]))
     assert [found["KILLSNOOP_PID"] for found in records.from_stream(stream, said.append)] == ["0", "1", "2"]
-    assert said == ["2 lines were no events of killsnoopd and were left out"]
+    assert said == ["skipped 2 lines that are not killsnoopd events"]
 
 
 def test_journal_command():
@@ -86,9 +86,9 @@ def journalctl(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("says", "code", "line"),
     [
-        ("No journal files were opened due to insufficient permissions.", Exit.NOPERM, "be root, or in group systemd-journal"),
-        ("Failed to parse timestamp: nonsense", Exit.USAGE, "write a time as journalctl takes it"),
-        ("Boom", Exit.UNAVAILABLE, "the journal cannot be read: Boom"),
+        ("No journal files were opened due to insufficient permissions.", Exit.NOPERM, "run as root or join group systemd-journal"),
+        ("Failed to parse timestamp: nonsense", Exit.USAGE, "write a time that journalctl accepts"),
+        ("Boom", Exit.UNAVAILABLE, "cannot read the journal: Boom"),
     ],
 )  # fmt: skip
 def test_a_journal_that_cannot_be_read(journalctl, says, code, line):

@@ -72,7 +72,7 @@ def test_without_a_death_the_signal():
          "died of SIGKILL, which the kernel, out of memory, had sent 1.4 ms before."),
         ({"PID": "0", "COMM": "kernel", "ORIGIN": "kernel", "SYSCALL": None}, "which the kernel had sent 1.4 ms before."),
         ({"ORIGIN": "cgroup", "SYSCALL": None}, "had sent by a write to cgroup.kill 1.4 ms before."),
-        ({"ORIGIN": "pdeathsig", "SYSCALL": None}, "had sent by ending (PR_SET_PDEATHSIG) 1.4 ms before."),
+        ({"ORIGIN": "pdeathsig", "SYSCALL": None}, "had sent by exiting (PR_SET_PDEATHSIG) 1.4 ms before."),
         ({"ORIGIN": "autokill", "SYSCALL": None}, "had sent by closing its pidfd (CLONE_PIDFD_AUTOKILL) 1.4 ms before."),
         ({"ORIGIN": "cgroup", "SYSCALL": None, "ORIGIN_INFERRED": "1"},
          "had probably sent by a write to cgroup.kill 1.4 ms before."),

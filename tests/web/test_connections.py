@@ -14,7 +14,11 @@ import pytest
 from attacks import ATTACKS, GET, SCRAPE, Attack, Scraper, ask, launch, read_all, room_for
 from serving import Served
 
-from killsnoopd.web.connection import HEADER_BYTES, network
+from killsnoopd import cli
+from killsnoopd.web.connection import ANSWER_S, HEADER_BYTES, HEADER_S, network
+from killsnoopd.web.connections import MAX_BODY_BYTES, MAX_OPEN
+from killsnoopd.web.passwords import WAITING_PER_PEER
+from killsnoopd.web.policy import SLOT_S
 
 GROWTH_MB = 16
 ORDINARY, FULL, HUGE = 25_000, 1_000_000, 4_000_000  # bytes of the page: 250 series, 10,000, 40,000
@@ -94,7 +98,7 @@ def test_few_open_files(serve, many_files):
     served = serve(ORDINARY, prefix=("prlimit", "--nofile=64:64"))
     refused, _ = attack(served, Attack(2000, b"GET /metrics HTTP/1.1\r\n"))
     assert refused["evicted"] > 1900
-    (places,) = re.findall(r"at most (\d+) connections: the limit of open files is low", served.said)
+    (places,) = re.findall(r"at most (\d+) connections: raise the limit on open files", served.said)
     assert 32 <= int(places) < 64 - 16  # 16 are spare, and the server has some open itself
 
 
@@ -264,3 +268,19 @@ def test_the_page_tells_of_it(serve):
 def test_what_is_one_peer(host, peer):
     """Who has one IPv6 address has 2^64 of them."""
     assert network(host) == peer
+
+
+def test_the_limits_are_documented():
+    """In the man page and --help, in the units that people use."""
+    page = " ".join((Path(__file__).parent.parent.parent / "docs/killsnoopd.8").read_text().split())
+    section = page.partition(".SH LIMITS OF THE PORT")[2].partition(".SH")[0]
+    for text in (
+        f"At most {MAX_OPEN} connections are open at a time",
+        f"header together may take {HEADER_S:.0f} seconds, and the header {HEADER_BYTES >> 10} KiB;",
+        f"the response may take {ANSWER_S:.0f} seconds",
+        f"At most {MAX_BODY_BYTES >> 20} MiB of responses wait",
+        f"at most {WAITING_PER_PEER} at a time from one peer",
+    ):
+        assert text in section
+    assert f"Others wait up to {SLOT_S:.0f} seconds, then get 503." in page
+    assert f"others wait up to {SLOT_S:.0f} seconds, then get 503;" in " ".join(cli.parser().format_help().split())

@@ -315,7 +315,7 @@ def test_a_change_holds_at_once(folder, serve):
     served.config.write_text("basic_auth_users: {scraper: broken}\n")
     for _ in range(3):
         assert served.ask(basic("scraper", "other"))[0] == 200
-    line = f"--web.config.file={served.config}: basic_auth_users.scraper is no bcrypt hash"
+    line = f"--web.config.file={served.config}: basic_auth_users.scraper is not a bcrypt hash"
     wait_for(lambda: line in served.said, "the line")
     assert served.said.count(line) == 1
     served.process.send_signal(signal.SIGHUP)
@@ -323,7 +323,7 @@ def test_a_change_holds_at_once(folder, serve):
     assert served.ask(basic("scraper", "wrong"))[0] == 401
     served.config.unlink()
     assert served.ask(basic("scraper", "other"))[0] == 200
-    wait_for(lambda: "No such file or directory; the former one stays in force" in served.said, "the line")
+    wait_for(lambda: "No such file or directory; the previous configuration stays in use" in served.said, "the line")
     served.config.write_text(PAIR)
     assert served.ask(context=client_context(folder))[0] == 200
     assert served.ask()[0] == 0
@@ -350,4 +350,4 @@ def test_a_new_certificate_needs_no_signal(folder, serve, tmp_path):
     assert serial() == former
     shutil.copy(folder / "renewed.key", tmp_path / "server.key")
     assert serial() != former
-    wait_for(lambda: "the former one stays in force" in served.said, "the line")
+    wait_for(lambda: "the previous configuration stays in use" in served.said, "the line")

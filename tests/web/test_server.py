@@ -127,7 +127,7 @@ def test_who_gets_no_turn_is_told_and_counted(monkeypatch):
 
     head, body = asyncio.run(two())
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert body == b"As many scrapes as --web.max-requests allows are being answered.\n"
+    assert body == b"Too many scrapes at a time (--web.max-requests).\n"
     assert refused["busy"] == 1
 
 

@@ -34,7 +34,7 @@ def test_the_probe_is_attached_before_services_start(record_property):
     assert started < microseconds["basic.target"]
     assert microseconds["killsnoopd-probe.service"] < microseconds["multi-user.target"]
     (line,) = journal("--boot", "-u", "killsnoopd-probe.service", "--grep", "probe attached")
-    seen_from = float(re.search(r"signals are seen from ([\d.]+) s after boot on", line["MESSAGE"])[1])
+    seen_from = float(re.search(r"it sees signals from ([\d.]+) s after boot", line["MESSAGE"])[1])
     assert started / 1e6 < seen_from <= microseconds["killsnoopd-probe.service"] / 1e6 + 0.1
 
 
