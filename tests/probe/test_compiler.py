@@ -102,7 +102,7 @@ def test_every_macro_is_listed_in_the_source(monkeypatch):
     monkeypatch.setattr(libbpf, "rdonly_cast_ids", lambda: (1, 2))
     monkeypatch.setattr(hooks, "field_offset", lambda *_: 12)
     monkeypatch.setattr(compiler, "possible_cpus", lambda: 2)
-    listed = program.MAIN.read_text().partition("Macros that the loader defines")[2].partition("*/")[0]
+    listed = program.MAIN.read_text().partition("The loader defines these macros")[2].partition("*/")[0]
     names = re.findall(r"^ \*   ([A-Z][A-Z_]+)(?:/(_[A-Z]+))?  ", listed, re.M)
     both = {name for name, _ in names} | {name.rpartition("_")[0] + other for name, other in names if other}
     assert both == set(compiler.macros(Settings()))
