@@ -26,6 +26,12 @@ def page(probe, path=None):
     return generate_latest(registry).decode()
 
 
+@pytest.fixture(autouse=True)
+def run_stats(tmp_path, monkeypatch):
+    """This machine's kernel.bpf_stats_enabled is not ours."""
+    monkeypatch.setattr(families, "_STATS_ENABLED", tmp_path / "bpf_stats_enabled")
+
+
 def test_the_page_is_that_of_the_golden_file():
     """Every family, its HELP and TYPE, its labels."""
     read = counts(
