@@ -14,7 +14,7 @@ import pytest
 from running import load
 from senders import NO_SUCH_PID, forked, run, send, siginfo
 from test_exactness import kill_loop
-from test_powerless import our_programs
+from test_powerless import ATTACHED, our_programs
 from waiting import wait_for
 
 from killsnoopd import cli
@@ -108,7 +108,7 @@ def test_another_version_takes_over_between_two_signals(start, pins):
     os.eventfd_write(stop, 1)
     assert os.waitpid(sender, 0)[1] == 0
     targets = [str(NO_SUCH_PID - number) for number in range(int(os.read(told[0], 20)))]
-    wait_for(lambda: len(our_programs() - others) == 8, "the programs in between to go")
+    wait_for(lambda: len(our_programs() - others) == ATTACHED, "the programs in between to go")
     assert daemon.signals("ks-upgrade") == {("ks-upgrade", "SIGKILL", "ESRCH"): len(targets)}
     assert len(targets) > 1000
     assert [event["KILLSNOOP_TPID"] for event in daemon.events("ks-upgrade")] == targets
@@ -188,7 +188,7 @@ def test_removing_the_pins_lets_go_of_everything(pins):
     """What `systemctl stop killsnoopd` comes to: no program of ours is left."""
     before = our_programs()
     load(pins)
-    assert len(our_programs() - before) == 8
+    assert len(our_programs() - before) == ATTACHED
     for path in pins.iterdir():
         shutil.rmtree(path)
     wait_for(lambda: our_programs() <= before, "the programs to go")

@@ -11,7 +11,7 @@ from senders import NO_SUCH_PID, run, send
 from waiting import wait_for
 
 from killsnoopd.probe import start
-from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.hooks import HOOKS, PROGRAMS
 from killsnoopd.probe.program import DAEMON_MAPS, JUMPS, Layout, possible_cpus
 from killsnoopd.settings import Settings
 
@@ -51,8 +51,8 @@ def test_at_rest(start, record_property):
     for fd in Path(f"/proc/{daemon.pid}/fd").iterdir():
         kind = re.sub(r"\[\d+\]$", "", str(fd.readlink()))
         kinds[kind] = kinds.get(kind, 0) + 1
-    assert kinds["anon_inode:bpf_link"] == 9
-    assert kinds["anon_inode:bpf-prog"] == 4
+    assert kinds["anon_inode:bpf_link"] == len(HOOKS)
+    assert kinds["anon_inode:bpf-prog"] == len(PROGRAMS)
     assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 6  # Python keeps an fd of what it maps
     assert not any("perf_event" in kind for kind in kinds)
 
@@ -114,9 +114,13 @@ def test_stopping_detaches(start):
     """After the daemon has ended no program of its is left in the kernel."""
     before = our_programs()
     daemon = start()
-    assert len(our_programs() - before) == 8
+    assert len(our_programs() - before) == ATTACHED
     assert daemon.stop() == 0
     wait_for(lambda: our_programs() <= before, "the programs to go")
+
+
+ATTACHED = 2 * len(PROGRAMS)
+"""Programs of one probe in the kernel: an entry and a worker each."""
 
 
 def our_programs():
