@@ -37,7 +37,7 @@ class FakeProbe:
 
 
 class FakeInFlight:
-    """The ledger's memory, without a kernel: what became of each event, in order."""
+    """Stands in for the ledger's memory: records the outcome of each event, in order."""
 
     def __init__(self):
         self.outcomes = []

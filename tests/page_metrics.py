@@ -7,7 +7,7 @@ from killsnoopd.web.connections import Connections
 
 
 class Told:
-    """What a writer tells of itself."""
+    """Statistics of the event path, as the writer has them."""
 
     last_event_ns = 1_700_000_000_500_000_000
     cgroup_sources = {"kernel": 3, "none": 1}  # noqa: RUF012

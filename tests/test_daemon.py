@@ -21,7 +21,7 @@ from killsnoopd.events.stop_deadline import StopDeadline
     ],
 )
 def test_where_events_go(target, there, kind, tmp_path, monkeypatch):
-    """`auto` looks for journald's socket; the others do as they are told."""
+    """`auto` looks for journald's socket; the other values name their target."""
     path = tmp_path / "socket"
     if there:
         path.touch()
