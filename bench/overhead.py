@@ -152,8 +152,8 @@ def killsnoopd(folder: Path, *flags: str, tree: Path = HERE.parent) -> Iterator[
             r'^killsnoop_deliveries_total\{.*outcome="ignored",signal="SIGUSR1"\} (\S+)$', text, re.M
         ):
             found["delivered"] += int(float(value))
-        for outcome, value in re.findall(r'^killsnoop_events_total\{outcome="(\w+)"\} (\S+)$', text, re.M):
-            found[outcome] = int(float(value))
+        for status, value in re.findall(r'^killsnoop_events_total\{status="(\w+)"\} (\S+)$', text, re.M):
+            found[status] = int(float(value))
         return found
 
     with child(command, folder, signal.SIGTERM, ready, tree):
@@ -277,8 +277,8 @@ def table(rows: dict[str, Observer]) -> str:
 
 def ledger(row: Observer) -> str:
     """What killsnoopd says became of its events."""
-    outcomes = {name: count for name, count in row.counters.items() if name not in ("counted", "delivered") and count}
-    said = ", ".join(f"{name} {count}" for name, count in outcomes.items())
+    statuses = {name: count for name, count in row.counters.items() if name not in ("counted", "delivered") and count}
+    said = ", ".join(f"{name} {count}" for name, count in statuses.items())
     return f"events of {row.title}: {said}"
 
 

@@ -172,8 +172,8 @@ async def _pulse(opened: Probe, writer: Writer | None) -> None:
 def _status(opened: Probe) -> str:
     """The line for `systemctl status` and for the log at stop."""
     counts, ledger = opened.counts(), opened.ledger()
-    lost = sum(ledger.outcomes[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
-    return f"{counts.total} signals counted, {ledger.outcomes['logged']} events logged, {lost} not logged"
+    lost = sum(ledger.statuses[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
+    return f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
 
 
 def _stop(opened: Probe, writer: Writer | None) -> None:

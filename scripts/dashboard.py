@@ -18,7 +18,7 @@ SIGKILL = 'signal="SIGKILL"'
 DELIVERED = 'outcome="delivered"'
 OOM = 'origin="oom"'
 SENT, FAILED = 'result="success"', 'result!="success"'
-LOST = 'outcome=~"rate_limited|ring_full|journal_error|decode_error"'
+LOST = 'status=~"rate_limited|ring_full|journal_error|decode_error"'
 RANGE = "$__range"
 STEP = "$__rate_interval"
 WIDTH = 24
@@ -338,8 +338,8 @@ def health() -> list[Json]:
     per_run = f"sum by (program) ({rate('killsnoop_probe_run_seconds_total')}) / (sum by (program) ({rate('killsnoop_probe_runs_total')}) > 0)"
     return [
         attached,
-        series("Events by outcome", "Outcomes of events. Only logged ones are in the journal; filtered ones are excluded by flags.",
-               target(f"sum by (outcome) ({rate('killsnoop_events_total')})", "{{outcome}}"), unit="cps"),
+        series("Events by status", "What became of events. Only logged ones are in the journal; filtered ones are excluded by flags.",
+               target(f"sum by (status) ({rate('killsnoop_events_total')})", "{{status}}"), unit="cps"),
         series("Events lost", "Share of events that were not logged: over the rate, ring buffer full, journal or decode error. Counters are not affected.",
                target(lost, "{{instance}}"), unit="percentunit", highest=1),
         series("Events pending", "Events that wait to be logged. If the line stays up, the journal is too slow.",

@@ -37,13 +37,13 @@ class FakeProbe:
 
 
 class FakeInFlight:
-    """Stands in for the ledger's memory: records the outcome of each event, in order."""
+    """Stands in for the ledger's memory: records the status of each event, in order."""
 
     def __init__(self):
-        self.outcomes = []
+        self.statuses = []
 
     def begin(self, position):
         return True
 
-    def finish(self, outcome):
-        self.outcomes.append(outcome)
+    def finish(self, status):
+        self.statuses.append(status)

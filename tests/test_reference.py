@@ -30,10 +30,10 @@ def test_metrics_and_their_labels():
     assert documented == {name: set(labels) for name, labels in every_metric().items()}
 
 
-def test_outcomes_of_events():
+def test_statuses_of_events():
     """Both halves of the ledger."""
     (meaning,) = [row[2] for row in rows("Metrics") if row[0] == "`killsnoop_events_total`"]
-    counted = {*program.PROBE_OUTCOMES, *program.DAEMON_OUTCOMES} - {"emitted"}
+    counted = {*program.PROBE_STATUSES, *program.DAEMON_STATUSES} - {"emitted"}
     assert set(words(meaning)) == counted
 
 

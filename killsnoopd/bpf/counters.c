@@ -10,9 +10,9 @@ static __always_inline void add_one(u32 cpu, u32 cell)
 		*value += 1;
 }
 
-static __always_inline void count_event_outcome(u32 cpu, enum kind kind, enum event_outcome outcome)
+static __always_inline void count_event_status(u32 cpu, enum kind kind, enum event_status status)
 {
-	add_one(cpu, LEDGER + kind * EVENT_OUTCOMES + outcome);
+	add_one(cpu, LEDGER + kind * EVENT_STATUSES + status);
 }
 
 static __always_inline u32 overflow_result(s32 res)

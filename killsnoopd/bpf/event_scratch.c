@@ -34,7 +34,7 @@ static __always_inline void output(u32 cpu, enum kind kind, bool fatal, void *re
 {
 	bool room = fatal || waiting() < RING_BYTES / 2;
 
-	count_event_outcome(cpu, kind, room && !events.ringbuf_output(record, size, 0) ? EMITTED : RING_FULL);
+	count_event_status(cpu, kind, room && !events.ringbuf_output(record, size, 0) ? EMITTED : RING_FULL);
 }
 
 static __always_inline void output_scratch(u32 cpu, enum kind kind, bool fatal, struct scratch *scratch)

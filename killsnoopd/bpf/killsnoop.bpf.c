@@ -98,7 +98,7 @@ int on_sys_exit(struct sys_exit *ctx)
 
 	scratch->now = 0;
 	if (self_test)
-		count_event_outcome(cpu, CALL, FILTERED);
+		count_event_status(cpu, CALL, FILTERED);
 	else if (!admit(cpu, CALL, key.sig, bucket_of(task), false, cache, &scratch->now))
 		return 0;
 	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
@@ -195,7 +195,7 @@ int on_signal_generate(u64 *ctx)
 	if (counted && !scratch->undecided) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
 		if (event->flags & SELF_TEST) {
-			count_event_outcome(cpu, DELIVERY, FILTERED);
+			count_event_status(cpu, DELIVERY, FILTERED);
 			scratch->emit = true;
 		} else {
 			scratch->emit = admit(cpu, DELIVERY, event->sig, event->bucket_id, scratch->fatal, cache, &scratch->now);

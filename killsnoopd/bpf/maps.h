@@ -11,7 +11,7 @@
 
 enum kind { CALL, DELIVERY, DEATH, KINDS };
 enum program { SYS_EXIT, SIGNAL_GENERATE, MARK_VICTIM, SCHED_PROCESS_EXIT, PROGRAMS };
-enum event_outcome { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, EVENT_OUTCOMES };
+enum event_status { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, EVENT_STATUSES };
 enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, AUTOKILL, KERNEL, ORIGINS };
 enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OUTCOMES }; /* trace/events/signal.h */
 
@@ -30,8 +30,8 @@ enum cell {
 	DELIVERIES = AGED + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
 	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, sender seen */
 	ESCALATIONS = DEATHS + SIGNALS * 2,
-	LEDGER, /* KINDS * EVENT_OUTCOMES cells: the outcome of each event in the probe */
-	NOT_HANDLED = LEDGER + KINDS * EVENT_OUTCOMES, /* a cell per program: runs of an entry whose array was empty */
+	LEDGER, /* KINDS * EVENT_STATUSES cells: the status of each event in the probe */
+	NOT_HANDLED = LEDGER + KINDS * EVENT_STATUSES, /* a cell per program: runs of an entry whose array was empty */
 	CELLS = NOT_HANDLED + PROGRAMS,
 };
 #define ROW ROUND_UP_8(CELLS)
@@ -104,7 +104,7 @@ BPF_TABLE("lru_hash", u64, struct bucket, buckets, 16384); /* by bucket_id */
 BPF_TABLE("array", u32, struct bucket, shared_buckets, 2); /* shared by ids not in `buckets`, see over_limit() */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /*
- * The daemon's half of the ledger: the outcomes of the events it read (in_flight.py) and, during the self-test, its pid
+ * The daemon's half of the ledger: the status of each event it read (in_flight.py) and, during the self-test, its pid
  * (self_test.py). Only the daemon writes it. As a map, it outlives a restart.
  */
 #define SELF_TEST_PID 5 /* index of the pid, as seen in the daemon's own pid namespace; 0: no test is running */

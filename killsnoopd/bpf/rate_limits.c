@@ -113,19 +113,19 @@ static __always_inline bool over_limit(u64 bucket_id, bool fatal, u64 now, bool 
 	return false;
 }
 
-/* Whether to make an event. If not, count its outcome. */
+/* Whether to make an event. If not, count its status. */
 static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_id, bool fatal, struct cpu_cache *cache,
 				  u64 *now)
 {
 	if (excluded(sig)) {
-		count_event_outcome(cpu, kind, FILTERED);
+		count_event_status(cpu, kind, FILTERED);
 		return false;
 	}
 	u64 jiffy = bpf_jiffies64();
 
 	/* In a storm, read the clock and the bucket once per jiffy: that costs more than all the rest. */
 	if (cache && cache->bucket_id == bucket_id && cache->jiffy == jiffy && cache->over > fatal) {
-		count_event_outcome(cpu, kind, RATE_LIMITED);
+		count_event_status(cpu, kind, RATE_LIMITED);
 		return false;
 	}
 	bool storm = false;
@@ -138,7 +138,7 @@ static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_i
 			cache->jiffy = jiffy;
 			cache->over = fatal + 1;
 		}
-		count_event_outcome(cpu, kind, RATE_LIMITED);
+		count_event_status(cpu, kind, RATE_LIMITED);
 		return false;
 	}
 	return true;

@@ -11,9 +11,9 @@ import ctypes
 import os
 from ctypes import c_int, c_size_t, c_uint32, c_void_p
 
-from killsnoopd.probe.program import DAEMON_OUTCOMES
+from killsnoopd.probe.program import DAEMON_STATUSES
 
-_POSITION, _FINISHED = 3, 4  # position in the ring buffer; number of events with an outcome when this one was taken
+_POSITION, _FINISHED = 3, 4  # position in the ring buffer; number of events with a status when this one was taken
 _MESSAGE = 8  # struct mmsghdr has the remaining words
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,7 +49,7 @@ class InFlight:
 
     def begin(self, position: int) -> bool:
         """Begin the event at this position; False if a daemon that was killed since had already finished it."""
-        finished = sum(self._words[: len(DAEMON_OUTCOMES)])
+        finished = sum(self._words[: len(DAEMON_STATUSES)])
         inherited, self._inherited = self._inherited, False
         if inherited and self._words[_POSITION] == position:
             if finished != self._words[_FINISHED]:
@@ -62,10 +62,10 @@ class InFlight:
         self._words[_POSITION] = position
         return True
 
-    def finish(self, outcome: str | None) -> None:
-        """Count the event's outcome, one of DAEMON_OUTCOMES; None for a test event, which is not counted."""
-        if outcome is not None:
-            self._words[DAEMON_OUTCOMES.index(outcome)] += 1
+    def finish(self, status: str | None) -> None:
+        """Count the event's status, one of DAEMON_STATUSES; None for a test event, which is not counted."""
+        if status is not None:
+            self._words[DAEMON_STATUSES.index(status)] += 1
 
     def send(self, fd: int, datagram: bytes) -> None:
         """Send the event in flight over a connected datagram socket. Raises OSError."""

@@ -101,7 +101,7 @@ class Writer(threading.Thread):
         return self._pinned and self._deadline.passed()
 
     def _log(self, record: bytes) -> str | None:
-        """Log one record; its outcome, or None for a test event. Never raises: it is called from C."""
+        """Log one record; its status, or None for a test event. Never raises: it is called from C."""
         try:
             decoded = event.decode(record)
             if decoded.self_test:

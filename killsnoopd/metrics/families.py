@@ -148,15 +148,15 @@ def series(counts: Counts, limit: int) -> Iterator[Metric]:
 
 
 def events(ledger: Ledger) -> Iterator[Metric]:
-    """The outcomes of all events."""
+    """Events by status, and those that wait."""
     family = CounterMetricFamily(
         "killsnoop_events",
-        "Events by outcome: logged, filtered (--events.exclude-signal), rate_limited (--events.rate), "
+        "Events by status: logged, filtered (--events.exclude-signal), rate_limited (--events.rate), "
         "ring_full (the journal is too slow), journal_error (could not be written), decode_error.",
-        labels=("outcome",),
+        labels=("status",),
     )
-    for outcome, count in ledger.outcomes.items():
-        family.add_metric((outcome,), count)
+    for status, count in ledger.statuses.items():
+        family.add_metric((status,), count)
     yield family
     yield GaugeMetricFamily(
         "killsnoop_events_pending", "Events in the ring buffer that wait to be logged.", value=ledger.pending

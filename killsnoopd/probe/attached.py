@@ -14,10 +14,10 @@ from killsnoopd.probe import libbpf
 from killsnoopd.probe.hooks import PROGRAMS
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import (
-    DAEMON_OUTCOMES,
+    DAEMON_STATUSES,
     KINDS,
     LEDGER_WORDS,
-    PROBE_OUTCOMES,
+    PROBE_STATUSES,
     RESULTS,
     SELF_TEST_PID,
     SERIES_BYTES,
@@ -65,9 +65,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The outcomes of all events (PROBE_OUTCOMES, DAEMON_OUTCOMES), and the number that wait in the ring buffer."""
+    """Events by status (PROBE_STATUSES, DAEMON_STATUSES), and the number that wait in the ring buffer."""
 
-    outcomes: dict[str, int]
+    statuses: dict[str, int]
     pending: int
 
 
@@ -163,10 +163,10 @@ class Probe:
             self.ledger_words[SELF_TEST_PID] = 0
 
     def ledger(self) -> Ledger:
-        """The outcomes of all events so far."""
-        own = dict(zip(DAEMON_OUTCOMES, self.ledger_words, strict=False))  # before `emitted`: pending stays positive
-        cells = self._sum(self.layout.ledger, KINDS * len(PROBE_OUTCOMES))
-        kernel = {outcome: sum(cells[index :: len(PROBE_OUTCOMES)]) for index, outcome in enumerate(PROBE_OUTCOMES)}
+        """Events by status so far."""
+        own = dict(zip(DAEMON_STATUSES, self.ledger_words, strict=False))  # before `emitted`: pending stays positive
+        cells = self._sum(self.layout.ledger, KINDS * len(PROBE_STATUSES))
+        kernel = {status: sum(cells[index :: len(PROBE_STATUSES)]) for index, status in enumerate(PROBE_STATUSES)}
         pending = kernel.pop("emitted") - sum(own.values())
         return Ledger(own | kernel, max(0, pending))
 

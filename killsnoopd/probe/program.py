@@ -22,11 +22,11 @@ _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # a call: opcode, source register if it cal
 
 # The following must match maps.h and killsnoop.bpf.c.
 RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
-PROBE_OUTCOMES = ("filtered", "rate_limited", "ring_full", "emitted")  # of an event in the probe: enum event_outcome
-DAEMON_OUTCOMES = ("logged", "journal_error", "decode_error")  # of an emitted event: the first words of `ledger`
+PROBE_STATUSES = ("filtered", "rate_limited", "ring_full", "emitted")  # of an event in the probe: enum event_status
+DAEMON_STATUSES = ("logged", "journal_error", "decode_error")  # of an emitted event: the first words of `ledger`
 LEDGER_WORDS = 16  # of 8 bytes
 SELF_TEST_PID = 5  # index of the word with the pid of the process that tests the probe
-KINDS = 3  # of events, enum kind: the probe counts the outcomes of each kind apart
+KINDS = 3  # of events, enum kind: the probe counts each kind by status
 SERIES_BYTES = 24
 DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # read by the daemon
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
@@ -149,13 +149,13 @@ class Layout:
 
     @property
     def ledger(self) -> int:
-        """First cell of the probe's half of the ledger: one per kind and outcome."""
+        """First cell of the probe's half of the ledger: one per kind and status."""
         return self.escalations + 1
 
     @property
     def not_handled(self) -> int:
         """First cell of the runs that found an empty program array: one per program."""
-        return self.ledger + KINDS * len(PROBE_OUTCOMES)
+        return self.ledger + KINDS * len(PROBE_STATUSES)
 
     @property
     def row(self) -> int:

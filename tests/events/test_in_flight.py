@@ -7,7 +7,7 @@ import pytest
 
 from killsnoopd.events.in_flight import InFlight
 from killsnoopd.probe import program
-from killsnoopd.probe.program import DAEMON_OUTCOMES, LEDGER_WORDS
+from killsnoopd.probe.program import DAEMON_STATUSES, LEDGER_WORDS
 
 
 class Killed(Exception):
@@ -29,9 +29,9 @@ def journald():
         yield ours, theirs
 
 
-def outcomes(words):
+def statuses(words):
     """The daemon's half of the ledger."""
-    return dict(zip(DAEMON_OUTCOMES, words, strict=False))
+    return dict(zip(DAEMON_STATUSES, words, strict=False))
 
 
 def test_room_for_it_in_the_kernel():
@@ -46,7 +46,7 @@ def test_every_event_is_taken_once(words):
         for position in positions:
             assert in_flight.begin(position)
             in_flight.finish("logged")
-    assert outcomes(words) == {"logged": 5, "journal_error": 0, "decode_error": 0}
+    assert statuses(words) == {"logged": 5, "journal_error": 0, "decode_error": 0}
 
 
 @pytest.mark.parametrize("position", [0, 400])
@@ -74,7 +74,7 @@ def test_a_daemon_that_is_killed(words, journald, position, killed):
     assert theirs.recv(100) == b"event"
     with pytest.raises(BlockingIOError):
         theirs.recv(100)
-    assert outcomes(words)["logged"] == 1
+    assert statuses(words)["logged"] == 1
 
 
 def test_an_event_that_could_not_be_sent_is_tried_again(words, journald):
@@ -93,14 +93,14 @@ def test_an_event_that_could_not_be_sent_is_tried_again(words, journald):
     assert InFlight(words).begin(0)
 
 
-@pytest.mark.parametrize("outcome", DAEMON_OUTCOMES)
-def test_an_outcome_without_a_message(words, outcome):
+@pytest.mark.parametrize("status", DAEMON_STATUSES)
+def test_a_status_without_a_message(words, status):
     """An event that could not be decoded, say, is not dealt with twice either."""
     first = InFlight(words)
     assert first.begin(400)
-    first.finish(outcome)
+    first.finish(status)
     assert not InFlight(words).begin(400)
-    assert outcomes(words)[outcome] == 1
+    assert statuses(words)[status] == 1
 
 
 def test_one_position_later(words):

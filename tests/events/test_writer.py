@@ -1,4 +1,4 @@
-"""The event thread: every record that it takes has an outcome."""
+"""The event thread: every record that it takes has a status."""
 
 import pytest
 from event_record import record
@@ -27,7 +27,7 @@ class Sink:
 
 
 def written(sink, records):
-    """Run the thread until it has taken these records; the outcomes it counted."""
+    """Run the thread until it has taken these records; the statuses it counted."""
     probe = FakeProbe(records=records)
     in_flight = FakeInFlight()
     deadline = StopDeadline(1)
@@ -37,11 +37,11 @@ def written(sink, records):
     assert writer.stop(10)
     assert sink.closed
     deadline.close()
-    return in_flight.outcomes, writer.last_event_ns
+    return in_flight.statuses, writer.last_event_ns
 
 
 @pytest.mark.parametrize(
-    ("errors", "outcomes", "sent"),
+    ("errors", "statuses", "sent"),
     [
         ([], ["logged"] * 3, ["1", "2", "3"]),
         ([None, OSError(90, "Message too long")], ["logged", "journal_error", "logged"], ["1", "3"]),
@@ -50,11 +50,11 @@ def written(sink, records):
     ],
     ids=["all is well", "one is too long", "a bug", "told to stop"],
 )
-def test_outcomes(errors, outcomes, sent):
+def test_statuses(errors, statuses, sent):
     """What is logged is logged in order; what is not is counted, and the thread goes on."""
     sink = Sink(*errors)
     counted, last_event_ns = written(sink, [record(pid=pid, res=0) for pid in (1, 2, 3)])
-    assert counted == outcomes
+    assert counted == statuses
     assert sink.sent == sent
     assert (last_event_ns is not None) == bool(sent)
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_logged_stays_in_a_pinned_ring_buffer():
     probe, in_flight, writer = pinned(Sink(None, Stopped()), [record(pid=pid) for pid in (1, 2, 3)], grace_s=1)
     assert not writer.stop(10)
     assert writer.done.is_set()
-    assert in_flight.outcomes == ["logged"]
+    assert in_flight.statuses == ["logged"]
     assert len(probe.records) == 1  # and the second is in flight
 
 
@@ -111,4 +111,4 @@ def test_a_pinned_flood_does_not_keep_the_daemon():
     probe.records = Endless()
     assert writer.stop(10)
     assert sink.closed
-    assert set(in_flight.outcomes) == {"logged"}
+    assert set(in_flight.statuses) == {"logged"}

@@ -84,10 +84,10 @@ class Daemon:
         return self.samples()[name, frozenset(labels.items())]
 
     def ledger(self):
-        """{outcome: events} and, as `pending`, those on their way."""
+        """{status: events} and, as `pending`, those on their way."""
         samples = self.samples()
         found = {
-            dict(labels)["outcome"]: int(v) for (name, labels), v in samples.items() if name == "killsnoop_events_total"
+            dict(labels)["status"]: int(v) for (name, labels), v in samples.items() if name == "killsnoop_events_total"
         }
         return found | {"pending": int(samples["killsnoop_events_pending", frozenset()])}
 

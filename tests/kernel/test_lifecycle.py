@@ -132,7 +132,7 @@ def test_a_reader_that_goes_away_is_no_disaster(tmp_path):
                 return re.findall(r"killsnoop_events_\S+ .*", response.read().decode())
 
         wait_for(
-            lambda: 'killsnoop_events_total{outcome="journal_error"} 50.0' in ledger(), "50 lost events", say=ledger
+            lambda: 'killsnoop_events_total{status="journal_error"} 50.0' in ledger(), "50 lost events", say=ledger
         )
         process.terminate()
         assert process.wait(10) == 0

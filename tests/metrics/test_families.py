@@ -44,10 +44,10 @@ def test_the_page_is_that_of_the_golden_file():
         deaths=[(9, True, 3), (11, False, 1)],
         escalations=1,
     )
-    outcomes = {
+    statuses = {
         "logged": 5, "journal_error": 1, "decode_error": 0, "filtered": 2, "rate_limited": 1, "ring_full": 1,
     }  # fmt: skip
-    found = page(FakeProbe(read, Ledger(outcomes, pending=0)), Told())
+    found = page(FakeProbe(read, Ledger(statuses, pending=0)), Told())
     found = re.sub(r"killsnoop_build_info\{.*?\}", "killsnoop_build_info{...}", found)
     assert found == Path(__file__).parent.parent.joinpath("golden").joinpath("page.metrics").read_text()
 

@@ -130,7 +130,7 @@ def test_layout_is_that_of_the_source():
         body = re.search(rf"enum {name} \{{(.*?)\}};", text, re.S)[1]
         return [item.lower() for item in re.findall(r"\b([A-Z][A-Z_]+)\b(?: =|,| \}|\s*$| /\*)", body)]
 
-    assert enum("event_outcome") == [*program.PROBE_OUTCOMES, "event_outcomes"]
+    assert enum("event_status") == [*program.PROBE_STATUSES, "event_statuses"]
     assert enum("program") == [*PROGRAMS, "programs"]
     assert enum("origin") == [*names.ORIGINS, "origins"]
     assert enum("outcome") == [*names.OUTCOMES, "outcomes"]

@@ -18,7 +18,7 @@ def page(*, kills=(), terms=(), eperms=(), events=1000, oom=0, escalations=0, vi
     """{series: value} of a page. `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}; `victims`: of SIGKILL, SIGTERM."""
     found = {
         text("killsnoop_escalations_total", {}): escalations,
-        text("killsnoop_events_total", {"outcome": "logged"}): events,
+        text("killsnoop_events_total", {"status": "logged"}): events,
         text("killsnoop_deliveries_total", {"signal": "SIGKILL", "origin": "oom", "outcome": "delivered"}): oom,
     }
     for signal, count in zip(("SIGKILL", "SIGTERM"), victims, strict=True):

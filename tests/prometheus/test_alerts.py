@@ -237,15 +237,15 @@ def test_alerts_on_senders(alert, scrapes, label, fires, tmp_path):
     promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
 
 
-def events(**outcomes):
-    """A page with these outcomes of events."""
+def events(**statuses):
+    """A page with these statuses of events."""
     found = page()
-    found.pop('killsnoop_events_total{outcome="logged"}')
-    return found | {f'killsnoop_events_total{{outcome="{outcome}"}}': count for outcome, count in outcomes.items()}
+    found.pop('killsnoop_events_total{status="logged"}')
+    return found | {f'killsnoop_events_total{{status="{status}"}}': count for status, count in statuses.items()}
 
 
 def growing(scrapes, **per_scrape):
-    return [events(**{outcome: step * n for outcome, step in per_scrape.items()}) for n in range(scrapes)]
+    return [events(**{status: step * n for status, step in per_scrape.items()}) for n in range(scrapes)]
 
 
 def attached(value):
@@ -280,12 +280,12 @@ def series_taken(value):
         pytest.param("KillsnoopSignalsMissed", missed(60, 998, 2), "instance", [], id="0.2 % missed"),
         pytest.param("KillsnoopSignalsMissed", missed(60, 98, 0), "instance", [], id="none missed"),
         pytest.param("KillsnoopSignalsMissed", [*missed(20, 0, 0), *missed(20, 0, 0, 9)], "instance", [], id="nine missed"),
-        pytest.param("KillsnoopEventsLost", growing(60, logged=10, rate_limited=1, ring_full=0), "outcome", ["rate_limited"], id="9 % lost"),
-        pytest.param("KillsnoopEventsLost", growing(60, logged=1000, rate_limited=10), "outcome", [], id="1 % lost"),
-        pytest.param("KillsnoopEventsLost", growing(60, logged=1, filtered=50, journal_error=1), "outcome", ["journal_error"], id="half lost"),
-        pytest.param("KillsnoopEventsLost", growing(60, logged=0, rate_limited=0), "outcome", [], id="no events"),
+        pytest.param("KillsnoopEventsLost", growing(60, logged=10, rate_limited=1, ring_full=0), "status", ["rate_limited"], id="9 % lost"),
+        pytest.param("KillsnoopEventsLost", growing(60, logged=1000, rate_limited=10), "status", [], id="1 % lost"),
+        pytest.param("KillsnoopEventsLost", growing(60, logged=1, filtered=50, journal_error=1), "status", ["journal_error"], id="half lost"),
+        pytest.param("KillsnoopEventsLost", growing(60, logged=0, rate_limited=0), "status", [], id="no events"),
         pytest.param(
-            "KillsnoopEventsLost", [*minutes(20, events(logged=5, ring_full=0)), *minutes(1, events(logged=6, ring_full=1))], "outcome", [],
+            "KillsnoopEventsLost", [*minutes(20, events(logged=5, ring_full=0)), *minutes(1, events(logged=6, ring_full=1))], "status", [],
             id="one of two lost",
         ),
         pytest.param("KillsnoopSeriesLimitReached", minutes(1, series_taken(10000)), "instance", ["web1"], id="limit reached"),
@@ -347,7 +347,7 @@ WEB1 = {"job": "killsnoopd", "instance": "web1"}
             "other BPF programs were running on those CPUs, or the probe is broken.",
         ),
         (
-            "KillsnoopEventsLost", growing(60, logged=10, rate_limited=10), "warning", {"outcome": "rate_limited"},
+            "KillsnoopEventsLost", growing(60, logged=10, rate_limited=10), "warning", {"status": "rate_limited"},
             "killsnoopd does not log all events on web1",
             "50% of the events on web1 in the last ten minutes were not logged (rate_limited). Their signals are counted, but the "
             "journal does not say who sent them.",

@@ -59,7 +59,7 @@ def totals(hosts):
         "job_signal_origin_outcome:killsnoop_deliveries:sum": dict(deliveries),
         "job_signal_attributed:killsnoop_deaths:sum": dict(deaths),
         "job:killsnoop_escalations:sum": {labels(): sum(host.escalations for host in hosts)},
-        "job_outcome:killsnoop_events:sum": {labels(outcome="logged"): sum(host.logged for host in hosts)},
+        "job_status:killsnoop_events:sum": {labels(status="logged"): sum(host.logged for host in hosts)},
     }
 
 

@@ -74,14 +74,14 @@ def calls(comm):
 
 
 def ledger():
-    """{outcome: events}, once no event is on its way."""
+    """{status: events}, once no event is on its way."""
 
     def settled():
         page = scrape()
         return page["killsnoop_events_pending"] == 0 and page
 
     page = wait_for(settled, "the ring buffer to be empty")
-    start = 'killsnoop_events_total{outcome="'
+    start = 'killsnoop_events_total{status="'
     return {name.removeprefix(start)[:-2]: int(value) for name, value in page.items() if name.startswith(start)}
 
 

@@ -127,7 +127,7 @@ def test_every_number_is_counted_and_logged_once(tmp_path, record_property):
 
         after, events = wait_for(told_since, "a quiet moment")
     assert sent >= AT_LEAST
-    became = {outcome: events - before[outcome] for outcome, events in after.items()}
+    became = {status: events - before[status] for status, events in after.items()}
     assert became["ring_full"] == became["journal_error"] == became["decode_error"] == 0
     assert became["logged"] + became["rate_limited"] >= sent
     times_told = Counter(event["KILLSNOOP_TPID"] for event in events if event["KILLSNOOP_COMM"] == "ks-numbered")
