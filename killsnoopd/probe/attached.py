@@ -118,18 +118,20 @@ class Probe:
             version = self._slot_state[_VERSION]
             slot_state = dict(zip(SLOT_STATE, self._slot_state, strict=True))
             taken = min(slot_state["taken"], self.layout.series_max)
-            copies = [row.tobytes() for row in self._rows()]  # before the keys: a slot gets its key before it counts
+            # Only slots in use: on a host with many possible CPUs, copying the free ones would take most of the time.
+            # Before the keys: a slot gets its key before it counts.
+            copies = [row[:taken].tobytes() + row[self.layout.overflow :].tobytes() for row in self._rows()]
             keys = bytes(self._series[: taken * SERIES_BYTES])
             if version % 2 == 0 and self._slot_state[_VERSION] == version:
                 break
             time.sleep(0.001)
-        rows = [memoryview(copy).cast("Q") for copy in copies]
+        layout, rows = Layout(self.layout.cpus, taken), [memoryview(copy).cast("Q") for copy in copies]
         counted = zip(_SERIES.iter_unpack(keys), self._sum(0, taken, rows), strict=True)
         # Zero: the slot lost the race in take_slot() and never counts.
         series = [(comm, sig, res, calls) for (comm, sig, res), calls in counted if calls]
-        overflow, aged = (self._by_result(first, rows) for first in (self.layout.overflow, self.layout.aged))
-        deliveries, deaths = self._deliveries(rows), self._deaths(rows)
-        (escalations,) = self._sum(self.layout.escalations, 1, rows)
+        overflow, aged = (self._by_result(first, rows) for first in (layout.overflow, layout.aged))
+        deliveries, deaths = self._deliveries(layout, rows), self._deaths(layout, rows)
+        (escalations,) = self._sum(layout.escalations, 1, rows)
         retired, recycled = slot_state["queue_tail"] - slot_state["queue_head"], slot_state["queue_head"]
         return Counts(series, overflow, aged, taken - retired, recycled, deliveries, deaths, escalations)
 
@@ -139,8 +141,8 @@ class Probe:
             (index // len(RESULTS), RESULTS[index % len(RESULTS)], calls) for index, calls in enumerate(cells) if calls
         ]
 
-    def _deliveries(self, rows: list[memoryview]) -> list[tuple[int, str, str, int]]:
-        cells = self._sum(self.layout.deliveries, self.layout.deaths - self.layout.deliveries, rows)
+    def _deliveries(self, layout: Layout, rows: list[memoryview]) -> list[tuple[int, str, str, int]]:
+        cells = self._sum(layout.deliveries, layout.deaths - layout.deliveries, rows)
         outcomes, found = len(names.OUTCOMES), []
         for index, count in enumerate(cells):
             if count:
@@ -149,8 +151,8 @@ class Probe:
                 found.append((sig, names.ORIGINS[origin], names.OUTCOMES[outcome], count))
         return found
 
-    def _deaths(self, rows: list[memoryview]) -> list[tuple[int, bool, int]]:
-        cells = self._sum(self.layout.deaths, self.layout.escalations - self.layout.deaths, rows)
+    def _deaths(self, layout: Layout, rows: list[memoryview]) -> list[tuple[int, bool, int]]:
+        cells = self._sum(layout.deaths, layout.escalations - layout.deaths, rows)
         return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
 
     @contextlib.contextmanager

@@ -57,6 +57,15 @@ class Daemon:
         assert self.process.poll() is None, self.stderr.read_text()
         self.url = "http://" + re.search(r"metrics on ([^/]+)/", self.stderr.read_text())[1]
 
+    def wait_status(self):
+        """Wait for the next status line."""
+
+        def number():
+            return sum(line.startswith("STATUS=") for line in self.notifications())
+
+        before = number()
+        wait_for(lambda: number() > before, "a status line")
+
     def get(self, path="/metrics", headers=None):
         request = urllib.request.Request(self.url + path, headers=headers or {})
         with urllib.request.urlopen(request, timeout=DEADLINE_S) as response:

@@ -53,7 +53,7 @@ def test_a_slot_that_changes_hands_meanwhile():
 
 def test_cells_are_added_over_the_cpus():
     """Each by itself, up to the largest; a CPU that never ran counts nothing."""
-    layout = Layout(cpus=3, series_max=2)
+    layout = Layout(cpus=3, series_max=4)
     largest = 2**64 - 1
     cells, slot_state = array("Q", [0] * layout.row * layout.cpus), array("Q", [0] * len(SLOT_STATE))
     slot_state[SLOT_STATE.index("taken")] = 2
