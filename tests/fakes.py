@@ -1,19 +1,27 @@
 """Stand-ins that record. What can be had for real (journald's socket, HTTP) is not here."""
 
+import dataclasses
+
 from killsnoopd.probe.attached import Counts, Ledger
 from killsnoopd.probe.libbpf import ProgInfo
 from killsnoopd.probe.program import Layout
 
 
+def counts(series=(), **more):
+    """Counts of these series; every other field is empty, or as given."""
+    empty = {field.name: 0 if field.type is int else [] for field in dataclasses.fields(Counts)}
+    return Counts(**empty | {"series": list(series), "series_taken": len(series)} | more)
+
+
 class FakeProbe:
     """What the metrics and the writer ask of a probe."""
 
-    def __init__(self, counts=None, ledger=None, records=()):
+    def __init__(self, read=None, ledger=None, records=()):
         self.layout = Layout(cpus=2, series_max=10)
         self.bcc_version = "0.26.0"
         self.hooks = ["kill", "tkill"]
         self.records = list(records)
-        self._counts = counts or Counts([], [], [], 0, 0, [], [], 0)
+        self._counts = read or counts()
         self._ledger = ledger or Ledger({}, 0)
 
     def counts(self):

@@ -4,20 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
-from fakes import FakeProbe
+from fakes import FakeProbe, counts
 from page_metrics import Told, every_metric
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from killsnoopd.metrics import families, fold
-from killsnoopd.probe.attached import Counts, Ledger
+from killsnoopd.probe.attached import Ledger
 
 PADDED = b"nginx".ljust(16, b"\0")
-
-
-def counts(series=(), overflow=(), taken=0, **more):
-    rest = {"aged": [], "series_recycled": 0, "deliveries": [], "deaths": [], "escalations": 0} | more
-    return Counts(list(series), list(overflow), series_taken=taken, **rest)
 
 
 def page(probe, path=None):
@@ -36,8 +31,7 @@ def test_the_page_is_that_of_the_golden_file():
     """Every family, its HELP and TYPE, its labels."""
     read = counts(
         [(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
-        [(65, "EINVAL", 4), (9, "(other)", 1)],
-        2,
+        overflow=[(65, "EINVAL", 4), (9, "(other)", 1)],
         aged=[(9, "success", 8)],
         series_recycled=6,
         deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
@@ -107,7 +101,7 @@ def test_a_kernel_that_tells_nothing_of_its_programs():
 def test_labels(series, expected):
     """Read back from the page by a parser."""
     overflow = [(9, "success", 7)] if any(key[0] == "(other)" for key in expected) else []
-    text = page(FakeProbe(counts(series, overflow, len(series))))
+    text = page(FakeProbe(counts(series, overflow=overflow)))
     found = {
         (sample.labels["comm"], sample.labels["signal"], sample.labels["result"]): sample.value
         for family in text_string_to_metric_families(text)
@@ -136,7 +130,7 @@ def test_folded_names_are_added_up():
     show = fold.folder(["numbers"])
     found = {
         (sample.labels["comm"], sample.labels["result"]): sample.value
-        for sample in families.signals(counts(series, overflow), show, families.MonotonicTotals()).samples
+        for sample in families.signals(counts(series, overflow=overflow), show, families.MonotonicTotals()).samples
     }
     assert found == {
         ("worker-#", "success"): 7, ("worker-#", "EPERM"): 8, (r"\x28other)", "success"): 16, ("(other)", "success"): 32,

@@ -5,7 +5,7 @@ import gzip
 import threading
 
 import pytest
-from fakes import FakeProbe
+from fakes import FakeProbe, counts
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from killsnoopd.metrics import families
 from killsnoopd.metrics.page import Pages, accepts
-from killsnoopd.probe.attached import Counts
 
 TEXT, OPENMETRICS = (
     "text/plain;version=0.0.4",
@@ -58,9 +57,7 @@ class Counting:
         reading = self.readings
         self.running.set()
         assert self.go_on.wait(30)
-        yield families.signals(
-            Counts([(b"a", 9, 0, reading)], [], [], 1, 0, [], [], 0), bytes.decode, families.MonotonicTotals()
-        )
+        yield families.signals(counts([(b"a", 9, 0, reading)]), bytes.decode, families.MonotonicTotals())
 
 
 def reading(answer):
@@ -87,7 +84,7 @@ def reading(answer):
 )
 def test_the_bytes_are_those_of_prometheus_client(accept, encode):
     """Of names made to break a line too, in both formats, zipped and not, whatever else a client asks for."""
-    probe = FakeProbe(Counts([(name, 15, -1, 2**60) for name in HOSTILE], [(9, "(other)", 3)], [], 11, 0, [], [], 0))
+    probe = FakeProbe(counts([(name, 15, -1, 2**60) for name in HOSTILE], overflow=[(9, "(other)", 3)]))
     registry = CollectorRegistry()
     registry.register(families.Collector(probe, None))
 

@@ -4,12 +4,12 @@ import asyncio
 import socket
 import threading
 
-from fakes import FakeProbe
+from fakes import FakeProbe, counts
 from prometheus_client import CollectorRegistry
 
 from killsnoopd import names
 from killsnoopd.metrics import families
-from killsnoopd.probe.attached import Counts, Ledger
+from killsnoopd.probe.attached import Ledger
 from killsnoopd.web import server
 from killsnoopd.web.config_file import WebConfigFile
 
@@ -38,7 +38,7 @@ class Host:
             (names.signal_number(sig), origin, "delivered", n) for (sig, origin), n in self.deliveries.items()
         ]
         deaths = [(names.signal_number(sig), attributed, n) for (sig, attributed), n in self.deaths.items()]
-        return Counts(series, [], [], len(series), 0, deliveries, deaths, self.escalations)
+        return counts(series, deliveries=deliveries, deaths=deaths, escalations=self.escalations)
 
 
 class Fleet:

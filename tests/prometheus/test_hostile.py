@@ -5,13 +5,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from fakes import FakeProbe
+from fakes import FakeProbe, counts
 from prometheus_client import CollectorRegistry, generate_latest
 from servers import Prometheus
 from waiting import wait_for
 
 from killsnoopd.metrics import families
-from killsnoopd.probe.attached import Counts
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def calls():
 def address(calls):
     registry = CollectorRegistry()
     series = [(name, 9, 0, n) for name, n in calls.items()]
-    registry.register(families.Collector(FakeProbe(Counts(series, [], [], len(series), 0, [], [], 0)), None))
+    registry.register(families.Collector(FakeProbe(counts(series)), None))
     page = generate_latest(registry)
 
     class Handler(BaseHTTPRequestHandler):
