@@ -157,9 +157,11 @@ install:
 	install -m 644 deploy/prometheus/targets/*.yml $(docdir)/prometheus/targets/
 	install -m 644 deploy/grafana-dashboard.json docs/runbook.md $(docdir)/
 	install -m 644 docs/killsnoopd.8 docs/killsnoop.8 $(prefix)/share/man/man8/
-	install -m 644 deploy/completions/bash/* $(bashdir)/
-	install -m 644 deploy/completions/zsh/* $(zshdir)/
-	install -m 644 deploy/completions/fish/* $(fishdir)/
+	for program in killsnoopd killsnoop; do \
+		$(PYTHON) -B scripts/completions.py bash $$program > $(bashdir)/$$program && \
+		$(PYTHON) -B scripts/completions.py zsh $$program > $(zshdir)/_$$program && \
+		$(PYTHON) -B scripts/completions.py fish $$program > $(fishdir)/$$program.fish || exit 1; \
+	done
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd || install -m 644 deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd
 
 # /etc/default/killsnoopd stays if it was changed.

@@ -1,5 +1,6 @@
 """What the shells offer after `killsnoopd` and `killsnoop`: every flag that there is, and no other."""
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -9,14 +10,23 @@ import pytest
 from killsnoopd import cli, names
 from killsnoopd.query import command
 
-FILES = Path(__file__).parent.parent / "deploy/completions"
+SCRIPT = Path(__file__).parent.parent / "scripts/completions.py"
 PARSERS = {
     "killsnoopd": (cli.parser(),),
     "killsnoop": (command.table_parser(), command.who_parser()),
 }
+
+
+@functools.cache
+def completions(shell, program):
+    """What `make install` installs for a shell."""
+    command_line = ["/usr/bin/python3", "-B", SCRIPT, shell, program]
+    return subprocess.run(command_line, capture_output=True, text=True, check=True).stdout
+
+
 # Calls the function as bash does, which breaks words at "=" (COMP_WORDBREAKS).
 BASH = """
-source "$1"
+eval "$1"
 compopt() { echo "compopt $*" >&2; }
 set -u
 COMP_LINE=$2 COMP_POINT=${#2} COMP_WORDBREAKS=$3
@@ -34,13 +44,13 @@ def flags(*parsers):
 def bash(line, breaks=" \t\n\"'><=;|&(:"):
     words = re.findall(r"=|[^\s=]+" if "=" in breaks else r"\S+", line) + [""] * line.endswith((" ", "="))
     result = subprocess.run(
-        ["bash", "--norc", "-c", BASH, "bash", FILES / "bash" / words[0], line, breaks, *words],
+        ["bash", "--norc", "-c", BASH, "bash", completions("bash", words[0]), line, breaks, *words],
         capture_output=True,
         text=True,
         check=True,
-        cwd=FILES,
+        cwd=SCRIPT.parent,
     )
-    assert result.stderr in ("", "compopt -o nospace\n")
+    assert result.stderr in ("", "compopt -o nospace\n", "compopt -o filenames\n")
     return [word for word in result.stdout.split("\n") if word]
 
 
@@ -58,27 +68,34 @@ def test_every_flag_is_completed(program):
     """Of both programs, in all three shells."""
     known = flags(*PARSERS[program])
     assert {word.rstrip("=") for word in bash(f"{program} -")} == known
-    assert zsh_flags((FILES / f"zsh/_{program}").read_text()) == known
-    assert fish_flags((FILES / f"fish/{program}.fish").read_text()) == known
-
-
-def described(text, pattern):
-    return {name: words[:1].lower() + words[1:] for name, words in re.findall(pattern, text)}
+    assert zsh_flags(completions("zsh", program)) == known
+    assert fish_flags(completions("fish", program)) == known
 
 
 @pytest.mark.parametrize("program", PARSERS)
 def test_descriptions(program):
-    """fish and zsh describe each flag in the same words, but for the capital."""
-    fish = described((FILES / f"fish/{program}.fish").read_text(), r"-l ([\w.-]+) .*-d '([^']+)'")
-    zsh = described((FILES / f"zsh/_{program}").read_text(), r"--([\w.-]+)=?[}'\"]*\[([^]]+)\]")
-    assert set(fish) == {flag[2:] for flag in flags(*PARSERS[program]) if flag.startswith("--")}
-    assert fish == {name: words[:1].lower() + words[1:] for name, words in zsh.items()}
+    """fish and zsh show the first words of --help for each flag."""
+    helps = {
+        action.option_strings[-1]: action.help
+        for parser in PARSERS[program]
+        for action in parser._actions
+        if action.option_strings
+    }
+    fish = dict(re.findall(r"-l ([\w.-]+) .*-d '(.+)'$", completions("fish", program), re.M))
+    zsh = dict(re.findall(r"--([\w.-]+)=?[}'\"]*\[([^]]+)\]", completions("zsh", program)))
+    assert fish.keys() == zsh.keys() == {flag.lstrip("-") for flag in helps}
+    for flag, text in helps.items():
+        shown = zsh[flag.lstrip("-")].replace(r"'\''", "'")
+        assert text.startswith(shown)
+        assert fish[flag.lstrip("-")].replace(r"\'", "'") == shown[0].upper() + shown[1:]
 
 
 def test_a_flag_is_followed_by_its_sign():
     """In bash `--flag=` where the flag takes a value, `--flag` where it takes none."""
-    takes = {option for action in cli.parser()._actions if action.nargs != 0 for option in action.option_strings}
-    assert {word.rstrip("=") for word in bash("killsnoopd --") if word.endswith("=")} == takes
+    for program in PARSERS:
+        takes = {o for action in PARSERS[program][0]._actions if action.nargs != 0 for o in action.option_strings}
+        long = {option for option in takes if option.startswith("--")}
+        assert {word.rstrip("=") for word in bash(f"{program} --") if word.endswith("=")} == long
 
 
 @pytest.mark.parametrize(
@@ -114,12 +131,12 @@ def test_bash_that_does_not_break_at_the_sign():
 
 def test_who_has_flags_of_its_own():
     """Those of the table are not offered after `killsnoop who`."""
-    assert set(bash("killsnoop who -")) == flags(command.who_parser())
+    assert {word.rstrip("=") for word in bash("killsnoop who -")} == flags(command.who_parser())
 
 
 @pytest.mark.parametrize("line", ["killsnoopd --events.exclude-signal=", "killsnoop -s "])
 def test_every_signal_offered_is_known(line):
-    """bash names signals that it makes up (EXIT, SIGJUNK); they are not offered."""
+    """The flag accepts each word."""
     offered = bash(line)
     assert {"SIGKILL", "SIGRTMIN", "0", "all", "invalid"} <= set(offered)
     assert all(cli.signals(word) for word in offered)
@@ -128,12 +145,12 @@ def test_every_signal_offered_is_known(line):
 def test_every_choice_is_offered():
     """The values that a flag is limited to are those that the shells offer."""
     for program, parsers in PARSERS.items():
-        fish, zsh = (FILES / f"fish/{program}.fish").read_text(), (FILES / f"zsh/_{program}").read_text()
+        fish, zsh = completions("fish", program), completions("zsh", program)
         for action in (action for parser in parsers for action in parser._actions if action.choices):
             flag, choices = action.option_strings[-1], list(action.choices)
             assert bash(f"{program} {flag}=") == choices
             assert re.search(rf"-l {flag[2:]} -x -a '([^']+)'", fish)[1].split() == choices
             assert re.search(rf"{flag}=\S*\[.*:\(([^)]+)\)'", zsh)[1].split() == choices
-    assert f"-a '{' '.join(names.SYSCALLS)}'" in (FILES / "fish/killsnoopd.fish").read_text()
-    assert f"call {' '.join(names.SYSCALLS)}}}" in (FILES / "zsh/_killsnoopd").read_text()
+    assert f"-a '{' '.join(names.SYSCALLS)}'" in completions("fish", "killsnoopd")
+    assert f"CALL {' '.join(names.SYSCALLS)}}}" in completions("zsh", "killsnoopd")
     assert bash("killsnoopd --probe.syscalls=") == list(names.SYSCALLS)
