@@ -1,17 +1,21 @@
 """A record as the probe writes it to the ring buffer."""
 
-from killsnoopd.event import HEAD, Head
+from killsnoopd.event import FORMATS, HEAD, Head
+
+_EMPTY = {name: b"" if form.endswith("s") else 0 for name, form in zip(Head._fields, FORMATS, strict=True)}
+_KILL = {
+    "time_ns": 5_000_000_000, "start_ns": 1_000, "tstart_ns": 2_000, "cgroup": 11, "tcgroup": 12, "bucket_id": 1000,
+    "pid": 100, "tid": 101, "uid": 1000, "ppid": 1, "loginuid": 1000, "sessionid": 3, "tpid": 42, "tuid": 33,
+    "target_arg": -42, "sig": 9, "exe_dev": 8 << 20 | 1, "ttid": 43, "kind": 1,
+    "comm": b"bash", "thread_comm": b"worker", "parent_comm": b"sshd", "tcomm": b"nginx",
+}  # fmt: skip
 
 
-def record(exe=(), cgroup=(), tcgroup=(), **changes):
-    """A record as the probe writes it: that of a SIGKILL that reached a process."""
-    texts = [b"".join(name + b"\0" for name in names) for names in (exe, cgroup, tcgroup)]
-    head = Head(
-        time_ns=5_000_000_000, elapsed_ns=0, start_ns=1_000, tstart_ns=2_000, cgroup=11, tcgroup=12, bucket_id=1000,
-        pid=100, tid=101, uid=1000, ppid=1, loginuid=1000, sessionid=3, ns_pid=0, tns_pid=0, tpid=42, tuid=33,
-        target_arg=-42, sig=9, res=0, code=0, exe_dev=8 << 20 | 1, ttid=43,
-        exe_len=len(texts[0]), cgroup_len=len(texts[1]), tcgroup_len=len(texts[2]),
-        kind=1, origin=0, call=0, outcome=0, flags=0, padding=b"",
-        comm=b"bash", thread_comm=b"worker", parent_comm=b"sshd", tcomm=b"nginx",
-    )._replace(**changes)  # fmt: skip
-    return HEAD.pack(*head) + b"".join(texts)
+def record(texts=((), (), ()), **changes):
+    """The record of a SIGKILL that reached a process, with these changes; a field that is named nowhere is empty.
+
+    `texts`: the names on the paths to the executable and to the cgroups of sender and target.
+    """
+    texts = [b"".join(name + b"\0" for name in names) for names in texts]
+    lengths = dict(zip(("exe_len", "cgroup_len", "tcgroup_len"), map(len, texts), strict=True))
+    return HEAD.pack(*Head(**_EMPTY | _KILL | lengths | changes)) + b"".join(texts)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from killsnoopd.probe.attached import Counts, Ledger
+from killsnoopd.probe.hooks import PROGRAMS
 from killsnoopd.probe.libbpf import ProgInfo
 from killsnoopd.probe.program import Layout
 
@@ -34,7 +35,7 @@ class FakeProbe:
         return hook == "kill"
 
     def not_handled(self):
-        return {"sys_exit": 3, "signal_generate": 0, "mark_victim": 0, "sched_process_exit": 0}
+        return dict.fromkeys(PROGRAMS, 0) | {"sys_exit": 3}
 
     def program(self, program):
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)

@@ -75,12 +75,8 @@ def test_numbers_are_those_of_the_probe():
 
 def test_decode():
     """Every field is where it belongs."""
-    texts = {
-        "exe": (b"bash", b"bin", b"usr", b"/"),
-        "cgroup": (b"ssh.service", b"system.slice", b""),
-        "tcgroup": (b"",),
-    }
-    assert event.decode(record(**texts)) == DELIVERY
+    texts = (b"bash", b"bin", b"usr", b"/"), (b"ssh.service", b"system.slice", b""), (b"",)
+    assert event.decode(record(texts)) == DELIVERY
 
 
 def test_a_call_that_reached_nobody():

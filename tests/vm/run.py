@@ -23,6 +23,10 @@ from pathlib import Path
 from image import Image, image
 from machines import CI, GUEST, KERNEL, MACHINES, MATRIX, TOP, Machine
 
+sys.path.insert(0, str(TOP))
+
+from killsnoopd.probe.hooks import PROGRAMS
+
 HERE = Path(__file__).parent
 RESULTS = TOP / "build/vm"
 # Drivers of devices that no test uses.
@@ -58,6 +62,7 @@ def write_input(package: Path, machine: Machine, path: Path) -> None:
         lists = {
             "guest-tests": machine.guest,
             "kernel-tests": machine.kernel_tests,
+            "programs": PROGRAMS,  # a machine without the package cannot import them
             "left-out": tuple(f"{test}\t{reason}" for test, reason in machine.left_out.items()),
         }
         version = package.name.split("_")[1]

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from waiting import DEADLINE_S, wait_for
 
+PROGRAMS = Path("/input/programs").read_text().split()
+ATTACHED = 2 * len(PROGRAMS)
+"""Programs of one probe in the kernel: an entry and a worker each."""
 PINS = Path("/sys/fs/bpf/killsnoopd")
 DEFAULTS = Path("/etc/default/killsnoopd")
 
@@ -87,8 +90,7 @@ def ledger():
 
 def our_programs(key="name"):
     """Names, or ids, of our programs in the kernel."""
-    names = ("sys_exit", "signal_generate", "mark_victim", "sched_process_exit")
-    ours = {name[:15] for plain in names for name in (plain, f"on_{plain}")}
+    ours = {name[:15] for plain in PROGRAMS for name in (plain, f"on_{plain}")}
     return [program[key] for program in json.loads(run("bpftool", "-j", "prog")) if program.get("name") in ours]
 
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import PINS, calls, journal, kill_as, main_pid, our_programs, run, wait_for_another
+from conftest import ATTACHED, PINS, calls, journal, kill_as, main_pid, our_programs, run, wait_for_another
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -49,7 +49,7 @@ def test_damage(kind, restart):
     assert any("probe attached" in line for line in said_since(began_s))
     kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
     assert calls(comm) == (2 if counts_go_on else 1)
-    wait_for(lambda: len(our_programs()) == 8, "the old programs to go")
+    wait_for(lambda: len(our_programs()) == ATTACHED, "the old programs to go")
     assert {path.name for path in PINS.iterdir()} == {"private", probe_folder().name}
 
 
