@@ -1,4 +1,4 @@
-"""What anyone who reaches the port can do to it, and a scraper that wants its page all the while. On loopback alone."""
+"""Attacks that any client can make on the port, and a scraper that needs its page meanwhile. On loopback only."""
 
 import contextlib
 import multiprocessing
@@ -11,14 +11,14 @@ import time
 from dataclasses import dataclass
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-SCRAPE = GET[:-2] + b"Accept-Encoding: gzip\r\nConnection: close\r\n\r\n"  # as Prometheus does, but for the end
+SCRAPE = GET[:-2] + b"Accept-Encoding: gzip\r\nConnection: close\r\n\r\n"  # as Prometheus does, but for the last header
 CLIENT_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(193)
 _RANDOM = random.Random(1)
 
 
 @dataclass(frozen=True)
 class Attack:
-    """So many connections, each of which sends this, then reads or does not, and closes only in the end."""
+    """This many connections: each sends this, then reads or not, and is closed only at the end."""
 
     connections: int
     payload: bytes
@@ -30,7 +30,7 @@ ATTACKS = {
     "half a request": Attack(5000, b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: "),
     "1 MB header": Attack(50, b"GET /metrics HTTP/1.1\r\nX-Long: " + b"a" * 1_000_000),
     "100,000 headers": Attack(50, b"GET /metrics HTTP/1.1\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n"),
-    # A pattern that backtracks takes long for these.
+    # A pattern that backtracks takes long on these.
     "blanks": Attack(100, GET[:-2] + (b"X:" + b" " * 8000 + b"\0\r\n") * 2 + b"\r\n"),
     "1 MB without CRLF": Attack(50, b"G" * 1_000_000),
     "garbage": Attack(500, _RANDOM.randbytes(20_000)),
@@ -49,7 +49,7 @@ ATTACKS = {
 
 
 def room_for(connections):
-    """Let this process open so many; whether it may."""
+    """Raise the limit of open files to this number; whether that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + 100
     if hard != resource.RLIM_INFINITY and hard < wanted:
@@ -77,7 +77,7 @@ def launch(port, attack, host="127.0.0.1", source="127.0.0.1"):
 
 
 def read_all(opened, seconds):
-    """What each connection receives until all have ended or the time is over."""
+    """What each connection receives until all have ended or the time is up."""
     received = dict.fromkeys(opened, b"")
     end = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
@@ -96,7 +96,7 @@ def read_all(opened, seconds):
 
 
 def answer(client):
-    """All that comes until the connection ends."""
+    """Everything that arrives until the connection ends."""
     parts = []
     with contextlib.suppress(ConnectionError):
         while part := client.recv(65536):
@@ -105,7 +105,7 @@ def answer(client):
 
 
 def ask(port, request=GET, source="127.0.0.1", context=None, timeout=10):
-    """One request on a connection of its own; (status, whole answer), status 0 if there was no answer."""
+    """One request on a connection of its own: (status, whole response); status 0 if there was no response."""
     got = b""
     with (
         contextlib.suppress(OSError),
@@ -118,9 +118,9 @@ def ask(port, request=GET, source="127.0.0.1", context=None, timeout=10):
 
 
 class Scraper:
-    """Scrapes as long as the `with` lasts, one scrape after another; afterwards `scrapes` has (status, seconds) of each.
+    """Scrapes in a loop during the `with` block; afterwards `scrapes` has (status, seconds) of each.
 
-    In a process of its own, which no attacker delays by the work of attacking.
+    It is a process of its own, so that the work of attacking does not delay it.
     """
 
     def __init__(self, port, request=SCRAPE, source="127.0.0.1", context=None):
@@ -150,7 +150,7 @@ class Scraper:
         return max(seconds for _, seconds in self.scrapes)
 
     def well_served(self):
-        """Whether each was answered within a second; one may have taken three, for which a busy machine is to blame."""
+        """Whether each was answered within a second; one may have taken three, because a busy machine can delay it."""
         if not self.scrapes or any(status != 200 for status, _ in self.scrapes):
             return False
         late = [seconds for _, seconds in self.scrapes if seconds >= 1]
@@ -158,7 +158,7 @@ class Scraper:
 
 
 def trusting(ca):
-    """A client's TLS that trusts this CA, for localhost."""
+    """A client's TLS context that trusts this CA, for localhost."""
     context = ssl.create_default_context(cafile=ca)
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
     return context

@@ -1,4 +1,4 @@
-"""Certificates for tests, by openssl: a CA, a server's, clients'."""
+"""Certificates for tests, made by openssl: a CA, server and client certificates."""
 
 import subprocess
 
@@ -12,7 +12,7 @@ def _key(path):
 
 
 def ca(folder, name="ca"):
-    """NAME.crt and NAME.key, which sign others."""
+    """Make the CA NAME.crt and NAME.key."""
     _key(folder / f"{name}.key")
     _openssl(
         "req",
@@ -33,7 +33,7 @@ def ca(folder, name="ca"):
 
 
 def issue(folder, name, names, by="ca"):
-    """NAME.crt and NAME.key, signed by a CA there, for names like DNS:localhost."""
+    """Make NAME.crt and NAME.key, signed by a CA in the same folder, for names like DNS:localhost."""
     _key(folder / f"{name}.key")
     _openssl(
         "req", "-x509", "-new", "-key", folder / f"{name}.key", "-days", "2", "-subj", f"/CN={name}",

@@ -1,4 +1,4 @@
-"""CI allows no skip: there every test must run."""
+"""In CI every test must run: a skip is a failure."""
 
 import os
 import signal
@@ -6,11 +6,11 @@ import signal
 import certificates
 import pytest
 
-collect_ignore = ["vm"]  # runs on a machine of its own: make test-vm
+collect_ignore = ["vm"]  # runs on its own machine: make test-vm
 
 
 def pytest_configure():
-    """A shell has its background jobs ignore SIGINT, and what they start; the programs under test must not."""
+    """Restore SIGINT: a shell's background jobs ignore it, and the programs under test would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -22,7 +22,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """ca, other (a CA), server and three clients; `inline.yml` below `tls_server_config` has cert and key as text."""
+    """Certificates: ca, other (a CA), server and three clients; `inline.yml` has cert and key as text."""
     result = tmp_path_factory.mktemp("certificates")
     certificates.ca(result)
     certificates.ca(result, "other")

@@ -1,4 +1,4 @@
-"""Stand-ins that record. What can be had for real (journald's socket, HTTP) is not here."""
+"""Stand-ins that record. Tests use the real thing where they can (journald's socket, HTTP)."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def counts(series=(), **more):
 
 
 class FakeProbe:
-    """What the metrics and the writer ask of a probe."""
+    """The part of a probe that the metrics and the writer use."""
 
     def __init__(self, read=None, ledger=None, records=()):
         self.layout = Layout(cpus=2, series_max=10)

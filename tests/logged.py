@@ -1,8 +1,8 @@
-"""Events as they were logged."""
+"""Logged events."""
 
 
 def record(kind="delivery", **fields):
-    """A logged event; fields without their prefix."""
+    """A logged event; field names without their prefix."""
     values = {
         "EVENT": kind, "TIMESTAMP": "2026-11-22T03:00:00.000000Z", "PID": "3325", "COMM": "bash", "UID": "0",
         "SIGNAL": "SIGKILL", "SIG": "9", "TPID": "812", "TCOMM": "nginx", "RES": "0", "RESULT": "success",

@@ -14,7 +14,7 @@ class Told:
 
 
 def every_metric():
-    """Labels of each metric of killsnoopd's own, by its name on the page."""
+    """The labels of each metric of killsnoopd, by its name on the page."""
     found = list(families.Collector(FakeProbe(), Told()).collect())
     found += families.programs(FakeProbe(), run_stats=True)
     found += Connections(None, None, None).collect()

@@ -1,4 +1,4 @@
-"""Real servers under test, on loopback: Prometheus, Alertmanager, and a receiver of webhooks."""
+"""Real servers on loopback: Prometheus, Alertmanager, and a webhook receiver."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ RULES = Path(__file__).parent.parent / "deploy/prometheus/rules"
 
 
 def tool(name):
-    """A program of Prometheus: where PROMTOOL is (make test), or on PATH."""
+    """The path of one of Prometheus' programs: beside PROMTOOL (make test), or on PATH."""
     beside = Path(os.environ.get("PROMTOOL", "promtool")).with_name(name)
     found = shutil.which(beside if beside.is_absolute() else name)
     assert found, f"{name} is missing: PROMTOOL=$(scripts/promtool), as make test has it"
@@ -36,7 +36,7 @@ class Server:
 
     def __init__(self, folder, name, flags, prefix=()):
         self.name, self._log = name, folder / f"{name}.log"
-        # Another program may take the port before the server does: then the server ends, and another port is tried.
+        # Another program may take the port first; the server then ends, and the next port is tried.
         for _ in range(5):
             self.port = free_port()
             command = [*prefix, tool(name), f"--web.listen-address=127.0.0.1:{self.port}", *flags]
@@ -77,7 +77,7 @@ class Server:
 
 
 class Prometheus(Server):
-    """A Prometheus of its own; `config` is what prometheus.yml holds."""
+    """A Prometheus with this `config`, the content of prometheus.yml."""
 
     def __init__(self, folder, config):
         folder.mkdir()
@@ -85,7 +85,7 @@ class Prometheus(Server):
         super().__init__(folder, "prometheus", ["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
 
     def api(self, path, **parameters):
-        """What is below `data` in the answer."""
+        """The `data` of the response."""
         return json.loads(self.get(f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}"))["data"]
 
     def query(self, expr):
@@ -98,7 +98,7 @@ class Prometheus(Server):
         }
 
     def own(self, name):
-        """The sum of one of its own metrics."""
+        """The sum of one of Prometheus' own metrics."""
         values = [
             line.rsplit(" ", 1)[1]
             for line in self.get("/metrics").splitlines()
@@ -108,19 +108,19 @@ class Prometheus(Server):
 
 
 class Alertmanager(Server):
-    """An Alertmanager of its own, without a cluster. `own_mounts`: from a script to the command that runs it with mounts of its own."""
+    """An Alertmanager without a cluster. `own_mounts` turns a script into a command that has its own mounts."""
 
     def __init__(self, folder, config, own_mounts):
         folder.mkdir()
         (folder / "alertmanager.yml").write_text(json.dumps(config))
         flags = ["--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address="]
-        share = tool("alertmanager").with_name("share")  # of scripts/prometheus-tools; an installed one has its own
+        share = tool("alertmanager").with_name("share")  # of scripts/prometheus-tools; an installed one finds its own
         prefix = own_mounts(f'mount --bind "{share}" /usr/share && exec "$@"') if share.is_dir() else ()
         super().__init__(folder, "alertmanager", flags, prefix)
 
 
 class Webhook:
-    """Takes what Alertmanager sends; `notifications` has it all."""
+    """Receives what Alertmanager sends; `notifications` has all of it."""
 
     def __init__(self):
         self.notifications = received = []

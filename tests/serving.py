@@ -13,7 +13,7 @@ PROGRAM = Path(__file__).with_name("web_server.py")
 
 
 class Served:
-    """`stop` ends it, and returns {reason: how often} of what it refused; `said` is what it logged."""
+    """`stop` ends it and returns {reason: refusals}; `said` is its log."""
 
     def __init__(self, page_bytes=4000, config="", max_requests=40, prefix=()):
         command = [*prefix, sys.executable, PROGRAM, str(page_bytes), str(config), str(max_requests)]

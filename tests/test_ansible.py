@@ -1,4 +1,4 @@
-"""The role in deploy/ansible, held against what it installs."""
+"""The role in deploy/ansible, compared with what it installs."""
 
 import re
 from pathlib import Path
@@ -14,14 +14,14 @@ def tasks():
 
 
 def test_it_starts_the_units_that_can_be_enabled():
-    """As both packages do."""
+    """The same units as both packages."""
     units = {path.name for path in (TOP / "deploy").glob("*.*") if "\n[Install]\n" in path.read_text()}
     (started,) = [task["loop"] for task in tasks() if "loop" in task]
     assert set(started) == units
 
 
 def test_it_writes_the_flags_as_the_unit_reads_them():
-    """Before the package is installed, which starts the daemon, and so that dpkg keeps them."""
+    """It writes them before the package is installed: installing starts the daemon, and dpkg keeps the file."""
     template = (ROLE / "templates/default.j2").read_text()
     shipped = (TOP / "deploy/killsnoopd.default").read_text()
     assert re.search(r'^ARGS="(.*)"$', shipped, re.M)
@@ -35,7 +35,7 @@ def test_it_writes_the_flags_as_the_unit_reads_them():
 
 
 def test_its_variables_are_documented():
-    """In docs/packaging.md, each."""
+    """docs/packaging.md lists each."""
     variables = set(yaml.safe_load((ROLE / "defaults/main.yml").read_text()))
     section = (TOP / "docs/packaging.md").read_text().partition("## Ansible")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == variables
@@ -44,6 +44,6 @@ def test_its_variables_are_documented():
 
 
 def test_what_notifies_is_handled():
-    """By a handler of that name."""
+    """Each notified handler exists."""
     handlers = yaml.safe_load((ROLE / "handlers/main.yml").read_text())
     assert {task["notify"] for task in tasks() if "notify" in task} == {handler["name"] for handler in handlers}

@@ -1,4 +1,4 @@
-"""Flags: what they mean, and one line for what they cannot mean."""
+"""The command line: what flags mean, and a one-line error for each mistake."""
 
 import argparse
 import re
@@ -30,12 +30,12 @@ def test_defaults():
 
 @pytest.mark.parametrize(("value", "path"), [("", None), ("web.yml", Path("web.yml"))])
 def test_web_config_file(value, path):
-    """Empty is no file, as it is for Prometheus' exporters."""
+    """An empty value means no file, as for Prometheus' exporters."""
     assert cli.parse([f"--web.config.file={value}"]).web_config_file == path
 
 
 def test_settings_of_the_probe():
-    """Each flag that shapes the probe reaches it."""
+    """Each flag of the probe is passed on to it."""
     flags = (
         "--probe.syscalls=kill --events.grace-period=5 --probe.self-signals --metrics.max-series=7 --metrics.series-ttl=8 "
         "--probe.ring-size=64K --events.include-signal=all --events.rate=9 --events.burst=10"
@@ -54,7 +54,7 @@ def test_settings_of_the_probe():
     ],
 )
 def test_listen_address(text, address):
-    """Addresses as Prometheus' exporters write them."""
+    """Addresses are written as for Prometheus' exporters."""
     assert cli.listen_address(text) == address
 
 
@@ -62,7 +62,7 @@ def test_listen_address(text, address):
     "text", ["", "10035", "localhost", "::1:80", "host:65536", "host:-1", "host:x", "[::1]", "a b:1:2"]
 )
 def test_bad_listen_address(text):
-    """What is not an address is refused."""
+    """Anything else is refused."""
     with pytest.raises(argparse.ArgumentTypeError, match="is not an address"):
         cli.listen_address(text)
 
@@ -80,7 +80,7 @@ def test_bad_listen_address(text):
     ],
 )
 def test_excluded_signals(argv, excluded):
-    """Include wins over exclude, and exclude adds to what is always excluded."""
+    """Include overrides exclude; exclude adds to the signals that are always excluded."""
     assert cli.parse(argv).probe.excluded == excluded
 
 
@@ -112,7 +112,7 @@ BAD = [
 
 @pytest.mark.parametrize(("argv", "said"), BAD, ids=[" ".join(argv) for argv, _ in BAD])
 def test_a_bad_flag_is_one_line_and_exit_2(argv, said, capsys):
-    """Says which flag, why, and where to look."""
+    """The line says which flag, why, and where to look."""
     with pytest.raises(SystemExit) as stop:
         cli.parse(argv)
     error = capsys.readouterr().err
@@ -127,12 +127,12 @@ def test_a_bad_flag_is_one_line_and_exit_2(argv, said, capsys):
     ("text", "size"), [("4096", 4096), ("4K", 4096), ("64KiB", 65536), ("1M", 1 << 20), ("2mb", 2 << 20)]
 )
 def test_ring_size(text, size):
-    """Sizes as people write them."""
+    """Sizes in the usual spellings."""
     assert cli.parse([f"--probe.ring-size={text}"]).probe.ring_bytes == size
 
 
 def test_rules_keep_their_order():
-    """The first that matches holds."""
+    """The first rule that matches applies."""
     assert cli.parse(["--metrics.fold=b*=", "--metrics.fold=numbers", "--metrics.fold=a#"]).fold == (
         "b*=",
         "numbers",
@@ -141,12 +141,12 @@ def test_rules_keep_their_order():
 
 
 def test_syscalls_keep_their_order():
-    """However they are written, so that equal settings hash alike."""
+    """In the order of the table, however they were written, so that equal settings have equal hashes."""
     assert cli.parse(["--probe.syscalls=tkill,kill"]).probe.syscalls == ("kill", "tkill")
 
 
 def test_help_names_every_flag_and_exit_code(capsys):
-    """--help is complete and ends with examples."""
+    """--help has every flag, the examples and the exit codes."""
     with pytest.raises(SystemExit) as stop:
         cli.parse(["--help"])
     text = capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_help_names_every_flag_and_exit_code(capsys):
 
 
 def flags_of_the_parser():
-    """Each long flag: what it takes, and the default that --help states."""
+    """{flag: (what it takes, the default that --help states)}"""
     found = {}
     parser = cli.parser()
     for action in parser._actions:
@@ -169,7 +169,7 @@ def flags_of_the_parser():
 
 
 def flags_of_the_man_page():
-    """The same, of the man page: an entry is a line in bold, then its text."""
+    """The same from the man page, where an entry is a bold line and its text."""
     page = (TOP / "docs/killsnoopd.8").read_text().replace("\\-", "-")
     section = page.partition(".SH FLAGS\n")[2].partition(".SH")[0]
     found = {}
@@ -183,12 +183,12 @@ def flags_of_the_man_page():
 
 
 def test_flags_and_defaults_are_those_of_the_man_page():
-    """Every flag, what it takes, and its default; and no other."""
+    """The same flags, arguments and defaults."""
     assert flags_of_the_man_page() == flags_of_the_parser()
 
 
 def test_a_default_in_help_is_the_default():
-    """Those that --help does not take from the parser."""
+    """Where --help does not take the default from the parser."""
     texts = {flag: default for flag, (_, default) in flags_of_the_parser().items()}
     config = cli.parse([])
     assert cli.parse([f"--web.listen-address={texts['--web.listen-address']}"]) == config
@@ -197,7 +197,7 @@ def test_a_default_in_help_is_the_default():
 
 
 def test_what_is_always_excluded_is_documented():
-    """In --help and in the man page."""
+    """--help and the man page list them."""
     *most, last = (names.SIGNALS[number] for number in sorted(cli.DEFAULT_EXCLUDED))
     assert f"(always: {', '.join(most)}, {last})" in " ".join(cli.parser().format_help().split())
     assert f"{', '.join(most)} and {last} are always excluded" in " ".join(
@@ -206,7 +206,7 @@ def test_what_is_always_excluded_is_documented():
 
 
 def test_the_file_of_defaults():
-    """Each flag in its comments is accepted; its numbers are the defaults, as it says."""
+    """Each flag in its comments is accepted, and its numbers are the defaults."""
     flags = re.findall(r"--\S+", (TOP / "deploy/killsnoopd.default").read_text())
     assert cli.parse(flags)
     numbers = [flag for flag in flags if re.search(r"(rate|series|ttl)=\d+$", flag)]

@@ -1,4 +1,4 @@
-"""What the shells offer after `killsnoopd` and `killsnoop`: every flag that there is, and no other."""
+"""Completions of `killsnoopd` and `killsnoop` offer every flag and no other."""
 
 import functools
 import re
@@ -65,7 +65,7 @@ def fish_flags(text):
 
 @pytest.mark.parametrize("program", PARSERS)
 def test_every_flag_is_completed(program):
-    """Of both programs, in all three shells."""
+    """For both programs, in all three shells."""
     known = flags(*PARSERS[program])
     assert {word.rstrip("=") for word in bash(f"{program} -")} == known
     assert zsh_flags(completions("zsh", program)) == known
@@ -91,7 +91,7 @@ def test_descriptions(program):
 
 
 def test_a_flag_is_followed_by_its_sign():
-    """In bash `--flag=` where the flag takes a value, `--flag` where it takes none."""
+    """bash offers `--flag=` if the flag takes a value, else `--flag`."""
     for program in PARSERS:
         takes = {o for action in PARSERS[program][0]._actions if action.nargs != 0 for o in action.option_strings}
         long = {option for option in takes if option.startswith("--")}
@@ -124,13 +124,13 @@ def test_bash_completes(line, offered):
 
 
 def test_bash_that_does_not_break_at_the_sign():
-    """Then the whole word is to be offered."""
+    """Then bash replaces the whole word."""
     assert bash("killsnoopd --events.target=j", " \t\n") == ["--events.target=journal"]
     assert bash("killsnoop --signal=SIGKILL,SIGSE", " \t\n") == ["--signal=SIGKILL,SIGSEGV"]
 
 
 def test_who_has_flags_of_its_own():
-    """Those of the table are not offered after `killsnoop who`."""
+    """`killsnoop who` does not get the flags of the table."""
     assert {word.rstrip("=") for word in bash("killsnoop who -")} == flags(command.who_parser())
 
 
@@ -143,7 +143,7 @@ def test_every_signal_offered_is_known(line):
 
 
 def test_every_choice_is_offered():
-    """The values that a flag is limited to are those that the shells offer."""
+    """The shells offer exactly the values that a flag accepts."""
     for program, parsers in PARSERS.items():
         fish, zsh = completions("fish", program), completions("zsh", program)
         for action in (action for parser in parsers for action in parser._actions if action.choices):

@@ -1,4 +1,4 @@
-"""What the daemon chooses."""
+"""The daemon's choices."""
 
 from pathlib import Path
 
@@ -35,6 +35,6 @@ def test_where_events_go(target, there, kind, tmp_path, monkeypatch):
 
 
 def test_the_time_to_stop_is_documented():
-    """In the man page."""
+    """The man page states it."""
     page = (Path(__file__).parent.parent / "docs/killsnoopd.8").read_text()
     assert f"Log the events that wait, for at most {daemon.DRAIN_S:.0f} second," in " ".join(page.split())

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: made by its script, and as Grafana's dashboard-linter wants it. Its numbers: tests/kernel/test_panels.py."""
+"""The Grafana dashboard is generated and valid. tests/kernel/test_panels.py checks its numbers."""
 
 import json
 import os
@@ -25,14 +25,14 @@ counted = runpy.run_path(str(SCRIPT))["counted"]
 
 
 def test_it_is_what_the_script_makes():
-    """`make dashboard` has been run."""
+    """`make dashboard` has been run since the last change."""
     assert (
         subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=True).stdout == FILE.read_text()
     )
 
 
 def test_panels_have_a_place_and_a_name_of_their_own():
-    """No id, no title twice; nothing lies upon another panel or beyond the edge."""
+    """Ids and titles are unique; no panel overlaps another or the edge."""
     everything = [inner for panel in BOARD["panels"] for inner in (panel, *panel.get("panels", []))]
     assert len({panel["id"] for panel in everything}) == len(everything)
     assert len({panel["title"] for panel in PANELS}) == len(PANELS)
@@ -45,7 +45,7 @@ def test_panels_have_a_place_and_a_name_of_their_own():
 
 
 def test_without_loki():
-    """Only the collapsed row, which asks nothing before it is opened, needs Loki."""
+    """Only the collapsed row, which queries nothing until it is opened, needs Loki."""
     (row,) = [panel for panel in BOARD["panels"] if panel.get("collapsed")]
     inside = {panel["title"] for panel in row["panels"]}
     assert {panel["title"] for panel in PANELS if "loki_datasource" in json.dumps(panel)} == {"Events"} < inside
@@ -54,7 +54,7 @@ def test_without_loki():
 
 
 def test_metrics_are_those_of_the_page():
-    """The dashboard asks for every metric that a page can have, and for no other; by labels that its metrics have."""
+    """The dashboard queries every metric of the page and no other, by labels that the metrics have."""
     known = every_metric()
     queries = [*QUERIES.values(), ANNOTATION]
     assert set(re.findall(r"killsnoop_\w+(?=\{)", " ".join(queries))) == set(known)
@@ -63,16 +63,16 @@ def test_metrics_are_those_of_the_page():
         of_scrape = {"job", "instance"}
         for name, matchers in found:
             assert set(re.findall(r"(\w+)=", matchers)) <= {*known[name], *of_scrape}, name
-        made = set(re.findall(r'\), "(\w+)", "', query))  # by label_join and label_replace
+        made = set(re.findall(r'\), "(\w+)", "', query))  # made by label_join and label_replace
         grouped = {label for group in re.findall(r"(?:by|on) \(([^)]*)\)", query) for label in group.split(", ")}
         assert grouped <= of_scrape.union(made, *(known[name] for name, _ in found)), query
 
 
-# The rules of Grafana's dashboard-linter (github.com/grafana/dashboard-linter, lint/rule_*.go), by its names for them.
+# The rules of Grafana's dashboard-linter (github.com/grafana/dashboard-linter, lint/rule_*.go), under its names.
 
 
 def test_template_datasource_rule():
-    """With more than one data source, each is named and labelled after its kind; Prometheus comes first."""
+    """With several data sources, each is named and labelled by its type; Prometheus is first."""
     sources = [variable for variable in VARIABLES.values() if variable["type"] == "datasource"]
     assert [(each["query"], each["name"], each["label"]) for each in sources] == [
         ("prometheus", "prometheus_datasource", "Prometheus data source"),
@@ -82,7 +82,7 @@ def test_template_datasource_rule():
 
 @pytest.mark.parametrize("name", ["job", "instance"])
 def test_template_job_and_instance_rule(name):
-    """Both can be chosen, several at once; all of them is any value but none."""
+    """Both variables can be set to several values; "all" means any value that is not empty."""
     variable = VARIABLES[name]
     assert (variable["type"], variable["label"], variable["multi"], variable["allValue"]) == (
         "query",
@@ -94,7 +94,7 @@ def test_template_job_and_instance_rule(name):
 
 
 def test_template_on_time_change_reload_rule():
-    """What can be chosen follows the time range."""
+    """The options follow the time range."""
     assert {variable["refresh"] for variable in VARIABLES.values() if variable["type"] == "query"} == {2}
 
 
@@ -119,7 +119,7 @@ def test_panel_rules(panel):
 
 @every_query
 def test_target_job_and_instance_rule(query):
-    """Every selector holds to the jobs and instances chosen."""
+    """Every selector filters by the chosen jobs and instances."""
     selectors = re.findall(r"\{[^{}]*\}", query)
     assert selectors
     assert all(selector.startswith('{job=~"$job", instance=~"$instance"') for selector in selectors)
@@ -128,32 +128,32 @@ def test_target_job_and_instance_rule(query):
 
 @every_query
 def test_target_rate_interval_rule(query):
-    """rate() and irate() take $__rate_interval, nothing has a range of its own."""
+    """rate() and irate() use $__rate_interval; no query has a range of its own."""
     assert set(re.findall(r"(?<=[})])\[([^]]*)\]", query)) <= {"$__rate_interval", "$__range", "$__range:$__interval"}
     assert not re.search(r"\bi?rate\([^()]*\[(?!\$__rate_interval\])", query)
 
 
 @every_query
 def test_target_counter_agg_rule(query):
-    """A counter stands in rate() or increase(), and beside increase() in what counts the births that it cannot see."""
+    """A counter is inside rate(), or inside increase() plus a term for new series, which increase() misses."""
     births = r"(last|count)_over_time\(killsnoop_\w+_total\{[^{}]*\}\[[^]]*\]\)"
     left = re.sub(r"\b(rate|increase)\(\w+\{[^{}]*\}\[[^]]*\]\)", "", query)
     if "increase(" in query:
         left = re.sub(births, "", left)
-    if "timestamp(" not in query:  # when, not how many
+    if "timestamp(" not in query:  # asks when, not how much
         assert not re.search(r"_total\b", left)
 
 
 def test_uneditable():
-    """Changes belong in the script; who wants others saves a copy."""
+    """Changes belong in the script; a user who wants other panels saves a copy."""
     assert BOARD["editable"] is False
 
 
-# counted(): by how much a counter grew, the first signal of a sender included.
+# counted(): how much a counter grew, including the first signal of a sender.
 
 
 def promtool(tmp_path, page, series, expected):
-    """Let promtool ask for the sum over 10 minutes at minute 10."""
+    """Evaluate the sum over 10 minutes at minute 10 with promtool."""
     expression = counted("killsnoop_signals_total", 'signal="SIGKILL"', window="10m")
     expression = expression.replace("$job", ".+").replace("$instance", ".+")
     tests = {

@@ -32,7 +32,7 @@ DELIVERY = Event(
 
 
 def c_body(what, text=None):
-    """What stands between the braces of a struct or an enum of maps.h, without comments."""
+    """The text between the braces of a struct or an enum of maps.h, without comments."""
     plain = re.sub(r"/\*.*?\*/", "", program.MAPS_HEADER.read_text() if text is None else text, flags=re.S)
     return re.search(rf"\b{what} \{{(.*?)\}}", plain, re.S)[1]
 
@@ -80,7 +80,7 @@ def test_decode():
 
 
 def test_a_call_that_reached_nobody():
-    """There is no target but what the sender wrote, and no outcome but the call's result."""
+    """The target is what the sender wrote, and there is no outcome, only the call's result."""
     decoded = event.decode(call(res=-3))
     assert (decoded.kind, decoded.target, decoded.target_arg, decoded.outcome, decoded.res) == (
         "call", None, -42, None, -3
@@ -89,7 +89,7 @@ def test_a_call_that_reached_nobody():
 
 
 def test_a_death():
-    """Has the time elapsed since the signal, and the fields of the sender."""
+    """It has the time since the signal, and the sender's fields."""
     decoded = event.decode(record(kind=2, elapsed_ns=7))
     assert (decoded.kind, decoded.outcome, decoded.died_after_ns, decoded.escalation_ns) == ("death", "died", 7, None)
     assert (decoded.sender.comm, decoded.target.comm) == ("bash", "nginx")
@@ -97,7 +97,7 @@ def test_a_death():
 
 
 def test_flags():
-    """What is told in bits."""
+    """Each bit of the flags."""
     assert event.decode(record(flags=1)).compat
     assert event.decode(record(flags=2, elapsed_ns=9)).escalation_ns == 9
     assert event.decode(record(flags=4)).namespace_end
@@ -106,13 +106,13 @@ def test_flags():
 
 
 def test_the_kernel_as_sender():
-    """No pid, no call, and nothing the sender wrote."""
+    """It has no pid and no call, and wrote no target."""
     decoded = event.decode(record(pid=0, origin=5))
     assert (decoded.sender, decoded.origin, decoded.syscall, decoded.target_arg) == (None, "kernel", None, None)
 
 
 def test_unset_ids_are_none():
-    """A daemon has no login uid and no session; most processes are in the host's pid namespace, some too deep."""
+    """A daemon has no login uid and no session; a pid namespace may be the host's, or nested too deeply."""
     sender = event.decode(record(loginuid=UNSET, sessionid=UNSET, ns_pid=-1)).sender
     assert (sender.loginuid, sender.sessionid, sender.ns_pid) == (None, None, None)
     decoded = event.decode(record(ns_pid=7, tns_pid=8))
@@ -124,7 +124,7 @@ def test_unset_ids_are_none():
     list(enumerate(["kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"])),
 )
 def test_syscall(number, name):
-    """System calls are numbered as in the probe."""
+    """System calls have the probe's numbers."""
     assert event.decode(record(call=number)).syscall == name
 
 
@@ -143,6 +143,6 @@ def test_syscall(number, name):
     ids=["empty", "short", "long", "kind", "call", "origin", "outcome", "text"],
 )
 def test_a_record_that_the_probe_cannot_have_written(broken):
-    """Is refused, not guessed at."""
+    """It is refused, not interpreted."""
     with pytest.raises(ValueError, match="record of"):
         event.decode(broken)

@@ -1,4 +1,4 @@
-"""Records and names that nobody thought of: nothing but a ValueError, nothing forged, nothing lost."""
+"""Random records and names: nothing but a ValueError, nothing forged, nothing lost."""
 
 import random
 import struct
@@ -23,7 +23,7 @@ comms = st.binary(max_size=16)
 @example(b"")
 @example(bytes(200))
 def test_any_bytes(record):
-    """A record is an event, or a ValueError."""
+    """Decoding any bytes yields an event or a ValueError."""
     try:
         found = event.decode(record)
     except ValueError:
@@ -52,7 +52,7 @@ heads = st.builds(
 @settings(max_examples=500, deadline=None)
 @given(heads, st.binary(max_size=64))
 def test_whatever_the_kernel_may_say(head, tail):
-    """Every field that is logged is printable text in one line; the message names the sender as the metrics do."""
+    """Every logged field is one line of printable text; the message names the sender as the metrics do."""
     head = head._replace(exe_len=0, cgroup_len=len(tail), tcgroup_len=0)
     found = event.decode(event.HEAD.pack(*head) + tail)
     logged = fields.fields(found, Identity(), 0 - found.time_ns)
@@ -80,13 +80,13 @@ def series_of(page):
     )
 )
 def test_any_names_on_the_page(calls):
-    """Names that differ stay apart; each has its own count."""
+    """Different names stay separate, each with its own count."""
     read = counts([(comm, 9, 0, n) for comm, n in calls.items()])
     assert Counter(series_of(page_of(read)).values()) == Counter(map(float, calls.values()))
 
 
 def test_a_hundred_thousand_random_names():
-    """And every single byte: as many series as names, and prometheus_client's own parser finds every count."""
+    """With every single byte: as many series as names, and prometheus_client's parser finds every count."""
     seeded = random.Random(41)
     found = {bytes([byte]) for byte in range(1, 256)}
     while len(found) < 100_000:

@@ -1,4 +1,4 @@
-"""The wings of the package: imports run one way, and no module imports itself in a circle."""
+"""The wings of the package: imports run one way, without a circle."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -13,7 +13,7 @@ MODULES = {
     if path.name != "__init__.py"
 }
 TOP = "top floor"
-# What a wing may import besides itself. The daemon, which puts all together, may import everything.
+# What a wing may import besides itself. The daemon puts everything together and may import everything.
 ARROWS = {
     TOP: set(),
     "probe": {TOP},
@@ -30,7 +30,7 @@ def wing(module):
 
 
 def imports(module):
-    """The modules of the package that a module imports, anywhere in it."""
+    """The modules of the package that a module imports, at its top or in a function."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "killsnoopd":
@@ -42,7 +42,7 @@ def imports(module):
 
 
 def test_arrows():
-    """No import goes from a wing to one that it must not know."""
+    """A wing imports only the wings that it may."""
     wrong = {
         (module, imported)
         for module in MODULES
@@ -54,13 +54,13 @@ def test_arrows():
 
 
 def test_no_circle():
-    """The modules have an order in which each comes after what it imports."""
+    """The modules can be ordered so that each comes after those it imports."""
     order = list(TopologicalSorter({module: imports(module) for module in MODULES}).static_order())
     assert order.index("probe.libbpf") < order.index("probe.attached") < order.index("daemon")
 
 
 def test_every_module_has_a_test():
-    """A file of the same name below tests/, or the kernel's tests, which run the whole."""
+    """Each module has a test file of the same name, or is tested as part of the whole by tests/kernel."""
     here = Path(__file__).parent
     tested = {
         "__main__": "kernel/running.py", "privileges": "kernel/test_powerless.py", "settings": "probe/test_program.py",

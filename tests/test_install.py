@@ -1,4 +1,4 @@
-"""What `make install` puts where, and the units."""
+"""Files that `make install` installs, and the units."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def installed(tmp_path):
 
 
 def test_install_and_uninstall(installed):
-    """Everything lands under the prefix; uninstalling leaves nothing but a changed file of defaults."""
+    """Everything is below the prefix; uninstalling leaves only a changed file of defaults."""
     found = files(installed)
     assert {
         "usr/bin/killsnoopd",
@@ -66,7 +66,7 @@ def test_install_and_uninstall(installed):
 
 
 def test_what_prometheus_and_grafana_take_is_installed_whole(installed):
-    """Rules, scrape configurations and targets, in the places in which they name each other; the dashboard; the runbook."""
+    """Rules, scrape configurations and targets are where they refer to each other; dashboard and runbook are there."""
     documents = installed / "usr/share/doc/killsnoopd"
     assert files(documents / "prometheus") == files(TOP / "deploy/prometheus")
     for source in ("deploy/grafana-dashboard.json", "docs/runbook.md"):
@@ -74,14 +74,14 @@ def test_what_prometheus_and_grafana_take_is_installed_whole(installed):
 
 
 def test_uninstall_takes_unchanged_defaults_away(installed):
-    """Nothing at all is left of an installation that nobody touched."""
+    """If no file was changed, nothing is left."""
     make("uninstall", installed)
     assert files(installed) == set()
 
 
 @pytest.mark.parametrize("program", ["bin/killsnoopd", "bin/killsnoop", "lib/killsnoopd/killsnoopd-loader"])
 def test_the_installed_programs_run(installed, program):
-    """From anywhere, whatever the environment says of Python's path."""
+    """From any directory, whatever Python's environment variables are."""
     flags = ["--version"] if "bin" in program else ["--pin", "/nowhere", "--version"]
     result = subprocess.run(
         [installed / "usr" / program, *flags],
@@ -104,7 +104,7 @@ def analyze(*arguments, **environment):
 
 
 def test_the_units_verify(installed):
-    """`systemd-analyze verify` has nothing to say of the units as installed, their man page included."""
+    """`systemd-analyze verify` reports nothing for the installed units, including their man page."""
     units = [str(installed / "usr/lib/systemd/system" / unit) for unit in UNITS]
     result = analyze("verify", *units, MANPATH=str(installed / "usr/share/man"))
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
@@ -120,7 +120,7 @@ def test_the_units_verify(installed):
     ],
 )
 def test_exposure(unit, drop_in, limit, tmp_path):
-    """`systemd-analyze security`: each unit is as closed as it gets for what it must do."""
+    """`systemd-analyze security`: the exposure of each unit is at its minimum."""
     copy = tmp_path / unit
     text = (TOP / "deploy" / unit).read_text()
     if drop_in:
@@ -143,7 +143,7 @@ def test_exposure(unit, drop_in, limit, tmp_path):
     ids=["neither", "apt-get", "dnf", "apt-get fails", "not root"],
 )
 def test_install_packages(tmp_path, tools, code, says):
-    """What is missing is installed by the package manager at hand, or else listed by what it is for."""
+    """The package manager installs what is missing; without one, the list says what each is for."""
     for name, body in ({"id": "echo 0"} | tools).items():
         tool = tmp_path / name
         tool.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{body}\n')
@@ -163,7 +163,7 @@ def test_install_packages(tmp_path, tools, code, says):
 
 
 def test_install_packages_for_the_debian_package(tmp_path):
-    """What it takes to build it, and on another distribution one line."""
+    """The packages that build it; on another distribution, one line."""
     script = ["/bin/sh", TOP / "scripts/install-packages", "deb"]
     for name in ("id", "apt-get"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\necho 0\n')
@@ -179,7 +179,7 @@ def test_install_packages_for_the_debian_package(tmp_path):
 
 
 def test_install_packages_does_nothing_when_all_is_there():
-    """No network is needed, no root, and nothing is said."""
+    """It needs no network and no root, and prints nothing."""
     result = subprocess.run(
         [TOP / "scripts/install-packages", "run"], capture_output=True, text=True, check=False, env={"PATH": "/nowhere"}
     )

@@ -1,4 +1,4 @@
-"""What is in deploy/kubernetes and deploy/container, held against each other and against what else the project ships."""
+"""deploy/kubernetes and deploy/container, compared with each other and with the rest of the project."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def containers(folder="base"):
 
 
 def named(folder):
-    """Files and folders that a kustomization takes."""
+    """Files and folders that a kustomization names."""
     found = load(f"{folder.relative_to(FOLDER)}/kustomization.yaml")
     generators = [env for generator in found.get("configMapGenerator", []) for env in generator.get("envs", [])]
     patches = [patch["path"] for patch in found.get("patches", [])]
@@ -42,22 +42,22 @@ def named(folder):
 
 @pytest.mark.parametrize("folder", KUSTOMIZATIONS, ids=lambda folder: folder.name)
 def test_each_kustomization_is_whole(folder):
-    """What it names is there, and no file lies beside it that it does not name."""
+    """Each file that it names exists, and it names every file beside it."""
     taken = {(folder / name).resolve() for name in named(folder)}
     assert all(path.exists() for path in taken)
-    profiles = {(folder / "killsnoopd.json").resolve()}  # for the nodes
+    profiles = {(folder / "killsnoopd.json").resolve()}  # copied to the nodes
     beside = {path.resolve() for path in folder.iterdir()} - {(folder / "kustomization.yaml").resolve()}
     assert beside - profiles == {path for path in taken if path.is_file()}
 
 
 def test_the_documentation_names_each_component():
-    """And the example takes only some that there are."""
+    """The example uses only components that exist."""
     text = (TOP / "docs/kubernetes.md").read_text()
     assert set(re.findall(r"`components/([\w.-]+)`", text)) == {folder.name for folder in COMPONENTS}
 
 
 def test_the_rules_are_prometheus_own():
-    """prometheusrule.yaml is made of deploy/prometheus/rules, and is as fresh as they are."""
+    """prometheusrule.yaml is made from deploy/prometheus/rules, and is up to date."""
     made = subprocess.run([TOP / "scripts/prometheus-rule"], capture_output=True, text=True, check=True).stdout
     assert (FOLDER / "components/prometheus-rule/prometheusrule.yaml").read_text() == made, "make prometheus-rule"
     rules = [
@@ -69,7 +69,7 @@ def test_the_rules_are_prometheus_own():
 
 
 def test_prometheus_finds_the_pods():
-    """The label and the port's name in prometheus-kubernetes.yml, PodMonitor, Service and ServiceMonitor are the DaemonSet's."""
+    """prometheus-kubernetes.yml, PodMonitor, Service and ServiceMonitor use the DaemonSet's label and port name."""
     (port,) = [port for container in containers() for port in container.get("ports", [])]
     assert (port["name"], port["containerPort"]) == ("metrics", 10035)
     assert NAME.items() <= template()["metadata"]["labels"].items()
@@ -88,7 +88,7 @@ def test_prometheus_finds_the_pods():
         assert monitor["selector"]["matchLabels"] == NAME
         assert endpoint["port"] == port["name"]
         assert monitor["sampleLimit"] == job["sample_limit"]
-        # As in the scrape configuration: job and instance outlive the pod, and no label of the pod is left.
+        # As in the scrape configuration: job and instance outlive the pod; no other label of the pod remains.
         assert NAME[monitor["jobLabel"]] == job["job_name"]
         replace, drop = endpoint["relabelings"]
         node = job["relabel_configs"][-1]
@@ -101,7 +101,7 @@ def test_prometheus_finds_the_pods():
 
 
 def test_the_loader_has_what_its_unit_has():
-    """And the daemon nothing: what stands on its list it never holds, for it is not root and gains nothing."""
+    """The loader has its unit's capabilities. The daemon is not root, and gains nothing from the one in its list."""
     loader, daemon = containers()
     unit = (TOP / "deploy/killsnoopd-probe.service").read_text()
     bounding = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M)[1].split()
@@ -120,13 +120,13 @@ def test_the_loader_has_what_its_unit_has():
 
 
 def test_both_read_the_same_flags():
-    """With other flags the loader pins another probe than the daemon opens."""
+    """With different flags, the loader would pin a probe that the daemon does not look for."""
     assert len({json.dumps(container["env"]) for container in containers()}) == 1
     assert all(container["command"][-1].endswith(" $ARGS") for container in containers())
 
 
 def test_what_the_pod_pins_is_what_the_cleanup_removes():
-    """And not what the package of the node's own distribution pins."""
+    """And leaves what the distribution's own package pins."""
     (pins,) = [volume["hostPath"]["path"] for volume in template()["spec"]["volumes"] if volume["name"] == "pins"]
     bpf = template("cleanup")["spec"]["volumes"][0]["hostPath"]["path"]
     (mount,) = containers("cleanup")[0]["volumeMounts"]
@@ -135,7 +135,7 @@ def test_what_the_pod_pins_is_what_the_cleanup_removes():
 
 
 def test_one_version():
-    """In the image's label, in what the documentation builds, and in the kustomizations."""
+    """In the image's label, in the build command of the documentation, and in the kustomizations."""
     assert re.search(r'image\.version="(.*)"', DOCKERFILE)[1] == __version__
     tags = re.findall(r"killsnoopd:(\d[\d.]*\d)", DOCKERFILE + (TOP / "docs/kubernetes.md").read_text())
     assert tags and set(tags) == {__version__}
@@ -145,7 +145,7 @@ def test_one_version():
 
 
 def test_the_image():
-    """Its user is the daemon's, its programs are where the pods look for them, and the context holds what is copied."""
+    """Its user is the daemon's, its programs are where the pods expect them, and every copied file exists."""
     user, group = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE, re.M).groups()
     _, daemon = containers()
     assert (daemon["securityContext"]["runAsUser"], daemon["securityContext"]["runAsGroup"]) == (int(user), int(group))
@@ -161,7 +161,7 @@ def test_the_image():
 
 
 def test_the_seccomp_profile():
-    """It has what opening the pins takes, and nothing that changes what is on disk or who one is able to watch."""
+    """It allows what opening the pins takes, and no call that changes files, mounts or other processes."""
     profile = load("components/localhost-seccomp/killsnoopd.json")
     allowed = {name for rule in profile["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
     assert profile["defaultAction"] == "SCMP_ACT_ERRNO"

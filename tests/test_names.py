@@ -1,4 +1,4 @@
-"""Names: signals both ways, results, and the one rule that makes text of a process name."""
+"""Names of signals in both directions, results, and the rule that turns a process name into text."""
 
 import itertools
 import random
@@ -10,7 +10,7 @@ from killsnoopd import names
 
 
 def test_signal_names_are_those_of_the_system():
-    """Python's own table, made from the C library's headers, says the same of every signal it knows."""
+    """They agree with Python's table, which comes from the C library's headers."""
     for member in signal.Signals:
         if member.name not in ("SIGRTMAX",):  # two names for one number; ours is SIGRTMIN+30
             assert names.signal_name(member) == member.name
@@ -22,7 +22,7 @@ def test_signal_names_are_those_of_the_system():
     + [(number, "invalid") for number in (65, 66, 77, -1, -5, 2**31 - 1, -(2**31))],
 )
 def test_signal_name(number, name):
-    """The signals without a name of their own, and the numbers that are no signals."""
+    """Signals without a name, and numbers that are not signals."""
     assert names.signal_name(number) == name
 
 
@@ -34,13 +34,13 @@ def test_signal_name(number, name):
     ],
 )  # fmt: skip
 def test_signal_number(text, number):
-    """Signals as people write them."""
+    """Signals in the usual spellings."""
     assert names.signal_number(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "SIG", "FOO", "65", "-1", "9 ", "SIGRTMIN+31", "SIGRTMAX-31", "SIGRTMAX-", "٩"])
 def test_no_such_signal(text):
-    """What is no signal is refused."""
+    """Anything else is refused."""
     with pytest.raises(ValueError, match="no such signal"):
         names.signal_number(text)
 
@@ -54,7 +54,7 @@ def test_every_name_is_read_back():
     ("res", "name"), [(0, "success"), (-1, "EPERM"), (-3, "ESRCH"), (-22, "EINVAL"), (-4000, "4000")]
 )
 def test_result_name(res, name):
-    """Results read as errno names."""
+    """Results are errno names."""
     assert names.result_name(res) == name
 
 
@@ -76,12 +76,12 @@ def test_result_name(res, name):
     ],
 )
 def test_text(raw, text):
-    """Each kind of byte that a name can hold."""
+    """Each kind of byte that can be in a name."""
     assert names.text(raw) == text
 
 
 def test_text_is_injective():
-    """No two names of up to two bytes share a text, nor do 100,000 random ones of fifteen."""
+    """Neither two names of up to two bytes nor two of 100,000 random ones of fifteen have the same text."""
     short = [bytes(pair) for size in (0, 1, 2) for pair in itertools.product(range(1, 256), repeat=size)]
     seeded = random.Random(1)
     long = {seeded.randbytes(15).replace(b"\0", b"\\") for _ in range(100_000)}

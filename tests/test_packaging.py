@@ -1,4 +1,4 @@
-"""The Debian package and the RPM: that their versions, files and dependencies are those of everything else."""
+"""Debian package and RPM: versions, files and dependencies agree with the rest of the project."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ CONTROL = (TOP / "debian/control").read_text()
 RULES = (TOP / "debian/rules").read_text()
 CHANGES = (TOP / "debian/changelog").read_text()
 SPEC = (TOP / "packaging/killsnoopd.spec").read_text()
-# As Fedora's rpm and its systemd-rpm-macros have them.
+# As in Fedora's rpm and its systemd-rpm-macros.
 MACROS = {
     "_prefix": "/usr", "_bindir": "/usr/bin", "_datadir": "/usr/share", "_mandir": "/usr/share/man",
     "_sysconfdir": "/etc", "_unitdir": "/usr/lib/systemd/system", "_journalcatalogdir": "/usr/lib/systemd/catalog",
@@ -39,7 +39,7 @@ def names(text):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Every path that `make install` makes."""
+    """Every path that `make install` creates."""
     root = tmp_path_factory.mktemp("root")
     subprocess.run(
         ["make", "-C", TOP, "install", f"DESTDIR={root}", "PREFIX=/usr", "SYSCONFDIR=/etc"],
@@ -50,7 +50,7 @@ def installed(tmp_path_factory):
 
 
 def test_one_version():
-    """killsnoopd's own, and that of the newest entry in each list of changes."""
+    """killsnoopd's version is that of the newest entry in each changelog."""
     assert re.match(r"killsnoopd \((\S+)\) ", CHANGES)[1] == __version__
     assert re.search(r"^## (\d[\w.]*)", (TOP / "CHANGELOG.md").read_text(), re.M)[1] == __version__
     assert re.search(r"^Version: +(\S+)$", SPEC, re.M)[1] == __version__
@@ -58,13 +58,13 @@ def test_one_version():
 
 
 def test_released_in_all_lists_or_in_none():
-    """What is not released yet is UNRELEASED for Debian, too."""
+    """Debian's changelog says UNRELEASED until the release."""
     heading = re.search(r"^## .*$", (TOP / "CHANGELOG.md").read_text(), re.M)[0]
     assert ("not released" in heading) == ("UNRELEASED" in CHANGES.partition("\n")[0])
 
 
 def test_the_dependencies_are_those_of_install_packages():
-    """`make run` installs what the packages depend on, on Debian as on Fedora."""
+    """`make run` installs the packages' dependencies, on Debian and on Fedora."""
     debian, fedora = re.findall(r'^\tpackages="(python3-b[^"]*)"', (TOP / "scripts/install-packages").read_text(), re.M)
     depends = CONTROL.partition("\nDepends: ")[2].partition("\nRecommends")[0]
     assert names(depends) == set(debian.split())
@@ -72,7 +72,7 @@ def test_the_dependencies_are_those_of_install_packages():
 
 
 def test_what_a_flag_needs_is_recommended():
-    """--web.config.file takes YAML and bcrypt: recommended by both packages, an extra for pip, there for the tests."""
+    """--web.config.file needs YAML and bcrypt: both packages recommend them, pip has an extra."""
     assert set(re.search(r"^Recommends: (.*),$", CONTROL, re.M)[1].split(", ")) == {"python3-yaml", "python3-bcrypt"}
     assert set(re.findall(r"^Recommends: +(\S+)", SPEC, re.M)) == {"python3-pyyaml", "python3-bcrypt"}
     extra = re.search(r"^web = \[(.*?)\]", (TOP / "pyproject.toml").read_text(), re.M)[1]
@@ -83,7 +83,7 @@ def test_what_a_flag_needs_is_recommended():
 
 
 def test_the_packages_that_build_the_package():
-    """`make deb` installs what debian/control asks for."""
+    """`make deb` installs the build dependencies of debian/control."""
     listed = re.search(r'packages="(build-essential [^"]*)"', (TOP / "scripts/install-packages").read_text())[1].split()
     asked = names(CONTROL.partition("Build-Depends: ")[2].partition("\nRules")[0])
     provided_by = {"debhelper-compat": "debhelper", "dh-sequence-python3": "dh-python"}
@@ -91,7 +91,7 @@ def test_the_packages_that_build_the_package():
 
 
 def test_the_spec_lists_every_file(installed):
-    """rpmbuild refuses a file that is installed but not listed, and a listed one that is not there."""
+    """rpmbuild fails on an installed file that is not listed, and on a listed one that is not installed."""
     entries = [expanded(line.split()[-1]) for line in section("files").splitlines() if "/" in line]
     entries = [entry for entry in entries if entry.startswith("/")]
     assert len(entries) == len(set(entries))
@@ -101,7 +101,7 @@ def test_the_spec_lists_every_file(installed):
 
 
 def test_what_other_programs_read_is_not_compressed(installed):
-    """debhelper gzips large documents: not the rules, nor the dashboard."""
+    """debhelper compresses large documents, but not the rules and the dashboard."""
     kept = re.findall(r"-X(\S+)", re.search(r"^\tdh_compress (.*)$", RULES, re.M)[1])
     documents = [path for path in installed if path.startswith("/usr/share/doc/") and path.endswith((".yml", ".json"))]
     assert len(documents) > 5
@@ -109,21 +109,21 @@ def test_what_other_programs_read_is_not_compressed(installed):
 
 
 def test_an_upgrade_restarts_the_daemon_alone():
-    """The socket and the probe stay: a probe that is stopped forgets its counters."""
+    """Socket and probe keep running: a stopped probe loses its counters."""
     calls = re.findall(r"^\tdh_installsystemd (.*)$", RULES, re.M)
     assert calls == ["killsnoopd.service", "--no-restart-after-upgrade --no-stop-on-upgrade killsnoopd.socket"]
     assert re.findall(r"^%systemd_postun\w* .*$", SPEC, re.M) == ["%systemd_postun_with_restart killsnoopd.service"]
 
 
 def test_removal_stops_the_probe():
-    """But only removal."""
+    """An upgrade does not."""
     prerm = (TOP / "debian/killsnoopd.prerm").read_text().partition("#DEBHELPER#")[2]
     assert re.search(r'^if \[ "\$1" = remove \].*\n\tdeb-systemd-invoke stop killsnoopd-probe.service', prerm, re.M)
     assert "%systemd_preun killsnoopd.socket killsnoopd.service killsnoopd-probe.service" in SPEC
 
 
 def test_every_unit_is_enabled_or_needed_by_one_that_is():
-    """Both packages enable the units that can be enabled."""
+    """Both packages enable every unit that has an [Install] section."""
     units = {path.name for path in (TOP / "deploy").glob("*.*") if "\n[Install]\n" in path.read_text()}
     assert units == {"killsnoopd.service", "killsnoopd.socket"}
     assert set(re.search(r"^%systemd_post (.*)$", SPEC, re.M)[1].split()) == units

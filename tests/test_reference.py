@@ -1,4 +1,4 @@
-"""docs/reference.md has every metric, field and exit code that the code has, and no other."""
+"""docs/reference.md lists exactly the metrics, fields and exit codes of the code."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ REFERENCE = (TOP / "docs/reference.md").read_text()
 
 
 def rows(section):
-    """The cells of the section's tables, one list a row, without the heads."""
+    """The cells of the section's tables, one list per row, without the headings."""
     text = REFERENCE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line] for line in lines[1:]]
@@ -25,20 +25,20 @@ def words(text):
 
 
 def test_metrics_and_their_labels():
-    """Of the page with everything on it."""
+    """For a page with every metric."""
     documented = {words(name)[0]: set(words(labels)) for name, labels, _ in rows("Metrics")}
     assert documented == {name: set(labels) for name, labels in every_metric().items()}
 
 
 def test_statuses_of_events():
-    """Both halves of the ledger."""
+    """Those of the probe and those of the daemon."""
     (meaning,) = [row[2] for row in rows("Metrics") if row[0] == "`killsnoop_events_total`"]
     counted = {*program.PROBE_STATUSES, *program.DAEMON_STATUSES} - {"emitted"}
     assert set(words(meaning)) == counted
 
 
 def test_values_of_labels():
-    """Origins, and outcomes of a delivery."""
+    """Origins, and the outcomes of a delivery."""
     (origins,) = re.findall(r"^- `origin`: (.*(?:\n  .*)*)", REFERENCE, re.M)
     (outcomes,) = re.findall(r"^- `outcome` of a delivery[^:]*: (.*(?:\n  .*)*)", REFERENCE, re.M)
     assert set(names.ORIGINS) <= set(words(origins))
@@ -57,12 +57,12 @@ def test_fields():
 
 
 def test_exit_codes():
-    """Of failure.Exit."""
+    """Those of failure.Exit."""
     assert [int(code) for code, _ in rows("Exit codes")] == sorted(failure.Exit)
 
 
 def test_resident_memory():
-    """README alone has the figure, and it is the one that tests/kernel/test_powerless.py allows."""
+    """Only README states the figure, and tests/kernel/test_powerless.py enforces it."""
     (allowed,) = re.findall(r"^RESIDENT_MB = (\d+)$", (TOP / "tests/kernel/test_powerless.py").read_text(), re.M)
     said = re.findall(r"(\d+) MB of\s+resident\s+memory", (TOP / "README.md").read_text())
     assert said == [allowed]

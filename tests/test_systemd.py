@@ -1,4 +1,4 @@
-"""What systemd tells the daemon, and how the daemon answers: a real socket in systemd's place."""
+"""Protocols between systemd and the daemon, with a real socket in systemd's place."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from killsnoopd.failure import Exit, Failure
 
 
 def test_stderr_is_journal(tmp_path):
-    """Only if the stream that systemd opened for the journal is the one we write to."""
+    """True only if stderr is the stream that systemd opened for the journal."""
     with (tmp_path / "log").open("w") as log:
         status = os.fstat(log.fileno())
         assert systemd.stderr_is_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, log.fileno())
@@ -31,7 +31,7 @@ def test_notify(tmp_path, monkeypatch, abstract):
 
 
 def test_nobody_to_notify(monkeypatch, tmp_path):
-    """Not started by systemd, or systemd's socket is gone: no error, and no claim that it was told."""
+    """Without systemd, or when its socket is gone: no error, and the result is False."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not systemd.notify(READY=1)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
@@ -43,7 +43,7 @@ def test_nobody_to_notify(monkeypatch, tmp_path):
     [(None, None, None), ("30000000", None, 15), ("30000000", "self", 15), ("30000000", "1", None)],
 )
 def test_watchdog_interval(monkeypatch, usec, pid, interval_s):
-    """Half of what systemd allows, if it is us that it watches."""
+    """Half of systemd's timeout, if the watchdog is for this process."""
     for name, value in [("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "self" else pid)]:
         if value is None:
             monkeypatch.delenv(name, raising=False)
@@ -53,7 +53,7 @@ def test_watchdog_interval(monkeypatch, usec, pid, interval_s):
 
 
 def test_no_socket_handed_over(monkeypatch):
-    """One line that says which unit is missing."""
+    """One line that names the missing unit."""
     monkeypatch.delenv("LISTEN_FDS", raising=False)
     with pytest.raises(Failure, match="start killsnoopd") as refused:
         systemd.listening_sockets()

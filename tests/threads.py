@@ -1,10 +1,10 @@
-"""Something that waits, beside a test."""
+"""Runs a function in a thread beside the test."""
 
 import threading
 
 
 def in_thread(action):
-    """Run it beside the test; its exception, or None, is the list's only item at the end."""
+    """Run it beside the test; at the end the list has one item, its exception or None."""
     outcome = []
 
     def run():

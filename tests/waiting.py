@@ -1,15 +1,15 @@
-"""Waiting for what will be, with a deadline."""
+"""Waits for a condition, with a deadline."""
 
 import os
 import time
 
-DEADLINE_S = float(os.environ.get("DEADLINE_S", "120"))  # an emulated machine takes ten times as long as a real one
+DEADLINE_S = float(os.environ.get("DEADLINE_S", "120"))  # an emulated machine is ten times slower than a real one
 
 
 def wait_for(condition, what, deadline_s=DEADLINE_S, say=str):
     """The first true value of condition(); fails after the deadline, with what say() returns.
 
-    It is asked for a fifth of the time at most: a machine with one CPU has to do what is waited for, too.
+    Evaluating it takes a fifth of the time at most: with one CPU, the awaited work needs the rest.
     """
     end = time.monotonic() + deadline_s
     while True:

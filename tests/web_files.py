@@ -1,4 +1,4 @@
-"""Files for --web.config.file, and what they are made of; needs bcrypt."""
+"""Files for --web.config.file, and their parts; needs bcrypt."""
 
 import re
 

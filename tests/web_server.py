@@ -1,6 +1,6 @@
 """The web server by itself, without a probe: `python web_server.py PAGE_BYTES [CONFIG_FILE [MAX_REQUESTS]]`.
 
-Says its port on stdout; ends at the end of stdin, with {reason: how often} of what it refused. SIGHUP: reload.
+Prints its port; at the end of stdin prints {reason: refusals} and ends. SIGHUP: reload.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from killsnoopd.web.config_file import WebConfigFile
 
 
 class Filler:
-    """Fills the page, each time with other values."""
+    """Fills the page, with other values each time."""
 
     def __init__(self, size):
         self._series, self._scrapes = size // 100, 0

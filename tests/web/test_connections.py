@@ -14,11 +14,7 @@ import pytest
 from attacks import ATTACKS, GET, SCRAPE, Attack, Scraper, ask, launch, read_all, room_for
 from serving import Served
 
-from killsnoopd import cli
-from killsnoopd.web.connection import ANSWER_S, HEADER_BYTES, HEADER_S, network
-from killsnoopd.web.connections import MAX_BODY_BYTES, MAX_OPEN
-from killsnoopd.web.passwords import WAITING_PER_PEER
-from killsnoopd.web.policy import SLOT_S
+from killsnoopd.web.connection import HEADER_BYTES, network
 
 GROWTH_MB = 16
 ORDINARY, FULL, HUGE = 25_000, 1_000_000, 4_000_000  # bytes of the page: 250 series, 10,000, 40,000
@@ -268,19 +264,3 @@ def test_the_page_tells_of_it(serve):
 def test_what_is_one_peer(host, peer):
     """Who has one IPv6 address has 2^64 of them."""
     assert network(host) == peer
-
-
-def test_the_limits_are_documented():
-    """In the man page and --help, in the units that people use."""
-    page = " ".join((Path(__file__).parent.parent.parent / "docs/killsnoopd.8").read_text().split())
-    section = page.partition(".SH LIMITS OF THE PORT")[2].partition(".SH")[0]
-    for text in (
-        f"At most {MAX_OPEN} connections are open at a time",
-        f"header together may take {HEADER_S:.0f} seconds, and the header {HEADER_BYTES >> 10} KiB;",
-        f"the response may take {ANSWER_S:.0f} seconds",
-        f"At most {MAX_BODY_BYTES >> 20} MiB of responses wait",
-        f"at most {WAITING_PER_PEER} at a time from one peer",
-    ):
-        assert text in section
-    assert f"Others wait up to {SLOT_S:.0f} seconds, then get 503." in page
-    assert f"others wait up to {SLOT_S:.0f} seconds, then get 503;" in " ".join(cli.parser().format_help().split())
