@@ -1,4 +1,4 @@
-"""What the event thread may take of a core."""
+"""The event thread's share of a core."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from killsnoopd.events.cpu_budget import SHARE, CpuBudget
 
 
 class Machine:
-    """A clock, and what a thread has used of a CPU; `event` is the work of one."""
+    """A clock, and the CPU time that a thread has used; `event` is the work for one event."""
 
     def __init__(self, share, event_cpu_s):
         self.now_s = self.cpu_s = 1000.0
@@ -21,7 +21,7 @@ class Machine:
         self.now_s += self.event_cpu_s
 
     def storm(self, seconds):
-        """Events without end, as the writer takes them; how many, and the share of a core that they took."""
+        """Endless events, handled as the writer does; their number, and the share of a core that they took."""
         began_s, used_s, events = self.now_s, self.cpu_s, 0
         while self.now_s < began_s + seconds:
             taken = 0
@@ -35,7 +35,7 @@ class Machine:
 
 @pytest.mark.parametrize("event_cpu_s", [20e-6, 100e-6, 0.01])
 def test_a_storm_takes_its_share_and_no_more(event_cpu_s):
-    """Be the machine fast or slow: what is saved up at once, then the share."""
+    """On a fast or a slow machine: the burst at once, then the share."""
     machine = Machine(0.06, event_cpu_s)
     machine.storm(30)
     _, share = machine.storm(30)
@@ -43,7 +43,7 @@ def test_a_storm_takes_its_share_and_no_more(event_cpu_s):
 
 
 def test_what_is_saved_up_is_spent_at_once():
-    """0.6 s of CPU without a rest, and what is earned meanwhile, after however long a silence."""
+    """After any silence, it uses 0.6 s of CPU without a pause, plus what accrues meanwhile."""
     machine = Machine(0.06, 100e-6)
     for silence_s in (0, 3600):
         machine.now_s += silence_s
@@ -55,7 +55,7 @@ def test_what_is_saved_up_is_spent_at_once():
 
 
 def test_who_has_spent_it_all_rests_until_there_is_work_for_many():
-    """A quarter of a second, of which the share is for the next events."""
+    """It pauses for a quarter of a second, and the CPU time that accrues is for the next events."""
     machine = Machine(0.06, 100e-6)
     machine.storm(30)
     for _ in range(3):
@@ -68,20 +68,20 @@ def test_who_has_spent_it_all_rests_until_there_is_work_for_many():
 
 
 def test_without_a_share_there_is_no_bound():
-    """As much as it takes, with a rest between two looks."""
+    """It takes all the CPU time that it needs, with a pause between polls."""
     machine = Machine(None, 100e-6)
     _, share = machine.storm(30)
     assert share > 0.95
 
 
 def test_a_lone_event_makes_the_next_one_wait_less_than_a_storm():
-    """Milliseconds, up to 20."""
+    """The pause is milliseconds, at most 20."""
     machine = Machine(0.06, 50e-6)
     assert [machine.budget.pause_s(taken) for taken in (0, 1, 3, 4, 1000)] == [0, 0.005, 0.015, 0.02, 0.02]
 
 
 def test_a_suspended_machine_has_used_no_cpu():
-    """A guest that is stopped while this thread runs sees its CPU time leap; it goes on after what was saved up, at most."""
+    """If a guest is suspended while the thread runs, its CPU time leaps; at most the burst is lost."""
     machine = Machine(0.06, 100e-6)
     machine.event()
     machine.cpu_s += 3600
@@ -90,7 +90,7 @@ def test_a_suspended_machine_has_used_no_cpu():
 
 
 def test_the_share_is_documented():
-    """In --help and in the man page."""
+    """--help and the man page state it."""
     page = (Path(__file__).parent.parent.parent / "docs/killsnoopd.8").read_text()
     for text in (page, cli.parser().format_help()):
         assert f"what {SHARE:.0%}".replace("%", " %") + " of one core can log" in " ".join(text.split())

@@ -1,4 +1,4 @@
-"""What is logged of an event."""
+"""The fields of a logged event."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ CALL = {"kind": "call", "target": None, "outcome": None}
 
 
 def changed(sender=BASH, **changes):
-    """The SIGKILL above with other fields; `thread`: sent by a thread of that name."""
+    """The SIGKILL above with other fields; `thread`: the name of the sending thread."""
     return dataclasses.replace(KILL, sender=sender, **changes)
 
 
@@ -37,7 +37,7 @@ def changed(sender=BASH, **changes):
     ],
 )
 def test_fields_are_those_of_the_golden_file(name, event):
-    """The whole set of fields of each kind of event, spelled out."""
+    """Every field of each kind of event."""
     golden = json.loads(Path(__file__).parent.parent.joinpath("golden").joinpath("events.json").read_text())
     known = KNOWN if event.target else dataclasses.replace(KNOWN, target_unit=None, target_container=None)
     assert fields.fields(event, known, BOOT_NS) == golden[name]
@@ -60,7 +60,7 @@ def every_field():
 
 
 def test_every_field_is_in_the_man_page():
-    """And no other."""
+    """The man page lists exactly these fields."""
     page = (TOP / "docs/killsnoopd.8").read_text()
     section = page.partition(".SH JOURNAL FIELDS\n")[2].partition(".SH")[0]
     assert set(re.findall(r"\b[A-Z]+_[A-Z_]+\b|\b(?:MESSAGE|PRIORITY|ERRNO)\b", section)) == every_field()
@@ -69,7 +69,7 @@ def test_every_field_is_in_the_man_page():
 
 
 def test_every_field_is_in_the_tables_of_the_documents():
-    """And no other. In a table `_X` after another field stands for KILLSNOOP_X."""
+    """The tables list exactly these fields. `_X` after another field stands for KILLSNOOP_X."""
     texts = [path.read_text() for path in (TOP / "README.md", *(TOP / "docs").glob("*.md"))]
     cells = [row.split("|")[1] for text in texts for row in re.findall(r"^\| `(?:KILLSNOOP_|ERRNO).*", text, re.M)]
     words = re.findall(r"`([A-Z_]+)`", " ".join(cells))
@@ -78,7 +78,7 @@ def test_every_field_is_in_the_tables_of_the_documents():
 
 
 def test_the_catalog():
-    """`journalctl -x` explains each kind of event and each origin, with fields that there are."""
+    """`journalctl -x` explains each kind of event and each origin, with fields that exist."""
     catalog = (TOP / "deploy/killsnoopd.catalog").read_text()
     assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED, fields.DIED}
     assert tuple(re.findall(r"^([a-z]+): ", catalog, re.M)) == names.ORIGINS
@@ -86,7 +86,7 @@ def test_the_catalog():
 
 
 def test_what_is_absent_is_absent():
-    """No login, no unit, no errno, no namespace: no field."""
+    """Without login, unit, errno or namespace, the field is absent."""
     sender = dataclasses.replace(BASH, loginuid=None, sessionid=None)
     found = fields.fields(changed(sender), Identity(), BOOT_NS)
     absent = (
@@ -110,7 +110,7 @@ def test_what_is_rare_is_there():
 
 
 def test_the_kernel_as_sender():
-    """Pid 0, and none of the fields that only a process has."""
+    """The sender has pid 0, and none of the fields of a process."""
     found = fields.fields(changed(None, origin="oom", syscall=None, target_arg=None), Identity(), BOOT_NS)
     assert (found["KILLSNOOP_PID"], found["KILLSNOOP_COMM"], found["KILLSNOOP_ORIGIN"]) == ("0", "kernel", "oom")
     assert not {"KILLSNOOP_UID", "KILLSNOOP_TID", "KILLSNOOP_SYSCALL", "KILLSNOOP_TARGET_ARG"} & set(found)
@@ -139,7 +139,7 @@ def test_the_kernel_as_sender():
     ],
 )
 def test_priority(changes, priority):
-    """SIGKILL stands out, deadly signals and EPERM come next, signal 0 last."""
+    """SIGKILL is most important, then fatal signals and EPERM; signal 0 is least."""
     assert fields.priority(changed(**changes)) == priority
 
 
@@ -199,7 +199,7 @@ def test_message(changes, line):
 
 
 def test_a_message_without_a_unit_names_the_container():
-    """Twelve digits, as docker shows them; neither if there is neither."""
+    """Its first twelve digits, as docker shows them; nothing if there is no container either."""
     assert "nginx[812] (dddddddddddd):" in fields.message(KILL, Identity(target_container="d" * 64))
     assert "nginx[812]:" in fields.message(KILL, Identity())
 
@@ -213,5 +213,5 @@ def test_a_message_without_a_unit_names_the_container():
     ],
 )
 def test_timestamp(ns, text):
-    """Microseconds, cut off and never rounded into the future."""
+    """In microseconds, rounded down, so that it is never in the future."""
     assert fields.timestamp(ns) == text

@@ -1,4 +1,4 @@
-"""The event in flight: what the next daemon does after a daemon was killed."""
+"""The event in flight, and the next daemon after one was killed."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from killsnoopd.probe.program import DAEMON_STATUSES, LEDGER_WORDS
 
 
 class Killed(Exception):
-    """SIGKILL, as far as a test goes: nothing after it happens."""
+    """Stands for SIGKILL: nothing runs after it."""
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def words():
 
 @pytest.fixture
 def journald():
-    """Both ends: ours does not wait."""
+    """Both ends of a socket; ours does not block."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -35,12 +35,12 @@ def statuses(words):
 
 
 def test_room_for_it_in_the_kernel():
-    """As many words as the map has."""
+    """The map has as many words."""
     assert int(re.search(r"u64, ledger, (\d+)", program.MAPS_HEADER.read_text())[1]) == LEDGER_WORDS
 
 
 def test_every_event_is_taken_once(words):
-    """One after the other, also by a daemon that starts where another one stopped in good order."""
+    """One after the other, also by a daemon that starts after another one stopped cleanly."""
     first, second = InFlight(words), InFlight(words)
     for in_flight, positions in ((first, (0, 400, 800)), (second, (1200, 1600))):
         for position in positions:
@@ -54,7 +54,7 @@ def test_every_event_is_taken_once(words):
     "killed", ["before it is sent", "as it is sent", "before it is counted", "before it is let go"]
 )
 def test_a_daemon_that_is_killed(words, journald, position, killed):
-    """Whenever that is, the event is sent once and counted once."""
+    """Wherever it is killed, the event is sent once and counted once."""
     ours, theirs = journald
 
     def log(in_flight, killed=None):
@@ -78,7 +78,7 @@ def test_a_daemon_that_is_killed(words, journald, position, killed):
 
 
 def test_an_event_that_could_not_be_sent_is_tried_again(words, journald):
-    """The kernel notes what was sent, and nothing else."""
+    """The kernel records only what was sent."""
     ours, theirs = journald
     first = InFlight(words)
     assert first.begin(0)
@@ -95,7 +95,7 @@ def test_an_event_that_could_not_be_sent_is_tried_again(words, journald):
 
 @pytest.mark.parametrize("status", DAEMON_STATUSES)
 def test_a_status_without_a_message(words, status):
-    """An event that could not be decoded, say, is not dealt with twice either."""
+    """Nor is an event handled twice that, for example, could not be decoded."""
     first = InFlight(words)
     assert first.begin(400)
     first.finish(status)
@@ -104,7 +104,7 @@ def test_a_status_without_a_message(words, status):
 
 
 def test_one_position_later(words):
-    """What is noted of one event says nothing about the next."""
+    """A record of one event does not apply to the next."""
     first = InFlight(words)
     assert first.begin(400)
     first.finish("logged")

@@ -1,4 +1,4 @@
-"""journald's protocol: a real datagram socket in journald's place."""
+"""journald's protocol, with a real datagram socket in journald's place."""
 
 import socket
 import struct
@@ -26,7 +26,7 @@ def journal(deadline, path):
 
 @pytest.fixture
 def journald(tmp_path):
-    """A datagram socket; whoever wants to read must."""
+    """A datagram socket that reads nothing by itself."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "socket"))
         server.settimeout(10)
@@ -43,7 +43,7 @@ def journald(tmp_path):
     ],
 )
 def test_encode(fields, datagram):
-    """journald's native protocol: a line break cannot forge a field."""
+    """In journald's native protocol, a line break cannot forge a field."""
     assert encode(fields) == datagram
 
 
@@ -57,7 +57,7 @@ def test_journal(journald, deadline):
 
 
 def test_a_full_socket_is_waited_for(journald, deadline):
-    """Nothing is lost while journald does not read, and other threads run meanwhile."""
+    """While journald does not read, nothing is lost and other threads run."""
     server, path = journald
     sink = journal(deadline, path)
     sent = 1000
@@ -71,7 +71,7 @@ def test_a_full_socket_is_waited_for(journald, deadline):
 
 
 def test_a_journald_that_is_away_is_waited_for(tmp_path, deadline):
-    """No socket, then a socket that nobody serves, then journald: the message arrives."""
+    """No socket, then a socket without a reader, then journald: the message arrives."""
     path = tmp_path / "socket"
     sink = journal(deadline, path)
     thread, outcome = in_thread(lambda: sink.send({"N": "1"}))
@@ -92,7 +92,7 @@ def test_a_journald_that_is_away_is_waited_for(tmp_path, deadline):
 
 
 def test_journald_restarted_under_a_connection(tmp_path, deadline):
-    """A socket that was replaced is found again."""
+    """It connects to the new socket."""
     path = tmp_path / "socket"
     sink = journal(deadline, path)
     for number in range(3):
@@ -106,7 +106,7 @@ def test_journald_restarted_under_a_connection(tmp_path, deadline):
 
 
 def test_a_message_that_is_too_long_is_an_error(journald, deadline):
-    """EMSGSIZE is the caller's to count; the next message goes through."""
+    """EMSGSIZE is passed to the caller, which counts it; the next message is sent."""
     server, path = journald
     sink = journal(deadline, path)
     with pytest.raises(OSError, match="Message too long"):
@@ -117,7 +117,7 @@ def test_a_message_that_is_too_long_is_an_error(journald, deadline):
 
 
 def test_waiting_ends_after_the_grace_period(journald, deadline):
-    """Told to stop, a sink that waits gives up when the grace is over, and not before."""
+    """After stop(), a waiting sink gives up when the grace period has passed, not before."""
     _server, path = journald
     sink = journal(deadline, path)
     thread, outcome = in_thread(lambda: [sink.send({"N": "1"}) for _ in range(10_000)])

@@ -1,4 +1,4 @@
-"""JSON lines: a real pipe in a log collector's place."""
+"""JSON lines, with a real pipe in the log collector's place."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def deadline():
 
 
 def test_json_lines(deadline):
-    """One object a line, readable as UTF-8, whole even when it is longer than a pipe takes at once."""
+    """One UTF-8 object per line, complete even if it is longer than a pipe takes at once."""
     reader, writer = os.pipe()
     sink = JsonLines(deadline, writer)
     rows = [{"MESSAGE": "naïve"}, {"MESSAGE": "x" * 200_000}]
@@ -32,7 +32,7 @@ def test_json_lines(deadline):
 
 
 def test_json_lines_to_a_reader_that_is_gone(deadline):
-    """EPIPE is the caller's to count."""
+    """EPIPE is passed to the caller, which counts it."""
     reader, writer = os.pipe()
     sink = JsonLines(deadline, writer)
     os.close(reader)

@@ -1,4 +1,4 @@
-"""What cgroups, mounts and /proc say of a process."""
+"""What cgroups, mounts and /proc tell about a process."""
 
 import dataclasses
 import tracemalloc
@@ -43,7 +43,7 @@ ID = "0123456789abcdef" * 4
     ],
 )  # fmt: skip
 def test_unit_and_container(cgroup, unit, container):
-    """The cgroup paths that systemd, docker, containerd, CRI-O and podman make."""
+    """Cgroup paths of systemd, docker, containerd, CRI-O and podman."""
     assert (processes.unit(cgroup), processes.container(cgroup)) == (unit, container)
 
 
@@ -58,7 +58,7 @@ def test_unit_and_container(cgroup, unit, container):
     ],
 )
 def test_joined(parts, path):
-    """Names from the leaf up make a path; no byte of it can break a line."""
+    """Names from the leaf upward become a path; none of its bytes can break a line."""
     assert processes.joined(parts) == path
 
 
@@ -92,13 +92,13 @@ def test_mounts():
     ids=["root", "a mount below", "a subvolume", "another subvolume", "two ways", "a container's own"],
 )
 def test_visible_path(path, dev, visible):
-    """A path on a file system becomes a path from here."""
+    """A path on a file system becomes a path as seen from here."""
     assert processes.visible_path(path, dev, processes.mounts(MOUNTINFO)) == visible
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """A /proc with a cgroup tree in another folder, and how to add a process to it."""
+    """A /proc and a cgroup tree in another folder, and a function that adds a process to it."""
     tree, proc = tmp_path / "cgroup", tmp_path / "proc"
     tree.mkdir()
     (proc / "self").mkdir(parents=True)
@@ -119,7 +119,7 @@ def delivery(place, start_ns=0):
 
 
 def test_the_ways_to_a_cgroup(machine):
-    """What the kernel named is remembered; else the tree is looked through, once for each new id."""
+    """Names from the kernel are cached; otherwise the tree is searched, once for each new id."""
     tree, proc, _ = machine
     (tree / "system.slice/a.service").mkdir(parents=True)
     found = Processes(proc)
@@ -137,7 +137,7 @@ def test_the_ways_to_a_cgroup(machine):
 
 
 def test_proc_is_asked_where_the_tree_does_not_know(machine):
-    """cgroup v1, where every process is at the root of v2; but only about the process that was meant."""
+    """With cgroup v1, every process is at the root of v2; /proc answers, but only for the process that was meant."""
     tree, proc, add = machine
     add(812, 500, b"3:memory:/\n1:name=systemd:/system.slice/old.service\n0::/\n")
     found = Processes(proc)
@@ -149,14 +149,14 @@ def test_proc_is_asked_where_the_tree_does_not_know(machine):
 
 
 def test_a_cgroup_that_was_removed(machine):
-    """A zombie's cgroup may be gone; its path is still told."""
+    """A zombie's cgroup may be gone; its path is still reported."""
     _, proc, add = machine
     add(812, 500, b"0::/system.slice/gone.service (deleted)\n")
     assert Processes(proc).identify(delivery(Place(9, ()), 5_000_000_000)).target_unit == "gone.service"
 
 
 def test_the_executable_of_a_death(machine):
-    """A death's record does not carry it; the delivery's did, a moment ago."""
+    """A death's record does not have it, but the delivery's record had."""
     _, proc, _ = machine
     found = Processes(proc)
     with_exe = dataclasses.replace(BASH, exe_dev=99, exe_names=(b"bash", b"bin", b"/"))
@@ -166,7 +166,7 @@ def test_the_executable_of_a_death(machine):
 
 
 def test_what_is_remembered_is_bounded(machine, monkeypatch):
-    """Anyone can make cgroups and processes without end."""
+    """Any user can make cgroups and processes without end."""
     _, proc, _ = machine
     monkeypatch.setattr(processes, "_CACHE_MAX", 10)
     found = Processes(proc)
@@ -177,7 +177,7 @@ def test_what_is_remembered_is_bounded(machine, monkeypatch):
 
 
 def test_pids_that_come_and_go_leave_nothing_behind(machine):
-    """Not in the interpreter's table of interned strings either, which is made anew, larger, when it has seen enough."""
+    """Nor in the interpreter's table of interned strings, which Python rebuilds, larger, once it has seen enough."""
     tree, proc, _ = machine
     found = Processes(proc)
     event = delivery(Place(tree.stat().st_ino, ()))
@@ -194,11 +194,11 @@ def test_pids_that_come_and_go_leave_nothing_behind(machine):
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 200_000  # what is remembered of the last 500, in place of those before
+    assert after - before < 200_000  # the cache of the last 500, which replaces that of those before
 
 
 def test_here():
-    """The real /proc of this machine can be read: its mounts make sense, and a cgroup tree is walked if there is one."""
+    """This machine's real /proc can be read: its mounts are valid, and its cgroup tree, if any, is walked."""
     found = Processes()
     assert found.identify(delivery(Place(0, ()))) == Identity()
     assert processes.visible_path("/x", Path("/proc").stat().st_dev, found._mounts) == "/proc/x"

@@ -9,7 +9,7 @@ from killsnoopd.events.stop_deadline import StopDeadline, Stopped
 
 
 def test_nothing_passes_before_stop():
-    """Without stop() there is no deadline."""
+    """Until stop(), there is no deadline."""
     deadline = StopDeadline(0)
     assert not deadline.passed()
     deadline.wait(None, 0.01)
@@ -17,7 +17,7 @@ def test_nothing_passes_before_stop():
 
 
 def test_stop():
-    """The descriptor becomes readable, and after the grace period waiting raises."""
+    """The descriptor becomes readable, and waiting raises after the grace period."""
     deadline = StopDeadline(0)
     poll = select.poll()
     poll.register(deadline.stop_fd, select.POLLIN)
@@ -31,7 +31,7 @@ def test_stop():
 
 
 def test_a_writable_descriptor_is_not_waited_for():
-    """Within the grace period, too."""
+    """Nor within the grace period."""
     reader, writer = os.pipe()
     deadline = StopDeadline(60)
     deadline.stop()

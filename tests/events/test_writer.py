@@ -1,4 +1,4 @@
-"""The event thread: every record that it takes has a status."""
+"""The event thread gives every record that it takes a status."""
 
 import pytest
 from event_record import record
@@ -10,7 +10,7 @@ from killsnoopd.events.writer import Writer
 
 
 class Sink:
-    """Records what it is sent; raises what it is told to, once."""
+    """Keeps what it gets; raises each of these errors once."""
 
     def __init__(self, *errors):
         self.sent = []
@@ -51,7 +51,7 @@ def written(sink, records):
     ids=["all is well", "one is too long", "a bug", "told to stop"],
 )
 def test_statuses(errors, statuses, sent):
-    """What is logged is logged in order; what is not is counted, and the thread goes on."""
+    """Logged events are in order; the others are counted, and the thread continues."""
     sink = Sink(*errors)
     counted, last_event_ns = written(sink, [record(pid=pid, res=0) for pid in (1, 2, 3)])
     assert counted == statuses
@@ -60,7 +60,7 @@ def test_statuses(errors, statuses, sent):
 
 
 def test_a_record_that_makes_no_sense(caplog):
-    """Is counted, said once, and stands in nobody's way."""
+    """It is counted, the error is logged once, and the next record is logged."""
     sink = Sink()
     counted, _ = written(sink, [b"short", b"short", record(pid=7)])
     assert counted == ["decode_error", "decode_error", "logged"]
@@ -69,7 +69,7 @@ def test_a_record_that_makes_no_sense(caplog):
 
 
 def test_a_test_of_the_probe_is_not_logged():
-    """The ledger does not wait for it; what comes behind it is logged."""
+    """The ledger does not count it, and the next event is logged."""
     sink = Sink()
     counted, _ = written(sink, [record(pid=6, flags=16), record(pid=7)])
     assert counted == [None, "logged"]
@@ -77,7 +77,7 @@ def test_a_test_of_the_probe_is_not_logged():
 
 
 def pinned(sink, records, grace_s):
-    """The same, with a ring buffer that outlives the daemon."""
+    """The same with a ring buffer that outlives the daemon."""
     probe = FakeProbe(records=records)
     in_flight = FakeInFlight()
     deadline = StopDeadline(grace_s)
@@ -88,16 +88,16 @@ def pinned(sink, records, grace_s):
 
 
 def test_what_cannot_be_logged_stays_in_a_pinned_ring_buffer():
-    """Neither the event in flight nor those behind it are consumed: the next daemon finds them."""
+    """Neither the event in flight nor those behind it are consumed, so the next daemon finds them."""
     probe, in_flight, writer = pinned(Sink(None, Stopped()), [record(pid=pid) for pid in (1, 2, 3)], grace_s=1)
     assert not writer.stop(10)
     assert writer.done.is_set()
     assert in_flight.statuses == ["logged"]
-    assert len(probe.records) == 1  # and the second is in flight
+    assert len(probe.records) == 1  # the second is in flight
 
 
 def test_a_pinned_flood_does_not_keep_the_daemon():
-    """Events that come as fast as they are logged: the thread ends with its deadline."""
+    """If events arrive as fast as they are logged, the thread ends at the deadline."""
 
     class Endless(list):
         def pop(self, _index):

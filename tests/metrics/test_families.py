@@ -23,12 +23,12 @@ def page(probe, path=None):
 
 @pytest.fixture(autouse=True)
 def run_stats(tmp_path, monkeypatch):
-    """This machine's kernel.bpf_stats_enabled is not ours."""
+    """Tests do not depend on this machine's kernel.bpf_stats_enabled."""
     monkeypatch.setattr(families, "_STATS_ENABLED", tmp_path / "bpf_stats_enabled")
 
 
 def test_the_page_is_that_of_the_golden_file():
-    """Every family, its HELP and TYPE, its labels."""
+    """Every family with its HELP, TYPE and labels."""
     read = counts(
         [(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
         overflow=[(65, "EINVAL", 4), (9, "(other)", 1)],
@@ -47,7 +47,7 @@ def test_the_page_is_that_of_the_golden_file():
 
 
 def test_every_metric_is_in_the_tables_of_the_documents():
-    """With its labels; and no other."""
+    """With its labels; the tables have no other metric."""
     top = Path(__file__).parent.parent.parent
     documented = {}
     for path in (top / "README.md", *(top / "docs").glob("*.md")):
@@ -67,7 +67,7 @@ def test_run_statistics_only_when_the_kernel_keeps_them():
 
 
 def test_a_kernel_that_tells_nothing_of_its_programs():
-    """Before Linux 5.19 that takes CAP_BPF: the families are absent, the rest of the page is there."""
+    """Before Linux 5.19, asking takes CAP_BPF: those families are absent, the rest of the page is complete."""
 
     class Silent(FakeProbe):
         def program(self, syscall):
@@ -82,11 +82,11 @@ def test_a_kernel_that_tells_nothing_of_its_programs():
 @pytest.mark.parametrize(
     ("series", "expected"),
     [
-        # What follows the first NUL is no part of the name: equal labels are one series, their sum whole.
+        # The name ends at the first NUL. Equal names are one series with the whole sum.
         ([(b"a\0b", 9, 0, 1), (b"a\0c", 9, 0, 2)], {("a", "SIGKILL", "success"): 3}),
-        # A process that calls itself (other) is not the rest.
+        # A process named (other) is not the overflow.
         ([(b"(other)", 9, 0, 1)], {(r"\x28other)", "SIGKILL", "success"): 1, ("(other)", "SIGKILL", "success"): 7}),
-        # Bytes that are no UTF-8 stay apart from each other and from what merely looks like them.
+        # Bytes that are not UTF-8 differ from each other and from text that looks like them.
         (
             [(b"\xff", 9, 0, 1), (b"\xfe", 9, 0, 2), (rb"\xff", 9, 0, 3)],
             {(r"\xff", "SIGKILL", "success"): 1, (r"\xfe", "SIGKILL", "success"): 2, (r"\\xff", "SIGKILL", "success"): 3},
@@ -99,7 +99,7 @@ def test_a_kernel_that_tells_nothing_of_its_programs():
     ],
 )  # fmt: skip
 def test_labels(series, expected):
-    """Read back from the page by a parser."""
+    """A parser reads them back from the page."""
     overflow = [(9, "success", 7)] if any(key[0] == "(other)" for key in expected) else []
     text = page(FakeProbe(counts(series, overflow=overflow)))
     found = {
@@ -112,13 +112,13 @@ def test_labels(series, expected):
 
 
 def test_counts_larger_than_a_float_can_count():
-    """Prometheus' numbers are floats: beyond 2^53 the page rounds, and does not fail."""
+    """Prometheus' numbers are floats: beyond 2^53 the page rounds and does not fail."""
     text = page(FakeProbe(counts([(PADDED, 9, 0, 2**53 + 1)])))
     assert float(re.search(r'comm="nginx",result="success",signal="SIGKILL"\} (\S+)', text)[1]) == 2**53
 
 
 def test_folded_names_are_added_up():
-    """Also with one who calls itself as they are shown, and with what only the fold makes read `(other)`."""
+    """Including a name that looks folded, and a name that only folding turns into `(other)`."""
     series = [
         (b"worker-1", 9, 0, 1),
         (b"worker-22", 9, 0, 2),
@@ -140,7 +140,7 @@ def test_folded_names_are_added_up():
 
 
 def test_what_is_remembered_of_a_name_bends_no_count():
-    """The same slots with other names and higher counts, reading after reading, more names than are remembered."""
+    """The slots get other names and higher counts in each reading, more names than the cache holds."""
     probe = FakeProbe()
     registry = CollectorRegistry()
     registry.register(families.Collector(probe, None, fold.folder(["worker-#"])))
@@ -157,13 +157,13 @@ def test_what_is_remembered_of_a_name_bends_no_count():
 
 
 def test_a_label_of_many_names_does_not_go_down():
-    """When one of them ages out, its calls are in (aged); the label keeps them, and the sum is exact all the time."""
+    """When one of the names ages out, its calls move to (aged); the label keeps them, and the sum stays exact."""
     pages = [  # calls of worker-1, of worker-2, of rare errno EACCES (13) of worker-1; aged; counters recycled
         (100, 10, 3, [], 0),
         (105, 10, 3, [], 0),
         (None, 12, None, [(9, "success", 105), (9, "(other)", 3)], 2),  # worker-1 has aged out
         (None, 20, None, [(9, "success", 105), (9, "(other)", 3)], 2),
-        (1, 20, 1, [(9, "success", 105), (9, "(other)", 3)], 2),  # and is back
+        (1, 20, 1, [(9, "success", 105), (9, "(other)", 3)], 2),  # and returns
         (2, None, 1, [(9, "success", 125), (9, "(other)", 3)], 3),
     ]
     monotonic, shown = families.MonotonicTotals(), []

@@ -1,4 +1,4 @@
-"""The page: whose bytes it has, when it is built, who shares it."""
+"""The page: its bytes, when it is built, who shares it."""
 
 import asyncio
 import gzip
@@ -35,7 +35,7 @@ VARY = {"Vary": "Accept, Accept-Encoding"}
 
 
 class Counting:
-    """A probe that counts one call more at each reading, and can be held up while it reads."""
+    """A probe that counts one more call at each reading, and can be blocked while it reads."""
 
     def __init__(self):
         self.readings = 0
@@ -61,7 +61,7 @@ class Counting:
 
 
 def reading(answer):
-    """Which reading of a Counting an answer tells of."""
+    """The number of the reading that a response has."""
     (family,) = text_string_to_metric_families(answer[0].decode())
     return family.samples[0].value
 
@@ -83,7 +83,7 @@ def reading(answer):
     ],
 )
 def test_the_bytes_are_those_of_prometheus_client(accept, encode):
-    """Of names made to break a line too, in both formats, zipped and not, whatever else a client asks for."""
+    """Including names that could break a line, in both formats, compressed or not, for any Accept header."""
     probe = FakeProbe(counts([(name, 15, -1, 2**60) for name in HOSTILE], overflow=[(9, "(other)", 3)]))
     registry = CollectorRegistry()
     registry.register(families.Collector(probe, None))
@@ -118,7 +118,7 @@ def test_the_bytes_are_those_of_prometheus_client(accept, encode):
     ],
 )
 def test_what_a_client_accepts(header, accepted):
-    """A coding, or a media type, that is named with a weight above 0; not one that has its name inside."""
+    """A coding or media type is accepted if it is named with a weight above 0; part of a longer name does not count."""
     assert accepts(header, "gzip", "x-gzip") == accepted
 
     async def encoding():
@@ -129,7 +129,7 @@ def test_what_a_client_accepts(header, accepted):
 
 
 def test_a_thousand_requests_at_once_cost_two_builds():
-    """Those that come while a page is built share the next one; nobody gets a page that was begun before."""
+    """Requests that arrive during a build share the next one; none gets a page whose build began before it."""
 
     async def scrape():
         probe = Counting()
@@ -149,7 +149,7 @@ def test_a_thousand_requests_at_once_cost_two_builds():
 
 
 def test_whatever_they_ask_for_there_are_four_pages():
-    """Text and OpenMetrics, zipped and not: no header makes a fifth."""
+    """Text or OpenMetrics, compressed or not: no header makes a fifth."""
 
     async def scrape():
         probe = Counting()
@@ -166,7 +166,7 @@ def test_whatever_they_ask_for_there_are_four_pages():
 
 
 def test_the_loop_goes_on_while_a_page_is_built():
-    """And a client that goes away meanwhile takes the page from nobody."""
+    """A client that leaves meanwhile does not take the page from another."""
 
     async def scrape():
         probe = Counting()
@@ -185,7 +185,7 @@ def test_the_loop_goes_on_while_a_page_is_built():
 
 
 def test_a_page_that_cannot_be_built():
-    """Each that waited for it is told, and the next page is tried anew."""
+    """Each request that waited for it gets the error; the next request starts another build."""
 
     class Broken:
         def describe(self):

@@ -15,7 +15,7 @@ def series(comm):
 
 
 class ChangesHands:
-    """The keys of the slots; the one slot gets a new name after its count was read, and before its key is."""
+    """The keys of the slots; after its count was read, and before its key is, the only slot gets another name."""
 
     def __init__(self, recycle):
         self._recycle = recycle
@@ -29,7 +29,7 @@ class ChangesHands:
 
 
 def test_a_slot_that_changes_hands_meanwhile():
-    """The reading is made again: the calls of the old name are not the new one's, and none is missing."""
+    """The probe reads again: the old name's calls are not the new name's, and none is missing."""
     layout = Layout(cpus=1, series_max=2)
     cells, slot_state = array("Q", [0] * layout.row), array("Q", [0] * len(SLOT_STATE))
     aged = layout.aged + SIGKILL * len(RESULTS)
@@ -40,7 +40,7 @@ def test_a_slot_that_changes_hands_meanwhile():
         cells[0], cells[aged] = 0, CALLS
         slot_state[QUEUE_HEAD], slot_state[VERSION] = 1, 2
 
-    probe = Probe.__new__(Probe)  # it would open what the kernel holds
+    probe = Probe.__new__(Probe)  # its constructor would open maps of the kernel
     probe.layout, probe._counts, probe._slot_state = layout, memoryview(cells), memoryview(slot_state)
     probe._series = ChangesHands(recycle)
     counts = probe.counts()
@@ -52,7 +52,7 @@ def test_a_slot_that_changes_hands_meanwhile():
 
 
 def test_cells_are_added_over_the_cpus():
-    """Each by itself, up to the largest; a CPU that never ran counts nothing."""
+    """Cell by cell, up to the largest number; a CPU that never ran adds nothing."""
     layout = Layout(cpus=3, series_max=4)
     largest = 2**64 - 1
     cells, slot_state = array("Q", [0] * layout.row * layout.cpus), array("Q", [0] * len(SLOT_STATE))

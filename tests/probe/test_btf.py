@@ -1,4 +1,4 @@
-"""Offsets of the fields that the probe reads, from descriptions of kernels that no machine at hand runs."""
+"""Offsets of the fields that the probe reads, from BTF of kernels that are not at hand."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from killsnoopd.probe import btf
 
 
 def test_no_btf():
-    """A kernel that describes nothing of itself."""
+    """A kernel without BTF."""
 
     def struct_offsets(*structs):
         raise FileNotFoundError(2, "No such file or directory", "/sys/kernel/btf/vmlinux")
@@ -30,7 +30,7 @@ def offsets(without=(), renamed=()):
 
 
 def test_task_macros():
-    """What is written of a field is its offset, wherever it comes from."""
+    """Each macro is the field's offset, wherever it comes from."""
     macros = btf.task_macros(offsets())
     assert macros["TASK_FLAGS"] == 8
     assert macros["FILE_DENTRY"] == 16
@@ -41,7 +41,7 @@ def test_task_macros():
 
 
 def test_task_macros_of_older_kernels():
-    """Fields have been renamed; others are there only with CONFIG_AUDIT, since Linux 7.1, or on x86."""
+    """Fields were renamed; some exist only with CONFIG_AUDIT, since Linux 7.1, or on x86."""
     macros = btf.task_macros(
         offsets(without=("loginuid", "sessionid", "autoreap", "status"), renamed=("dentry", "kernfs_node"))
     )
@@ -51,7 +51,7 @@ def test_task_macros_of_older_kernels():
 
 
 def test_a_kernel_without_a_field():
-    """Is named in one line, with the field."""
+    """One line names the kernel and the field."""
     with pytest.raises(Failure, match=r"has no task_struct\.pdeath_signal") as refused:
         btf.task_macros(offsets(without=("pdeath_signal",)))
     assert refused.value.exit_code == Exit.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""What the compiler says reaches the user, however the compiler ends; without bcc."""
+"""The compiler's message reaches the user, however the compiler ends; without bcc."""
 
 import re
 import signal
@@ -45,13 +45,13 @@ XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage o
     ids=["LLVM 21", "clang", "a crash", "no capability"],
 )
 def test_refusal(status, said, code, line):
-    """The one line; the whole text is kept for the debug level."""
+    """One line; the debug level logs the whole text."""
     failure = compiler.refusal(status, said)
     assert (failure.exit_code, str(failure), failure.details) == (code, line, said.strip())
 
 
 def test_a_long_line_is_cut():
-    """Not the text that the debug level shows."""
+    """The debug level has the whole line."""
     failure = compiler.refusal(1, "error: " + "x" * 1000)
     assert len(str(failure)) < 400
     assert len(failure.details) == 1007
@@ -66,7 +66,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_a_library_that_ends_the_process(end, monkeypatch, tmp_path):
-    """However it ends, its last words are the line, and this process lives on."""
+    """However the library ends the process, its last output is the message, and this process continues."""
     statement, words, line = ENDS[end]
     (tmp_path / "bcc.py").write_text(
         "import ctypes, faulthandler, os\n"
@@ -86,7 +86,7 @@ def test_a_library_that_ends_the_process(end, monkeypatch, tmp_path):
 
 
 def test_a_failure_of_the_child(monkeypatch):
-    """Is the failure of the whole: here there is no bcc."""
+    """It fails the caller too: here there is no bcc."""
     monkeypatch.setitem(sys.modules, "bcc", None)
     monkeypatch.setattr(compiler, "macros", lambda settings: {})
     with pytest.raises(Failure, match="bcc is missing for ") as raised:
@@ -95,7 +95,7 @@ def test_a_failure_of_the_child(monkeypatch):
 
 
 def test_every_macro_is_listed_in_the_source(monkeypatch):
-    """The list at the top of killsnoop.bpf.c has what the compiler defines, and no more; offsets of fields by their prefix."""
+    """The list at the top of killsnoop.bpf.c has exactly the compiler's macros; field offsets by their prefix."""
     prefixes = {macro.partition("_")[0] for macro, *_ in (*btf.FIELDS, *btf.OPTIONAL_FIELDS)}
     monkeypatch.setattr(btf, "task_macros", dict)
     monkeypatch.setattr(libbpf, "may_read_kernel_memory", lambda: True)

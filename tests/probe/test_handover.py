@@ -1,4 +1,4 @@
-"""Descriptors, values and failures through a socket."""
+"""Descriptors, values and failures through a socket pair."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ def pair():
 
 
 def test_values_and_descriptors(pair):
-    """Each name has its own descriptor, and values are larger than one packet."""
+    """Each name gets its own descriptor; values may exceed one packet."""
     ours, theirs = pair
     reader, writer = os.pipe()
     opened = Objects(maps={"read": reader}, links={"write": writer})
@@ -50,7 +50,7 @@ def test_no_descriptors(pair):
 
 
 def test_a_failure(pair):
-    """Is raised on the other side, whole."""
+    """It is raised on the other side with all its parts."""
     ours, theirs = pair
     handover.send_failure(theirs, Failure(Exit.CONFIG, "bcc is missing", "details\nand more"))
     theirs.close()
@@ -60,7 +60,7 @@ def test_a_failure(pair):
 
 
 def test_nothing(pair):
-    """The other side has ended."""
+    """The other side has ended without a message."""
     ours, theirs = pair
     theirs.close()
     assert handover.receive(ours) is None

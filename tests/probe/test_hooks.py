@@ -1,4 +1,4 @@
-"""What attaching says when it cannot."""
+"""The table of hooks, and the messages when attaching fails."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from killsnoopd.settings import Settings
     ("paranoid", "capability"), [(-1, "CAP_PERFMON"), (2, "CAP_PERFMON"), (3, "CAP_SYS_ADMIN"), (4, "CAP_SYS_ADMIN")]
 )
 def test_perf_refusal_names_the_capability_that_cures_it(paranoid, capability):
-    """Debian's level 3 asks for more than the kernel's own levels."""
+    """Debian's level 3 requires more than the kernel's own levels."""
     failure = hooks.perf_refusal(paranoid)
     assert failure.exit_code == Exit.NOPERM
     assert f"kernel.perf_event_paranoid={paranoid}" in str(failure)
@@ -20,7 +20,7 @@ def test_perf_refusal_names_the_capability_that_cures_it(paranoid, capability):
 
 
 def test_tracefs(tmp_path):
-    """The older mount point serves too; a missing tracepoint and a missing mount are told apart."""
+    """The older mount point works too; a missing tracepoint and a missing mount have different messages."""
     new, old = tmp_path / "tracing", tmp_path / "debug/tracing"
     with pytest.raises(Failure, match="tracefs is not mounted"):
         hooks.tracepoint_id(hooks.by_name("kill"), (new, old))
@@ -35,7 +35,7 @@ def test_tracefs(tmp_path):
 
 
 def test_the_older_mount_point_is_left_alone(tmp_path):
-    """Where tracefs is mounted, nothing looks at debugfs: the kernel would mount it there and write a warning."""
+    """If tracefs is mounted, debugfs is not touched: the kernel would mount tracefs there and log a warning."""
 
     class Untouchable:
         def __truediv__(self, other):
@@ -71,7 +71,7 @@ format:
     ids=["most kernels", "PREEMPT_RT"],
 )
 def test_where_a_field_is(tmp_path, fields, offset):
-    """As the kernel says it; a field that is not there is a failure with its name."""
+    """The kernel states it; for a missing field, the failure has its name."""
     event = tmp_path / "events/oom/mark_victim"
     event.mkdir(parents=True)
     (event / "format").write_text(COMMON + fields)
@@ -81,7 +81,7 @@ def test_where_a_field_is(tmp_path, fields, offset):
 
 
 def test_the_table():
-    """Each hook has a known mechanism; only the calls that the flags leave out are left out."""
+    """Each hook has a known mechanism; the flags leave out only calls."""
     assert {hook.mechanism for hook in hooks.HOOKS} == set(hooks.MECHANISMS)
     assert hooks.chosen(Settings()) == hooks.HOOKS
     left_out = {*hooks.HOOKS} - {*hooks.chosen(Settings(syscalls=("tkill",)))}

@@ -1,4 +1,4 @@
-"""The loader's words for what no machine at hand can show; tests/kernel/test_refusals.py shows the rest."""
+"""The loader's messages for kernels that are not at hand; tests/kernel/test_refusals.py has the rest."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ from killsnoopd.probe import libbpf, loader
     ],
 )
 def test_refusal(number, said, code, line):
-    """From what the kernel said to the one line."""
+    """The kernel's error becomes one line."""
     error = libbpf.Refused(number, os.strerror(number), "on_sys_exit")
     error.log = said
     failure = loader.refusal(error, "5.10.0")

@@ -16,7 +16,7 @@ from killsnoopd.settings import Settings
 
 
 def test_macros():
-    """Every number that reaches the C, for one set of settings."""
+    """Every number that the C code gets, for one set of settings."""
     settings = Settings(
         self_signals=True, max_series=7, ring_bytes=65536, excluded=frozenset({0, 9, 64, 65}), rate=100, burst=11,
         grace_s=3, series_ttl_s=60,
@@ -64,7 +64,7 @@ def test_no_rate_is_no_limit():
     ids=lambda change: next(iter(change)),
 )
 def test_every_setting_is_in_the_hash(change):
-    """A daemon never opens a probe that was made with other settings."""
+    """A daemon never opens a probe with other settings."""
     assert probe_hash(dataclasses.replace(Settings(), **change)) != probe_hash(Settings())
 
 
@@ -80,7 +80,7 @@ def test_every_setting_is_in_the_hash(change):
     ids=str,
 )
 def test_what_a_new_version_can_take_over(change, same):
-    """Settings that shape the maps start anew; the others do not."""
+    """Settings that shape the maps start at zero; the others keep the counts."""
     assert (layout_hash(dataclasses.replace(Settings(), **change)) == layout_hash(Settings())) == same
 
 
@@ -97,7 +97,7 @@ def test_a_comment_does_not_change_the_layout(tmp_path, monkeypatch):
 
 
 def test_the_source_is_in_the_hash(tmp_path, monkeypatch):
-    """A new version of the probe has a new name."""
+    """A new version of the probe gets a new name."""
     before = probe_hash(Settings())
     (tmp_path / "a.bpf.c").write_text("int x;")
     monkeypatch.setattr(program, "BPF_DIR", tmp_path)
@@ -105,7 +105,7 @@ def test_the_source_is_in_the_hash(tmp_path, monkeypatch):
 
 
 def test_the_source_is_one_text_whose_lines_keep_their_names():
-    """What clang says of a line, it says by its own file and number; no .c file is left out, or left to be included."""
+    """clang's messages name file and line of the source. The text has every .c file, and no #include of one."""
     told, file, number = {}, program.MAIN.name, 0
     for line in program.source().splitlines():
         number += 1
@@ -120,7 +120,7 @@ def test_the_source_is_one_text_whose_lines_keep_their_names():
 
 
 def test_layout_is_that_of_the_source():
-    """Constants that C and Python both spell are equal, and cells do not overlap."""
+    """Constants in both C and Python are equal, and cells do not overlap."""
     source = program.MAPS_HEADER.read_text() + program.source()
     assert int(re.search(r"#define SIGNALS (\d+)", source)[1]) == len(names.SIGNALS)
     assert int(re.search(r"#define INVALID (\d+)", source)[1]) == names.INVALID
@@ -166,20 +166,20 @@ def test_results_are_numbered_as_in_the_probe():
 
 @pytest.mark.parametrize(("text", "cpus"), [("0\n", 1), ("0-1\n", 2), ("0-127\n", 128), ("0,2-5\n", 6)])
 def test_possible_cpus(text, cpus, tmp_path):
-    """The highest CPU number counts, holes or not."""
+    """The highest CPU number plus one, even if numbers between are missing."""
     path = Path(tmp_path / "possible")
     path.write_text(text)
     assert program.possible_cpus(path) == cpus
 
 
 def test_ring_capacity():
-    """Half of a default ring holds a uid's whole burst: a record with its names is 400 bytes long, most often."""
-    header_bytes = 8  # of each record in a BPF ring buffer
+    """Half of a default ring holds a uid's whole burst; a record with its names is mostly 400 bytes long."""
+    header_bytes = 8  # header of each record in a BPF ring buffer
     assert Settings().ring_bytes // (400 + header_bytes) > 2 * Settings().burst
 
 
 def test_relocated():
-    """Maps are exchanged by fd, the placeholder becomes a call of the kernel's function; all else stays."""
+    """Maps are replaced by fd, and the placeholder by a call of the kernel's function; nothing else changes."""
 
     def instruction(opcode, registers, number):
         return struct.pack("=BBhi", opcode, registers, 0, number)

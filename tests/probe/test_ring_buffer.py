@@ -1,4 +1,4 @@
-"""Reading a ring buffer: a file in the place of the map, laid out as kernel/bpf/ringbuf.c lays it out."""
+"""Reading a ring buffer: a file in the map's place, with the layout of kernel/bpf/ringbuf.c."""
 
 import mmap
 import os
@@ -14,7 +14,7 @@ BUSY, DISCARDED = 1 << 31, 1 << 30
 
 
 class Ring:
-    """The writers' end."""
+    """The side that writes."""
 
     def __init__(self, folder, monkeypatch):
         self.path = folder / "map"
@@ -56,7 +56,7 @@ def taken(ring, most=1000):
 
 
 def test_records(ring):
-    """In order, each once; the position moves on behind each."""
+    """In order, each once; the position moves past each record after it is handled."""
     for record in (b"one", b"", b"three and more"):
         ring.put(record)
     assert taken(ring) == [b"one", b"", b"three and more"]
@@ -65,7 +65,7 @@ def test_records(ring):
 
 
 def test_a_record_is_in_the_buffer_while_it_is_handled(ring):
-    """A daemon that is killed leaves it there."""
+    """It stays there if the daemon is killed."""
     ring.put(b"one")
     seen = []
     ring.reader.consume(lambda position, record: seen.append((position, ring.consumed())) or True)
@@ -74,7 +74,7 @@ def test_a_record_is_in_the_buffer_while_it_is_handled(ring):
 
 
 def test_until_it_says_no(ring):
-    """What comes after that one stays."""
+    """Records after that one stay."""
     for record in (b"one", b"two", b"three"):
         ring.put(record)
     assert taken(ring, most=2) == [b"one", b"two"]
@@ -82,7 +82,7 @@ def test_until_it_says_no(ring):
 
 
 def test_around_the_end(ring):
-    """A record that is cut in two by the end of the memory is whole; no byte of the ring is left out."""
+    """A record that wraps around the end of the memory is complete, and every byte of the ring is used."""
     for length in (1000, 999, 1001, 1003, 7, 2000, 4000):
         record = os.urandom(length)
         ring.put(record)
@@ -91,7 +91,7 @@ def test_around_the_end(ring):
 
 
 def test_busy_and_discarded(ring):
-    """A record that is still being written ends the reading; one that was given up is skipped."""
+    """A record that is still being written ends the reading; a discarded one is skipped."""
     ring.put(b"given up", DISCARDED)
     ring.put(b"done")
     ring.put(b"being written", BUSY)
@@ -101,7 +101,7 @@ def test_busy_and_discarded(ring):
 
 
 def test_a_look_consumes_nothing(ring):
-    """And shows the records from a position on."""
+    """It shows the records from a position on."""
     ring.put(b"one")
     start = ring.end
     ring.put(b"two")
@@ -113,7 +113,7 @@ def test_a_look_consumes_nothing(ring):
 
 
 def test_a_look_too_late(ring):
-    """What the writers have overwritten is not taken for a record."""
+    """Overwritten memory is not taken for a record."""
     for _ in range(40):
         ring.put(b"x" * 200)
     assert ring.reader.records(0) == []

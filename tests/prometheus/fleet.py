@@ -1,4 +1,4 @@
-"""Many hosts in one process: pages of the real encoder and the real web server, counts as the caller sets them."""
+"""Many hosts in one process: real pages from the real web server, with counts that the test sets."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from killsnoopd.web.config_file import WebConfigFile
 
 
 class Host:
-    """What one host has counted; all of it may be set at any time."""
+    """The counts of one host, which may be changed at any time."""
 
     def __init__(self, number, signals=None):
         self.instance = f"host{number:02d}"
@@ -42,7 +42,7 @@ class Host:
 
 
 class Fleet:
-    """Serves each host's page on a port of its own, all from one thread."""
+    """Serves each host's page on its own port, all from one thread."""
 
     def __init__(self, hosts):
         self.hosts = hosts
@@ -52,7 +52,7 @@ class Fleet:
         self._servers = []
 
     def scrape_config(self):
-        """All of them, named."""
+        """A job with all hosts, by name."""
         targets = [
             {"targets": [f"127.0.0.1:{bound.getsockname()[1]}"], "labels": {"instance": host.instance}}
             for host, bound in zip(self.hosts, self._sockets, strict=True)

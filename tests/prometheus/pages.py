@@ -1,4 +1,4 @@
-"""Pages as Prometheus scrapes them, one after the other, as promtool's `input_series`."""
+"""Successive scrapes of a page, as promtool's `input_series`."""
 
 import json
 import subprocess
@@ -6,8 +6,8 @@ import subprocess
 from servers import tool
 
 JOB_AND_INSTANCE = {"job": "killsnoopd", "instance": "web1"}
-UNREACHABLE = "unreachable"  # a scrape that failed: every series ends with a staleness marker
-NO_PROMETHEUS = "no Prometheus"  # no scrape at all: nothing is written, no marker either
+UNREACHABLE = "unreachable"  # a failed scrape: every series ends with a staleness marker
+NO_PROMETHEUS = "no Prometheus"  # no scrape at all: nothing is written, not even a marker
 
 
 def text(name, labels):
@@ -15,7 +15,7 @@ def text(name, labels):
 
 
 def page(*, kills=(), terms=(), eperms=(), events=1000, oom=0, escalations=0, victims=(0, 0), more=()):
-    """{series: value} of a page. `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}; `victims`: of SIGKILL, SIGTERM."""
+    """A page: {series: value}. `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}; `victims`: both deaths."""
     found = {
         text("killsnoop_escalations_total", {}): escalations,
         text("killsnoop_events_total", {"status": "logged"}): events,
@@ -33,7 +33,7 @@ def page(*, kills=(), terms=(), eperms=(), events=1000, oom=0, escalations=0, vi
 
 
 def input_series(scrapes, labels=None):
-    """The samples that Prometheus writes when it gets these pages (or UNREACHABLE, NO_PROMETHEUS), one every interval."""
+    """The samples that Prometheus writes for these pages (or UNREACHABLE, NO_PROMETHEUS), one per interval."""
     target = JOB_AND_INSTANCE | (labels or {})
     names = dict.fromkeys(name for found in scrapes if isinstance(found, dict) for name in found)
     rows = {name: [] for name in names}
@@ -54,7 +54,7 @@ def input_series(scrapes, labels=None):
 
 
 def promtool_test(folder, rules, series, interval_s, **checks):
-    """`promtool test rules`, once; what it says if it fails."""
+    """Run `promtool test rules` once; its output if it fails."""
     test = {"interval": f"{interval_s}s", "input_series": series, **checks}
     whole = {"rule_files": [str(path) for path in rules], "evaluation_interval": f"{interval_s}s", "tests": [test]}
     file = folder / "test.yml"
@@ -64,7 +64,7 @@ def promtool_test(folder, rules, series, interval_s, **checks):
 
 
 def firing(alert, at_s, label, *values):
-    """A check: at this time the alert fires for these values of a label, once each, and for no others."""
+    """A check: at this time the alert fires once for each of these values of a label, and for no other."""
     return {
         "expr": f'count by ({label}) (ALERTS{{alertname="{alert}",alertstate="firing"}})',
         "eval_time": f"{at_s}s",
@@ -73,7 +73,7 @@ def firing(alert, at_s, label, *values):
 
 
 def evaluations(alert, at_s, since_s, label, **counts):
-    """A check: at how many evaluations of that time the alert was firing, by the value of a label."""
+    """A check: the number of evaluations until that time at which the alert was firing, by the value of a label."""
     return {
         "expr": f'sum by ({label}) (count_over_time(ALERTS{{alertname="{alert}",alertstate="firing"}}[{since_s}s]))',
         "eval_time": f"{at_s}s",

@@ -1,4 +1,4 @@
-"""Every alert fires when it should and not when it should not: `promtool test rules` on pages scraped one after the other."""
+"""Every alert fires when it should and only then: `promtool test rules` on successive scrapes."""
 
 import re
 
@@ -9,12 +9,12 @@ from servers import RULES
 TOP = RULES.parent.parent.parent
 ALERTS = RULES / "alerts.yml"
 SIGKILL = "KillsnoopUnexpectedSigkill"
-LATER = {"events": 1100}  # the events of a page that is not the first one
+LATER = {"events": 1100}  # the events of a page that is not the first
 BOOTED = {"events": 5}
 
 
 def killed(**calls):
-    """A page, before or after which others were there, with these senders of SIGKILL."""
+    """A page between other pages, with these senders of SIGKILL."""
     return page(kills=calls, **LATER)
 
 
@@ -22,7 +22,7 @@ def minutes(count, what):
     return [what] * (4 * count)  # a scrape every 15 seconds
 
 
-QUIET = page()  # nobody ever sent SIGKILL
+QUIET = page()  # nobody has sent SIGKILL
 OLD = page(kills={"old": 5})
 
 
@@ -38,7 +38,7 @@ OLD = page(kills={"old": 5})
             [*minutes(10, QUIET), *minutes(1, killed(new=1)), *minutes(1, killed(new=1, other=1))],
             ["new", "other"], id="two, one after the other",
         ),
-        # The list.
+        # The list of senders.
         pytest.param(
             [*minutes(10, QUIET), *minutes(1, killed(systemd=1, runc=1, **{"runc:[2:INIT]": 1, "containerd-shim": 2}))],
             [], id="expected senders",
@@ -48,7 +48,7 @@ OLD = page(kills={"old": 5})
             ["mysystemd", "systemd2"], id="names that only hold an expected one",
         ),
         pytest.param([*minutes(10, QUIET), *minutes(1, killed(systemd=1, new=1))], ["new"], id="one expected, one not"),
-        # Scrapes that fail.
+        # Failed scrapes.
         pytest.param(
             [*minutes(10, QUIET), UNREACHABLE, *minutes(1, killed(new=1))], ["new"], id="born while a scrape failed"
         ),
@@ -67,12 +67,12 @@ OLD = page(kills={"old": 5})
             [*minutes(10, OLD), *minutes(30, UNREACHABLE), *minutes(1, killed(old=6))], ["old"],
             id="once more in half an hour's outage",
         ),
-        # Prometheus itself is away: no staleness markers.
+        # Prometheus itself is down: no staleness markers.
         pytest.param(
             [*minutes(10, QUIET), *minutes(10, NO_PROMETHEUS), *minutes(1, killed(new=1))], ["new"],
             id="born while Prometheus was away",
         ),
-        # The machine boots, or the probe is stopped: it counts from zero.
+        # The machine boots or the probe is stopped: counts start at zero.
         pytest.param(
             [*minutes(10, OLD), *minutes(2, UNREACHABLE), *minutes(1, page(kills={"old": 2}, **BOOTED))], ["old"],
             id="boots, and less on the first page",
@@ -100,7 +100,7 @@ OLD = page(kills={"old": 5})
     ],
 )  # fmt: skip
 def test_an_unexpected_sigkill(scrapes, fires, tmp_path):
-    """By who fires at the last page."""
+    """The senders for which it fires at the last page."""
     checks = [firing(SIGKILL, 15 * (len(scrapes) - 1), "comm", *fires)]
     promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
 
@@ -128,7 +128,7 @@ def test_an_unexpected_sigkill(scrapes, fires, tmp_path):
     ],
 )  # fmt: skip
 def test_nobody_is_paged_for_old_counts(scrapes, tmp_path):
-    """At no evaluation."""
+    """It fires at no evaluation."""
     end_s = 15 * (len(scrapes) - 1)
     checks = [evaluations(SIGKILL, end_s, end_s, "comm")]
     promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
@@ -136,7 +136,7 @@ def test_nobody_is_paged_for_old_counts(scrapes, tmp_path):
 
 @pytest.mark.parametrize("missed", [None, 1, 5, 19, 20, 21])
 def test_one_kill_is_one_alert(missed, tmp_path):
-    """It fires for ten minutes without a gap, whichever scrape fails: what resolves would page once more when it comes back."""
+    """It fires for ten minutes without a gap, whichever scrape fails: an alert that returns would page twice."""
     scrapes = [*minutes(10, QUIET), *minutes(20, killed(new=1))]
     first = 4 * 10
     if missed:
@@ -160,14 +160,14 @@ def test_with_a_scrape_a_minute(lost, tmp_path):
 
 
 def test_each_host_for_itself(tmp_path):
-    """What one sends on one host says nothing of another, whose page has it for long."""
+    """A sender on one host does not affect another host, which has had that series for long."""
     series = input_series([*minutes(10, QUIET), *minutes(1, killed(old=1))])
     series += input_series(minutes(11, OLD), {"instance": "web2"})
     promtool_test(tmp_path, [ALERTS], series, 15, promql_expr_test=[firing(SIGKILL, 11 * 60 - 15, "instance", "web1")])
 
 
 def steps(before, after):
-    """Ten quiet minutes, then a minute of the other page."""
+    """Ten quiet minutes, then one minute of the other page."""
     return [*minutes(10, before), *minutes(1, after)]
 
 
@@ -232,13 +232,13 @@ SCAN, SCANNED = {("nmapish", "0"): 12}, {("nmapish", "0"): 25, ("nmapish", "SIGK
     ],
 )  # fmt: skip
 def test_alerts_on_senders(alert, scrapes, label, fires, tmp_path):
-    """By who fires at the last page."""
+    """The senders for which it fires at the last page."""
     checks = [firing(alert, 15 * (len(scrapes) - 1), label, *fires)]
     promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
 
 
 def events(**statuses):
-    """A page with these statuses of events."""
+    """A page with this number of events by status."""
     found = page()
     found.pop('killsnoop_events_total{status="logged"}')
     return found | {f'killsnoop_events_total{{status="{status}"}}': count for status, count in statuses.items()}
@@ -258,7 +258,7 @@ def attached(value):
 
 
 def missed(scrapes, seen, passed, already=0):
-    """So many calls are counted from one scrape to the next, and so many missed."""
+    """From one scrape to the next, this many calls are counted and this many are missed."""
     return [
         page(kills={"bash": seen * n}, more={'killsnoop_probe_missed_total{program="sys_exit"}': already + passed * n})
         for n in range(scrapes)
@@ -297,7 +297,7 @@ def series_taken(value):
     ],
 )  # fmt: skip
 def test_alerts_on_the_daemon(alert, scrapes, label, fires, tmp_path):
-    """By who fires at the last page."""
+    """The label values for which it fires at the last page."""
     checks = [firing(alert, 15 * (len(scrapes) - 1), label, *fires)]
     promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
 
@@ -366,7 +366,7 @@ WEB1 = {"job": "killsnoopd", "instance": "web1"}
     ],
 )  # fmt: skip
 def test_what_an_alert_says(alert, scrapes, severity, labels, summary, description, tmp_path):
-    """Every label and annotation: the sender and the signal by name."""
+    """All labels and annotations, with the sender and the signal by name."""
     texts = {"summary": summary, "description": description, "runbook_url": f"docs/runbook.md#{alert.lower()}"}
     expected = {"exp_labels": WEB1 | labels | {"severity": severity}, "exp_annotations": texts}
     check = {"eval_time": f"{15 * (len(scrapes) - 1)}s", "alertname": alert, "exp_alerts": [expected]}
@@ -374,7 +374,7 @@ def test_what_an_alert_says(alert, scrapes, severity, labels, summary, descripti
 
 
 def test_every_alert_has_a_section_in_the_runbook():
-    """Under its own name, and no section is of an alert that is gone."""
+    """Under its own name; the runbook has no section for an alert that does not exist."""
     alerts = re.findall(r"^ +- alert: (\w+)$", ALERTS.read_text(), re.M)
     urls = re.findall(r"runbook_url: docs/runbook.md#(\S+)$", ALERTS.read_text(), re.M)
     sections = re.findall(r"^## (Killsnoop\w+)$", (TOP / "docs/runbook.md").read_text(), re.M)
@@ -409,7 +409,7 @@ def test_the_three_increases_are_one_expression():
 
 
 def test_names_that_would_break_a_query(tmp_path):
-    """A process may have a quote in its name: the descriptions that ask Prometheus something still work."""
+    """A process name may contain a quote; the queries in the descriptions still work."""
     name = 'a"}\\b'
     scrapes = steps(page(), page(eperms={(name, "0"): 30}, **LATER))
     checks = [firing("KillsnoopFailedKills", 15 * (len(scrapes) - 1), "comm", name)]

@@ -1,4 +1,4 @@
-"""What is in deploy/prometheus, as Prometheus' own tools see it."""
+"""deploy/prometheus, checked with Prometheus' own tools."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ def promtool(*arguments):
 
 @pytest.fixture
 def understood(tmp_path):
-    """A configuration, without what this promtool was built without: Debian leaves Kubernetes out."""
+    """The configuration without parts that this promtool cannot read: Debian's is built without Kubernetes."""
 
     def put(path):
         shutil.copytree(FOLDER, tmp_path / "prometheus")
@@ -40,7 +40,7 @@ def understood(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configurations(path, understood):
-    """Each is valid, and so are the rules and the targets that it names."""
+    """Each is valid, with the rules and targets that it names."""
     status, said = promtool("check", "config", understood(path))
     assert status == 0, said
     assert not re.search(r"warning|error|fail", said, re.IGNORECASE), said
@@ -48,27 +48,27 @@ def test_configurations(path, understood):
 
 
 def test_there_is_one_for_each_way_to_find_the_daemons():
-    """A list, files, Kubernetes."""
+    """A list, files, and Kubernetes."""
     text = "".join(path.read_text() for path in CONFIGS)
     assert all(f"{way}_configs" in text for way in ("static", "file_sd", "kubernetes_sd"))
 
 
 @pytest.mark.parametrize("path", sorted(RULES.glob("*.yml")), ids=lambda path: path.name)
 def test_rules(path):
-    """promtool's linter has nothing to say."""
+    """promtool's linter reports nothing."""
     status, said = promtool("check", "rules", "--lint=all", "--lint-fatal", path)
     assert status == 0, said
 
 
 def test_the_job_is_the_one_that_the_alert_on_it_means():
-    """Else KillsnoopDown would tell of a job that does not exist."""
+    """Otherwise KillsnoopDown would watch a job that does not exist."""
     (job,) = set(re.findall(r'up\{job="(\w+)"\}', (RULES / "alerts.yml").read_text()))
     for path in CONFIGS:
         assert re.findall(r"job_name: (\w+)", path.read_text()) == [job]
 
 
 def test_the_metrics_of_the_rules_are_on_the_page():
-    """As the golden file has them: no rule waits for a name that is no more."""
+    """Compared with the golden file: no rule uses a name that is gone."""
     page = (FOLDER.parent.parent / "tests/golden/page.metrics").read_text()
     known = set(re.findall(r"^(\w+)[{ ]", page, re.M))
     for path in RULES.glob("*.yml"):
@@ -80,6 +80,6 @@ def test_the_metrics_of_the_rules_are_on_the_page():
 
 
 def test_the_port_is_the_daemons():
-    """In every list of targets."""
+    """In each list of targets."""
     text = "".join(path.read_text() for path in [*CONFIGS, *FOLDER.glob("targets/*")])
     assert set(re.findall(r"example\.com:(\d+)", text)) == {"10035"}

@@ -1,4 +1,4 @@
-"""Fifty hosts, one real Prometheus: the recording rules give the exact totals of the fleet."""
+"""Fifty hosts, one real Prometheus: the recording rules give the fleet's exact totals."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ HOSTS = 50
 
 @pytest.fixture
 def hosts():
-    """Each with senders, counts and results of its own."""
+    """Each has its own senders, counts and results."""
     found = []
     for number in range(HOSTS):
         host = Host(number)
@@ -45,7 +45,7 @@ def labels(**values):
 
 
 def totals(hosts):
-    """{rule: {label set: sum over the hosts}}, as counted here."""
+    """{rule: {label set: sum over the hosts}}, computed here."""
     signals, deliveries, deaths = Counter(), Counter(), Counter()
     for host in hosts:
         for (_, sig, errno), calls in host.signals.items():
@@ -64,7 +64,7 @@ def totals(hosts):
 
 
 def recorded(prometheus, hosts):
-    """The same from the recording rules, without the series that are 0 from the start."""
+    """The same from the recording rules, without series that have been 0 from the start."""
     return {
         rule: {key: value for key, value in prometheus.query(rule).items() if value or key in counted}
         for rule, counted in totals(hosts).items()
@@ -72,13 +72,13 @@ def recorded(prometheus, hosts):
 
 
 def settled(prometheus, hosts):
-    """Whether Prometheus says what was counted, within the deadline."""
+    """Whether Prometheus returns these totals within the deadline."""
     wait_for(lambda: recorded(prometheus, hosts) == totals(hosts), "the fleet's totals")
     return True
 
 
 def test_exact_totals(prometheus, hosts):
-    """At first; when one host has counted more, of a new sender too; and when one has booted."""
+    """At first; after one host has counted more, including a new sender; and after one has booted."""
     assert settled(prometheus, hosts)
     assert prometheus.query('count(up{job="killsnoopd"} == 1)') == {frozenset(): HOSTS}
     hosts[7].signals["sender0", "SIGTERM", 0] += 1
@@ -88,13 +88,13 @@ def test_exact_totals(prometheus, hosts):
     hosts[9].signals = {("sender0", "SIGTERM", 0): 2}
     hosts[9].deliveries, hosts[9].deaths, hosts[9].escalations, hosts[9].logged = {("SIGTERM", "syscall"): 2}, {}, 0, 2
     assert settled(prometheus, hosts)
-    # No name of a process is left in what is recorded of a fleet.
+    # No process name is left in a recording of the fleet.
     assert (
         prometheus.query(
             'count({__name__=~"(job|instance)_?[a-z_]*:killsnoop_(signals|deliveries|deaths|events|escalations):.*",comm!=""})'
         )
         == {}
     )
-    # The newcomer, and nobody whose counts are old.
+    # The new host, and none whose counts are old.
     alerts = prometheus.query('ALERTS{alertname="KillsnoopUnexpectedSigkill",alertstate="firing"}')
     assert [(dict(found)["instance"], dict(found)["comm"]) for found in alerts] == [("host07", "newcomer")]

@@ -1,4 +1,4 @@
-"""Names of every byte, and of 20,000 times fifteen random ones, on a page that a real Prometheus reads."""
+"""Process names of each byte, and 20,000 random names of fifteen bytes, on a page that a real Prometheus scrapes."""
 
 import random
 import threading
@@ -48,7 +48,7 @@ def address(calls):
 
 
 def test_every_name_is_a_series_with_its_own_count(calls, address, tmp_path):
-    """Not one scrape fails, no two names fall into one, and the sum is exact."""
+    """No scrape fails, no two names become one, and the sum is exact."""
     job = {"job_name": "killsnoopd", "scrape_interval": "5s", "static_configs": [{"targets": [address]}]}
     with Prometheus(tmp_path / "prometheus", {"scrape_configs": [job]}) as prometheus:
         up = wait_for(lambda: prometheus.query("up"), "a scrape")

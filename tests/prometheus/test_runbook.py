@@ -1,4 +1,4 @@
-"""The commands of docs/runbook.md: that they are spelled as killsnoop, the journal's fields and the units are."""
+"""Commands in docs/runbook.md use flags, fields and units that exist."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ JOURNALCTL_FLAGS = {"-o", "-t", "-u", "-k", "--since", "--grep", "--output-field
 
 
 def test_every_section_has_a_command():
-    """Of the alerts' sections."""
+    """Each alert's section."""
     sections = re.split(r"^## ", RUNBOOK, flags=re.M)[1:]
     assert [
         section.partition("\n")[0]
@@ -27,7 +27,7 @@ def test_every_section_has_a_command():
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("killsnoop ")])
 def test_killsnoop(line):
-    """Parses."""
+    """killsnoop's parsers accept the command."""
     _, *argv = shlex.split(line)
     if argv[0] == "who":
         assert command.who_parser().parse_args(argv[1:])
@@ -37,7 +37,7 @@ def test_killsnoop(line):
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("journalctl ")])
 def test_journalctl(line):
-    """Asks for fields that are logged, with values that occur."""
+    """It matches fields that are logged, with values that occur."""
     _, *argv = shlex.split(line.partition(" | ")[0])
     matches = dict(word.split("=", 1) for word in argv if re.match("[A-Z_]+=", word))
     shown = [word.removeprefix("--output-fields=") for word in argv if word.startswith("--output-fields=")]
@@ -47,7 +47,7 @@ def test_journalctl(line):
 
 
 def test_fields_and_units_are_there():
-    """Those that the text names."""
+    """The fields and units in the text."""
     assert set(re.findall(r"KILLSNOOP_\w+", RUNBOOK)) <= FIELDS
     units = set(re.findall(r"killsnoopd(?:-[a-z]+)*(?:-probe|-check)\b|killsnoopd\.socket", RUNBOOK))
     assert {unit if "." in unit else f"{unit}.service" for unit in units} <= {
@@ -56,7 +56,7 @@ def test_fields_and_units_are_there():
 
 
 def test_what_it_greps_for_is_in_the_messages():
-    """The words of fields.message()."""
+    """Compared with fields.message()."""
     source = (TOP / "killsnoopd/events/fields.py").read_text()
     (pattern,) = re.findall(r'-t killsnoopd --grep="([^"]+)"', RUNBOOK)
     assert all(words in source for words in pattern.split("|"))

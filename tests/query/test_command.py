@@ -1,4 +1,4 @@
-"""The killsnoop command, from a file of JSON lines; tests/kernel/test_journal.py has it read a journal."""
+"""The killsnoop command with a file of JSON lines. tests/kernel/test_journal.py lets it read a journal."""
 
 import json
 import os
@@ -18,7 +18,7 @@ HOSTILE = record(COMM="\x1b[31mx\n", PID="7")
 
 @pytest.fixture
 def events(tmp_path):
-    """Four events, and a line that is none."""
+    """Four events, and a line that is not an event."""
     path = tmp_path / "events.jsonl"
     failure = record("call", RES="-1", RESULT="EPERM", SIGNAL="SIGTERM", SIG="15", TPID="-42", TCOMM=None)
     lines = [json.dumps(found) for found in (record(), death(), failure, HOSTILE)]
@@ -34,7 +34,7 @@ def killsnoop(*arguments, stdin=None):
 
 
 def test_table(events):
-    """The classic table, by default without deaths; what was no event is said on stderr."""
+    """bcc's columns, without deaths by default; other lines are reported on stderr."""
     found = killsnoop(events)
     assert found.returncode == 0
     rows = [line.split() for line in found.stdout.splitlines()]
@@ -62,12 +62,12 @@ def test_table(events):
     ],
 )
 def test_filters(events, flags, rows):
-    """bcc's flags, and what can be told of them together."""
+    """bcc's flags, alone and combined."""
     assert len(killsnoop(*flags, events).stdout.splitlines()) == 1 + rows
 
 
 def test_json(events):
-    """One object a line, in ASCII: no name in it can do anything to a terminal."""
+    """One object per line, in ASCII, so that no name in it can control a terminal."""
     lines = killsnoop("-o", "json", "-", stdin=events.read_text()).stdout.splitlines()
     assert [json.loads(line)["KILLSNOOP_PID"] for line in lines] == ["3325", "3325", "7"]
     assert json.loads(lines[2]) == HOSTILE
@@ -75,7 +75,7 @@ def test_json(events):
 
 
 def test_who(events):
-    """The sentence, or a line that says that nothing is known."""
+    """The sentence, or one line that says that nothing is known."""
     found = killsnoop("who", "nginx", events)
     assert (found.returncode, found.stdout.count("\n")) == (0, 1)
     assert "nginx[812] (nginx.service) died of SIGKILL, which bash[3325]" in found.stdout
@@ -97,7 +97,7 @@ def test_who(events):
     ],
 )
 def test_bad_input(arguments, code, says):
-    """One line: what and why."""
+    """One line: what, and why."""
     found = killsnoop(*arguments)
     assert (found.returncode, found.stdout) == (code, "")
     assert says in found.stderr
@@ -105,14 +105,14 @@ def test_bad_input(arguments, code, says):
 
 
 def test_help_has_examples_and_exit_codes():
-    """And the old tool's flags."""
+    """And the flags of bcc's killsnoop."""
     text = killsnoop("--help").stdout
     for part in ("examples:", "exit codes:", "-x", "-p PID", "-T TPID", "-s SIG", "-u UNIT", "-f", "killsnoop who"):
         assert part in text
 
 
 def test_every_flag_is_in_the_man_page():
-    """And no other."""
+    """The man page has exactly these flags."""
     page = (Path(__file__).parent.parent.parent / "docs/killsnoop.8").read_text().replace("\\-", "-")
     section = page.partition(".SH FLAGS\n")[2].partition(".SH")[0]
     heads = [entry.partition("\n")[0] for entry in re.split(r"^\.T[PQ]\n", section, flags=re.M)[1:]]
@@ -124,7 +124,7 @@ def test_every_flag_is_in_the_man_page():
 
 
 def test_a_reader_that_has_seen_enough(events):
-    """`killsnoop | head` ends without a word."""
+    """`killsnoop | head` ends silently."""
     many = events.read_text() * 5000
     found = subprocess.run(
         f"{sys.executable} -m killsnoopd.query.command - 2>&1 >/dev/full | cat; {sys.executable} -m killsnoopd.query.command - | head -1",
@@ -134,7 +134,7 @@ def test_a_reader_that_has_seen_enough(events):
 
 
 def test_on_a_terminal(events):
-    """Colour, and as many columns as it has."""
+    """Coloured, with as many columns as fit."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": "60", "LINES": "20", "TERM": "xterm"}
     environment.pop("NO_COLOR", None)

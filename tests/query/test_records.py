@@ -1,4 +1,4 @@
-"""Events read back: from journald's JSON, from a file; and which of them were asked for."""
+"""Reading events back, from journald's JSON or from a file, and filtering them."""
 
 import io
 import json
@@ -30,12 +30,12 @@ from killsnoopd.query.records import Wanted
     ],
 )
 def test_wanted(wanted, has):
-    """Each flag by itself, against one SIGKILL from ssh.service to nginx.service."""
+    """Each flag alone, applied to one SIGKILL from ssh.service to nginx.service."""
     assert wanted.has(record()) == has
 
 
 def test_wanted_failures():
-    """A failed call is one with an errno; of an invalid signal, too."""
+    """A failed call has an errno, even if the signal is invalid."""
     failure = record("call", RES="-22", RESULT="EINVAL", SIGNAL="invalid", SIG="99")
     assert Wanted(failed=True, signals=frozenset({65})).has(failure)
 
@@ -47,12 +47,12 @@ def test_wanted_failures():
     ids=range(11),
 )  # fmt: skip
 def test_what_is_no_event(line):
-    """Is left out, whatever it is."""
+    """It is left out, whatever it is."""
     assert records.parse(line) is None
 
 
 def test_stream():
-    """Other lines are counted and told once."""
+    """Other lines are counted and reported once."""
     lines = [json.dumps(record(PID=str(number))).encode() + b"\n" for number in range(3)]
     said = []
     stream = io.BytesIO(b"".join([lines[0], b"killsnoopd: hello\n", b"\n", lines[1], b"\xff\xfe\n", lines[2]]))
@@ -61,7 +61,7 @@ def test_stream():
 
 
 def test_journal_command():
-    """journald's own word on the sender of a line is asked for; the rest is journalctl's business."""
+    """It matches journald's own field for the sender of a line; journalctl handles the rest."""
     command = records.journal_command(("call", "death"), since="-1h", until="now", newest_first=True)
     assert command[:5] == ["journalctl", "--quiet", "--no-pager", "--all", "--output=json"]
     assert {"--since=-1h", "--until=now", "--reverse"} < set(command)
@@ -72,7 +72,7 @@ def test_journal_command():
 
 @pytest.fixture
 def journalctl(tmp_path, monkeypatch):
-    """A program of that name that does what a test says."""
+    """A journalctl that runs the test's script."""
 
     def write(script):
         path = tmp_path / "journalctl"
@@ -100,13 +100,13 @@ def test_a_journal_that_cannot_be_read(journalctl, says, code, line):
 
 
 def test_no_journalctl():
-    """A machine without systemd."""
+    """On a machine without systemd."""
     with pytest.raises(Failure, match="give a FILE"), records.from_journal(["no-such-journalctl"]):
         pass
 
 
 def test_a_journal_that_goes_on_is_let_go(journalctl):
-    """Whoever has seen enough ends the journalctl that follows."""
+    """A reader that has seen enough ends the journalctl that follows."""
     line = json.dumps(record())
     command = journalctl(f"echo '{line}'; exec sleep 60")
     with records.from_journal(command) as found:

@@ -1,4 +1,4 @@
-"""The table: what fits, what a terminal must never get."""
+"""The table: what fits, and what a terminal must never receive."""
 
 import pytest
 from logged import record
@@ -18,7 +18,7 @@ from killsnoopd.query import table
     ],
 )
 def test_safe(text, shown):
-    """Escapes, bidirectional overrides and broken characters are written out; what is written out stays."""
+    """Escapes, bidirectional overrides and invalid characters are written as text; text stays as it is."""
     assert table.safe(text) == shown
 
 
@@ -33,7 +33,7 @@ def test_safe(text, shown):
     ],
 )
 def test_fitted(text, columns, shown):
-    """Exactly as wide as asked, wide characters too."""
+    """Exactly as wide as asked, also with wide characters."""
     assert table.fitted(text, columns) == shown
     assert table.width(shown) == columns
 
@@ -41,7 +41,7 @@ def test_fitted(text, columns, shown):
 @pytest.mark.parametrize("total", [40, 58, 60, 80, 100, 120, 132, 200])
 @pytest.mark.parametrize("dated", [False, True])
 def test_columns_fit(total, dated):
-    """No line is wider than the terminal, as long as the classic six fit at all; more room shows more."""
+    """No line is wider than the terminal if bcc's six columns fit; a wider terminal shows more columns."""
     chosen = table.columns(total, dated=dated)
     assert [column.head for column in chosen[:6]] == ["TIME", "PID", "COMM", "SIG", "TPID", "RES"]
     long = record(
@@ -54,7 +54,7 @@ def test_columns_fit(total, dated):
 
 
 def test_rows():
-    """A delivery, a failure and a death, as they are read."""
+    """A delivery, a failed call and a death, as printed."""
     chosen = table.columns(200, dated=False)
 
     def cells(found):
@@ -82,7 +82,7 @@ def test_rows():
 
 
 def test_colour():
-    """Only when asked for: kills, failures, and what came to nothing."""
+    """Only if enabled: kills, failures, and signals without effect."""
     chosen = table.columns(80, dated=False)
     assert "\033" not in table.row(record(), chosen, coloured=False)
     assert table.row(record(), chosen, coloured=True).startswith("\033[31m")

@@ -1,4 +1,4 @@
-"""One sentence: who killed it."""
+"""`killsnoop who`: one sentence about who killed a process."""
 
 import re
 
@@ -17,12 +17,12 @@ def test_ways_to_ask(asked):
 
 @pytest.mark.parametrize("asked", ["81", "3325", "bash", "ssh.service", "0123", "ngin"])
 def test_others_are_not_meant(asked):
-    """Neither the sender, nor what merely begins alike."""
+    """The sender does not match, nor does a name that only begins alike."""
     assert who.search([death(TARGET_CONTAINER="0123456789abcdef" * 4)], asked) == (None, [])
 
 
 def test_the_last_one_counts_and_its_company_is_told():
-    """Of two deaths the newer; others of the same sender within a minute before and after, not those of other senders."""
+    """The newer of two deaths; others by the same sender within a minute before or after, but not by other senders."""
     newest_first = [
         death("late", "7", 200, TARGET_UNIT=None),
         death("after", "6", 100, TARGET_UNIT=None),
@@ -39,7 +39,7 @@ def test_the_last_one_counts_and_its_company_is_told():
 
 
 def test_it_reads_no_further_than_it_must():
-    """A journal may be years long."""
+    """A journal may be years long, so it stops reading as soon as possible."""
 
     def endless():
         yield death(second=3000)
@@ -51,7 +51,7 @@ def test_it_reads_no_further_than_it_must():
 
 
 def test_without_a_death_the_signal():
-    """When the limit swallowed the death, the last deadly signal; one that was ignored is none."""
+    """If the rate limit dropped the death, the last fatal signal; an ignored one does not count."""
     ignored = record(OUTCOME="ignored", TIMESTAMP="2026-11-22T03:00:09.000000Z")
     stopped = record(SIGNAL="SIGSTOP", SIG="19")
     found, others = who.search([ignored, stopped, record(SIG="15", SIGNAL="SIGTERM")], "nginx")
@@ -81,7 +81,7 @@ def test_without_a_death_the_signal():
     ],
 )  # fmt: skip
 def test_sentence(fields, text):
-    """It reads well for every origin, and no name in it reaches the terminal raw."""
+    """Every origin gives a readable sentence, and no name in it reaches the terminal raw."""
     line = who.sentence(death(**fields), [])
     assert text in line
     assert line.isprintable()
@@ -89,7 +89,7 @@ def test_sentence(fields, text):
 
 
 def test_company():
-    """Ten are named; a process that is told twice is one."""
+    """Ten are named; a process that was logged twice counts once."""
     others = [death(f"w{number}", str(number)) for number in range(12)]
     assert who.sentence(death(), [*others, others[0]]).endswith(
         "; within a minute of that it also killed w0[0], w1[1], w2[2], w3[3], w4[4], w5[5], w6[6], w7[7], w8[8], w9[9] and 2 more."

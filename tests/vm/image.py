@@ -1,4 +1,4 @@
-"""Images of machines: made once by mmdebstrap, and kept."""
+"""Images of machines, built once by mmdebstrap and cached."""
 
 import hashlib
 import lzma
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from machines import Machine
 
-# Besides what killsnoopd depends on: systemd, and what the tests run.
+# Besides killsnoopd's dependencies: systemd, and what the tests run.
 PACKAGES = """
 systemd systemd-sysv udev dbus procps iproute2 util-linux man-db bpftool kmod busybox-static
 python3-bpfcc libbpf1 python3-systemd python3-prometheus-client python3-h11 python3-pytest
 """.split()
-# Manual pages are indexed anew by every apt and dpkg where this is, which takes an emulated machine long.
+# Where man-db is installed, every apt and dpkg run indexes manual pages, which takes an emulated machine long.
 REMOVED = "var/lib/man-db/auto-update"
-# A test sets the clock a day on, and these would run at once; apt's would take dpkg's lock from another test.
+# A test sets the clock a day ahead, and these would run at once; apt's would hold dpkg's lock during another test.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "man-db.timer")
-# Both runs of the machine, before and after its reboot. What it says is on the second serial port: agetty has the first.
+# Runs the tests before and after the reboot. Output goes to the second serial port, because agetty has the first.
 UNIT = """\
 [Unit]
 After=multi-user.target
@@ -33,9 +33,9 @@ TimeoutStartSec=infinity
 [Install]
 WantedBy=multi-user.target
 """
-# mmdebstrap knows a suite's other sources; backports are beside them.
+# mmdebstrap knows a suite's other sources, but not its backports.
 BACKPORTS = 'sed "s/{suite}-updates/{suite}-backports/;t;d" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/backports.list"'
-# Compiled on an emulated CPU, Python's modules take longer than all else.
+# On an emulated CPU, byte-compiling Python's modules takes longer than everything else.
 NO_PY3COMPILE = (
     'chroot "$1" dpkg-divert --quiet --local --rename --divert /usr/bin/py3compile.real --add /usr/bin/py3compile '
     '&& ln -s /bin/true "$1/usr/bin/py3compile"'
@@ -44,7 +44,7 @@ PY3COMPILE = (
     'rm "$1/usr/bin/py3compile" && '
     'chroot "$1" dpkg-divert --quiet --local --rename --divert /usr/bin/py3compile.real --remove /usr/bin/py3compile'
 )
-# Debian's initrd would load more, start a udev of its own, and take minutes to make for another architecture.
+# Debian's initrd would load more, start its own udev, and take minutes to build for another architecture.
 DRIVERS = ("virtio_pci", "virtio_blk", "ext4")
 INIT = """\
 #!/bin/busybox sh
@@ -59,7 +59,7 @@ IMAGE_SIZE = 4 << 30
 
 @dataclass(frozen=True)
 class Image:
-    """What a machine boots from."""
+    """The files that a machine boots from."""
 
     disk: Path
     kernel: Path
@@ -67,7 +67,7 @@ class Image:
 
 
 def image(machine: Machine, cache: Path) -> Image:
-    """A Debian that has everything but killsnoopd; made if it is not in the cache."""
+    """A Debian with everything but killsnoopd; built if it is not in the cache."""
     own_kernel = isinstance(machine.kernel, Path)
     if own_kernel and not machine.kernel.exists():
         raise FileNotFoundError(f"{machine.kernel} is not there")
@@ -86,7 +86,7 @@ def image(machine: Machine, cache: Path) -> Image:
 
 
 def _recipe(machine: Machine) -> str:
-    """A hash of all that the image depends on."""
+    """A hash of everything that determines the image."""
     parts = (
         machine.suite, str(machine.kernel), machine.backports, machine.architecture.name,
         _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
@@ -111,7 +111,7 @@ def _make(machine: Machine, root: Path, made: Path) -> None:
     wants = units / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     (wants / "vm-test.service").symlink_to("../vm-test.service")
-    (root / "var/log/journal").mkdir(exist_ok=True)  # a journal that outlives the reboot
+    (root / "var/log/journal").mkdir(exist_ok=True)  # a journal that survives the reboot
     if not isinstance(machine.kernel, Path):
         (kernel,) = (root / "boot").glob("vmlinuz-*")
         shutil.copy(kernel, made / "vmlinuz")
@@ -137,7 +137,7 @@ def _bootstrap(machine: Machine, root: Path) -> None:
         "--aptopt=Acquire::Check-Valid-Until false",  # a mirror may lag behind unstable
         *hooks, f"--include={','.join(packages)}", machine.suite, str(root),
     ]  # fmt: skip
-    subprocess.run(command, check=True, env={**os.environ, "INITRD": "No"})  # the kernel's own hooks make none
+    subprocess.run(command, check=True, env={**os.environ, "INITRD": "No"})  # the kernel's own hooks build none
 
 
 def _native() -> str:
@@ -163,7 +163,7 @@ def _make_initrd(root: Path, release: str, path: Path) -> None:
 
 
 def _drivers(root: Path, release: str) -> list[Path]:
-    """The modules of DRIVERS and, before each, those that it needs; without what is built into the kernel."""
+    """The modules of DRIVERS, each after those that it needs, without those built into the kernel."""
     modules = root / "lib/modules" / release
     needs = {}
     for line in (modules / "modules.dep").read_text().splitlines():
@@ -174,7 +174,7 @@ def _drivers(root: Path, release: str) -> list[Path]:
     for name in DRIVERS:
         if name in by_name:
             wanted += [*reversed(needs[by_name[name]]), by_name[name]]
-    # ext4 names its checksum by an alias alone.
+    # ext4 requests its checksum module by an alias.
     if "ext4" in by_name and "crc32c_generic" in by_name:
         wanted.insert(0, by_name["crc32c_generic"])
     return [modules / path for path in dict.fromkeys(wanted)]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Boots Debian in QEMU, installs the package there, runs tests/vm/guest and parts of tests/kernel, and brings the results
-back. Run it as root.
+"""Boots Debian in QEMU, installs the package, runs tests/vm/guest and parts of tests/kernel, and collects the results.
+Run it as root.
 
-Each machine (machines.py) is a copy-on-write overlay of an image (image.py) that is made once, and kept in --cache. Two more
-disks are plain tar archives: one with what the machine needs, one with its results. As many machines run at a time as there
-are CPUs. Exit code: 0 all tests passed, 1 a test failed, 2 a machine died or did not finish, whatever its tests said so far.
+Each machine (machines.py) is a copy-on-write overlay of an image (image.py), which is built once and kept in --cache.
+Two more disks are plain tar archives: the machine's input, and its results. As many machines run at a time as there are
+CPUs. Exit code: 0 all tests passed, 1 a test failed, 2 a machine died or did not finish.
 """
 
 import argparse
@@ -35,7 +35,7 @@ RESULTS_SIZE = 256 << 20
 
 
 def edited_package(package: Path, version: str, folder: Path, probe: str = "") -> None:
-    """Another version of a Debian package, whose probe has one more comment."""
+    """Another version of a Debian package, whose probe has an extra comment."""
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         subprocess.run(["dpkg-deb", "-R", str(package), str(tree)], check=True)
@@ -51,7 +51,7 @@ def edited_package(package: Path, version: str, folder: Path, probe: str = "") -
 
 
 def write_input(package: Path, machine: Machine, path: Path) -> None:
-    """The disk with what the machine needs."""
+    """Write the disk with everything that the machine needs."""
 
     def without_caches(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         return None if "__pycache__" in info.name else info
@@ -86,7 +86,7 @@ def write_input(package: Path, machine: Machine, path: Path) -> None:
 
 @dataclass
 class Run:
-    """A booted machine, from power on to its results."""
+    """One machine, from power on to its results."""
 
     machine: Machine
     accel: str
@@ -98,7 +98,7 @@ class Run:
         self.folder = RESULTS / self.machine.name
 
     def run(self, cache: Path, package: Path) -> None:
-        """Boot, wait, and tell what came of it."""
+        """Boot, wait, and print the verdict."""
         try:
             base = image(self.machine, cache)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -118,15 +118,15 @@ class Run:
         print(f"{self.machine.name}: {self.verdict}", flush=True)
 
     def _boot(self, base: Image, overlay: Path) -> str:
-        """How the machine ended: nothing if it did so by itself."""
+        """Why the machine ended; empty if it shut itself down."""
         architecture = self.machine.architecture
         disks = ((overlay, "qcow2"), (self.folder / "input.tar", "raw"), (self.folder / "results.tar", "raw"))
         command = [
-            "setpriv", "--pdeathsig=KILL",  # a test run that is killed leaves no machine behind
+            "setpriv", "--pdeathsig=KILL",  # a killed test run leaves no machine behind
             *architecture.qemu, *(("-cpu", "host") if self.accel == "kvm" else ()), "-accel", self.accel,
             "-smp", "1", "-m", "2048", "-nodefaults", "-display", "none",
             "-kernel", str(base.kernel), *(("-initrd", str(base.initrd)) if base.initrd else ()),
-            # Without norandmaps, each process has its code elsewhere, and QEMU 7.2 translates it anew: a quarter of all time.
+            # Without norandmaps, each process has its code elsewhere, and QEMU 7.2 translates it again each time.
             "-append", f"root=/dev/vda rw console={architecture.console} quiet norandmaps modprobe.blacklist={NO_DRIVERS} {self.machine.boot}",
             *(word for path, kind in disks for word in ("-drive", f"file={path},if=virtio,format={kind},cache=unsafe")),
             "-serial", f"file:{self.folder}/console",
@@ -154,7 +154,7 @@ class Run:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def _show(self, shown: int) -> int:
-        """Print the whole lines that are new."""
+        """Print the new complete lines."""
         path = self.folder / "output"
         text = path.read_bytes()[shown:] if path.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
@@ -163,7 +163,7 @@ class Run:
         return shown + len(whole)
 
     def _judge(self, ended: str, lasted_s: float) -> None:
-        """Whether it died, a test failed, or all is well."""
+        """Decide whether it died, a test failed, or all passed."""
         phases = ("installation", *(("kernel",) if self.machine.kernel_tests else ()), "reboot")
         try:
             archive = ["tar", "-x", "-C", str(self.folder), "-f", str(self.folder / "results.tar")]
@@ -172,7 +172,7 @@ class Run:
             system = (self.folder / "system").read_text().strip()
         except (subprocess.CalledProcessError, FileNotFoundError, ET.ParseError) as error:
             tail = "\n".join(self._console().splitlines()[-20:])
-            self.verdict = f"the machine died: {ended or 'it went down'} before it told its results ({error})\n{tail}"
+            self.verdict = f"the machine died: {ended or 'it went down'} before it wrote its results ({error})\n{tail}"
             return
         (self.folder / "results.tar").unlink()
         counts = {phase: _counts(report) for phase, report in reports.items()}
@@ -192,7 +192,7 @@ class Run:
 
 
 def _counts(report: ET.Element) -> tuple[int, int, int, float]:
-    """How many tests of a report passed, failed and were skipped, and the seconds that they took."""
+    """The number of tests that passed, failed and were skipped, and their time in seconds."""
     suites = list(report.iter("testsuite"))
     total, bad, skipped = (
         sum(int(suite.get(name, 0)) for suite in suites for name in names)
@@ -202,7 +202,7 @@ def _counts(report: ET.Element) -> tuple[int, int, int, float]:
 
 
 def chosen(machine: Machine, args: argparse.Namespace) -> Machine:
-    """The machine with what the command line says in place of its own tests and deadline."""
+    """The machine, with tests and deadline from the command line if given."""
     changes: dict[str, object] = {}
     for name, given, everything in (("guest", args.tests, GUEST), ("kernel_tests", args.kernel_tests, KERNEL)):
         if given is not None:

@@ -1,4 +1,4 @@
-"""--web.config.file: what is accepted and what is refused, as Prometheus' exporters do."""
+"""--web.config.file accepts and refuses the same files as Prometheus' exporters."""
 
 import ssl
 import subprocess
@@ -16,8 +16,8 @@ bcrypt = pytest.importorskip("bcrypt")
 
 from web_files import AUTH, CA, HASH, PAIR, listed, write  # noqa: E402 # it needs bcrypt
 
-# The kinds of files that exporter-toolkit's own tests have, by name, made anew here; with its verdict, and in the two
-# cases where ours differs, ours. None: accepted. Else a part of the line that says why not.
+# Files like those of exporter-toolkit's own tests, by name, with its verdict, and ours in the two cases where it
+# differs. None: accepted; else a part of the error.
 LIKE_THE_TOOLKIT = {
     "somefile": (None, "No such file"),
     "empty": ("", None),
@@ -62,7 +62,7 @@ LIKE_THE_TOOLKIT = {
     "rate_limiter_one_second": ('rate_limit:\n  interval: "1s"\n  burst: 0\n', None),
     "users": (PAIR + f"basic_auth_users:\n  alice: {HASH}\n  dave: {HASH}\n", None),
     "users_noTLS": (f"basic_auth_users:\n  alice: {HASH}\n", None),
-    # Accepted there.
+    # The files above that exporter-toolkit accepts.
     "requireanyclientcert": (PAIR + AUTH.format("RequireAnyClientCert"), "is not supported, because Python's TLS"),
     "requireanyclientcertkeyinline": (
         "tls_server_config:\n  cert_file: server.crt\n  key: |\nKEY" + AUTH.format("RequireAnyClientCert"), "is not supported, because Python's TLS",
@@ -109,7 +109,7 @@ MORE = {
 
 @pytest.mark.parametrize("name", [*LIKE_THE_TOOLKIT, *MORE])
 def test_accepted_or_refused(folder, tmp_path, name):
-    """At start: one line with the file, what is wrong in it and what to do; exit code 78."""
+    """At start: one line with the file, the error and what to do; exit code 78."""
     text, why = (LIKE_THE_TOOLKIT | MORE)[name]
     path = folder / f"{name.replace(' ', '_').replace('/', '_')}.yml"
     if text is not None:
@@ -128,7 +128,7 @@ def test_accepted_or_refused(folder, tmp_path, name):
 
 
 def test_what_is_read():
-    """Everything a file can say, by its own names."""
+    """Everything that a file can contain."""
     read = config.parse(
         "http_server_config: {headers: {X-XSS-Protection: 1, Content-Security-Policy: ''}}\n"
         f"basic_auth_users: {{'12': '{HASH}'}}\nrate_limit: {{interval: 1m30.5s, burst: 3}}\n",
@@ -140,7 +140,7 @@ def test_what_is_read():
 
 
 def test_every_cipher_and_curve_is_openssls():
-    """Of each of Go's names OpenSSL knows its own."""
+    """OpenSSL knows a name for each of Go's names."""
     for name in CIPHERS.values():
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_ciphers(name)
@@ -150,7 +150,7 @@ def test_every_cipher_and_curve_is_openssls():
 
 
 def test_a_curve_that_python_cannot_set_alone(folder, monkeypatch):
-    """The next one is used instead, or the file is refused; never any curve at all."""
+    """The next curve is used instead, or the file is refused; never any curve."""
     chosen = []
 
     def set_ecdh_curve(_, name):
@@ -167,7 +167,7 @@ def test_a_curve_that_python_cannot_set_alone(folder, monkeypatch):
 
 
 def test_the_key_is_not_left_on_disk_nor_told(folder):
-    """It passes through memory alone, and no repr shows it."""
+    """The key passes through memory only, and no repr shows it."""
     read = config.parse(PAIR, folder)
     tls.context(read.tls)
     assert "PRIVATE" not in repr(read)
@@ -185,7 +185,7 @@ def test_the_key_is_not_left_on_disk_nor_told(folder):
     ],
 )
 def test_what_is_missing_is_named(tmp_path, module, config, says):
-    """One line, exit code 78, before anything else is tried; without the flag neither is needed."""
+    """One line and exit code 78, before anything else is tried; without the flag neither package is needed."""
     (tmp_path / "web.yml").write_text(config)
     program = (
         f"import sys; sys.modules['{module}'] = None; from killsnoopd.daemon import main; sys.exit(main(sys.argv[1:]))"

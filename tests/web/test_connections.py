@@ -1,6 +1,6 @@
-"""The web server attacked, by itself: a scraper that behaves is answered all the while, and memory stays as it was.
+"""Attacks on the web server alone: a well-behaved scraper is answered all the time, and memory does not grow.
 
-The bound is one second; bench/attack_http.py prints how far from it we are.
+Each answer must take less than one second; bench/attack_http.py prints how long they take.
 """
 
 import re
@@ -22,7 +22,7 @@ ORDINARY, FULL, HUGE = 25_000, 1_000_000, 4_000_000  # bytes of the page: 250 se
 
 @pytest.fixture
 def serve():
-    """Start servers; each must end with nothing left over."""
+    """Start servers; each must end without leftovers."""
     started = []
 
     def start(*arguments, **options):
@@ -45,7 +45,7 @@ def many_files():
 
 
 def attack(served, what, growth_mb=GROWTH_MB, seconds=0.7):
-    """Under attack a scraper gets its page, and in time; what was refused is returned, and how all were answered."""
+    """A scraper gets its page in time during the attack; returns the refusals by reason, and the responses."""
     for _ in range(3):
         assert served.ask(SCRAPE)[0] == 200
     before, peak = served.rss_mb(), 0.0
@@ -67,7 +67,7 @@ def attack(served, what, growth_mb=GROWTH_MB, seconds=0.7):
 
 @pytest.mark.parametrize("name", [name for name, what in ATTACKS.items() if not what.reads])
 def test_under_attack(serve, many_files, name):
-    """Whatever comes, and however often."""
+    """Whatever is sent, and however often."""
     what = ATTACKS[name]
     refused, _ = attack(serve(ORDINARY), what)
     if what.connections == 5000:
@@ -77,29 +77,29 @@ def test_under_attack(serve, many_files, name):
 
 
 def test_a_thousand_scrapes_at_once(serve, many_files):
-    """Each is answered, and in the meantime so is the one that comes alone."""
+    """Each is answered, and so is the well-behaved scraper meanwhile."""
     _, statuses = attack(serve(ORDINARY), ATTACKS["1,000 scrapes"])
     assert statuses == [b"200"] * 1000
 
 
 @pytest.mark.parametrize(("size", "connections"), [(HUGE, 50), (FULL, 200)])
 def test_nobody_reads_a_big_page(serve, many_files, size, connections):
-    """A page is in memory once for all who do not read it; they make room for one who does."""
+    """A page is in memory once for all clients that do not read it; they make room for one that does."""
     attack(serve(size), Attack(connections, GET), growth_mb=32 + 2 * size / 1e6 + 32)
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (util-linux); CI=true makes this a failure")
 def test_few_open_files(serve, many_files):
-    """At `ulimit -n 64` fewer connections are open at a time, and accept(2) does not fail."""
+    """At `ulimit -n 64` fewer connections are open, and accept(2) does not fail."""
     served = serve(ORDINARY, prefix=("prlimit", "--nofile=64:64"))
     refused, _ = attack(served, Attack(2000, b"GET /metrics HTTP/1.1\r\n"))
     assert refused["evicted"] > 1900
     (places,) = re.findall(r"at most (\d+) connections: raise the limit on open files", served.said)
-    assert 32 <= int(places) < 64 - 16  # 16 are spare, and the server has some open itself
+    assert 32 <= int(places) < 64 - 16  # 16 are spare, and the server itself uses some
 
 
 def test_so_few_open_files_that_accept_fails(serve):
-    """The limit shrinks under the daemon: connections wait, and are served once there is room."""
+    """The limit shrinks under the daemon: connections wait until there is room."""
     served = serve(4000)
     resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (served.fds(), 64))
     with socket.create_connection(("127.0.0.1", served.port), 10) as client:
@@ -107,7 +107,7 @@ def test_so_few_open_files_that_accept_fails(serve):
         time.sleep(0.3)
         before = sum(resource_usage(served.pid))
         time.sleep(0.5)
-        assert sum(resource_usage(served.pid)) - before < 25  # ticks of 10 ms: no loop
+        assert sum(resource_usage(served.pid)) - before < 25  # ticks of 10 ms: no busy loop
         resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (64, 64))
         assert client.recv(12) == b"HTTP/1.1 200"
 
@@ -123,7 +123,7 @@ def test_the_peer_that_holds_most_makes_room(serve, many_files):
     with socket.create_connection(("127.0.0.1", served.port), 10, ("127.0.0.2", 0)) as slow:
         slow.sendall(GET[:10])
         opened = launch(served.port, Attack(1000, GET[:10]))
-        assert served.ask()[0] == 200  # the flood has been accepted, all of it
+        assert served.ask()[0] == 200  # the whole flood has been accepted
         slow.sendall(GET[10:])
         assert slow.recv(12) == b"HTTP/1.1 200"
     for client in opened:
@@ -131,7 +131,7 @@ def test_the_peer_that_holds_most_makes_room(serve, many_files):
 
 
 def test_a_header_has_five_seconds(serve):
-    """From the connection on, however it trickles; a request that is whole has longer."""
+    """From accept(2) on, however slowly it arrives; a complete request has longer."""
     served = serve(4000)
     begin = time.monotonic()
     with socket.create_connection(("127.0.0.1", served.port), 20) as client:
@@ -143,7 +143,7 @@ def test_a_header_has_five_seconds(serve):
 
 
 def test_a_big_answer_is_read_to_its_end(serve):
-    """By somebody who takes two seconds; plain, HEAD and in the right number of bytes."""
+    """By a client that takes two seconds; plain and HEAD, with the right number of bytes."""
     served = serve(HUGE)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -199,7 +199,7 @@ def test_a_big_answer_is_read_to_its_end(serve):
     ),
 )
 def test_requests(server, request_, status):
-    """Each gets one answer, of one status, after which the connection ends."""
+    """Each gets one response with one status, then the connection ends."""
     got, answer = server.ask(request_)
     assert got == status
     assert len(re.findall(rb"HTTP/1\.\d \d{3} ", answer)) == 1
@@ -215,7 +215,7 @@ def server():
 
 
 def test_a_turn_to_scrape(serve):
-    """With --web.max-requests=1 a hundred at once are answered, or told that it is busy."""
+    """With --web.max-requests=1, each of a hundred at once gets the page or 503."""
     served = serve(ORDINARY, max_requests=1)
     opened = launch(served.port, Attack(100, SCRAPE, reads=True))
     answers = read_all(opened, 20)
@@ -228,7 +228,7 @@ def test_a_turn_to_scrape(serve):
 
 
 def test_a_turn_is_waited_for_while_pages_are_built(serve):
-    """With one turn, and a page that takes long: whoever comes third is answered all the same."""
+    """With one slot and a slow page, the third client is answered too."""
     served = serve(8_000_000, max_requests=1)
     opened = launch(served.port, Attack(3, SCRAPE, reads=True))
     answers = read_all(opened, 20)
@@ -239,7 +239,7 @@ def test_a_turn_is_waited_for_while_pages_are_built(serve):
 
 
 def test_the_page_tells_of_it(serve):
-    """Connections, their limit, and what was refused by reason."""
+    """Connections, their limit, and refusals by reason."""
     served = serve(4000)
     ask(served.port, b"\x00")
     page = served.ask()[1].decode()
@@ -262,5 +262,5 @@ def test_the_page_tells_of_it(serve):
     ],
 )
 def test_what_is_one_peer(host, peer):
-    """Who has one IPv6 address has 2^64 of them."""
+    """The holder of one IPv6 address has 2^64 of them."""
     assert network(host) == peer

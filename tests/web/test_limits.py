@@ -41,7 +41,7 @@ def text(document):
 
 @pytest.mark.parametrize("document", SENTENCES)
 def test_limits_of_the_port(document):
-    """Each in its sentence."""
+    """Each is in its sentence."""
     assert [sentence for sentence in SENTENCES[document] if sentence not in text(document)] == []
 
 
@@ -54,5 +54,5 @@ def test_the_man_page_states_no_other_number():
 
 
 def test_help():
-    """How long a scrape waits for its turn."""
+    """The time that a scrape waits for its turn."""
     assert f"others wait up to {SLOT_S:.0f} seconds, then get 503" in " ".join(cli.parser().format_help().split())

@@ -1,4 +1,4 @@
-"""HTTP messages: what is read, what is refused, what is written; tests/web/test_connections.py sends them to a port."""
+"""HTTP messages: parsing, refusing, encoding. tests/web/test_connections.py sends them to a port."""
 
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -30,7 +30,7 @@ def parse(line, fields=HOST):
     ],
 )
 def test_when_to_stop_reading(received, complete):
-    """At the end of a header, at its limit, at what is no HTTP."""
+    """At the end of a header, at its limit, and at anything that is not HTTP."""
     assert message.complete(received) == complete
 
 
@@ -50,7 +50,7 @@ def test_when_to_stop_reading(received, complete):
     ],
 )
 def test_path(target, path):
-    """Of targets in origin form and in absolute form, without the query."""
+    """From targets in origin form and in absolute form, without the query."""
     assert message.path(parse(b"GET " + target + b" HTTP/1.1")) == path
 
 
@@ -116,7 +116,7 @@ def test_a_repeated_field_is_a_list():
 
 
 def test_encode():
-    """Status, the page's own fields, those that are configured, and those that end each response."""
+    """Status, the page's fields, the configured fields, and the fields that end each response."""
     response = Response(b"gone\n", {"Content-Type": "text/plain"}, HTTPStatus.NOT_FOUND)
     configured = {"X-Frame-Options": "deny", "Content-Security-Policy": "caf\u00e9"}
     lines = message.encode(response, configured).decode().split("\r\n")

@@ -1,4 +1,4 @@
-"""What --web.config.file does, with real TLS and real passwords: who is let in, under attack too, and after a change."""
+"""--web.config.file with real TLS and real passwords: who gets in, under attack too, and after a change."""
 
 import base64
 import contextlib
@@ -34,7 +34,7 @@ def client_context(folder, name=None, **settings):
 
 @pytest.fixture
 def serve(folder):
-    """Start a server with a configuration; it must end without a traceback or a task left over."""
+    """Start a server with a configuration; it must end without a traceback or a leftover task."""
     started = []
 
     def start(text, page_bytes=4000):
@@ -65,7 +65,7 @@ GIVEN = PAIR + AUTH.format("VerifyClientCertIfGiven") + CA
         (VERIFY, "client", 200),
         (VERIFY, None, 0),
         (VERIFY, "stranger", 0),
-        (PAIR + AUTH.format("RequireAndVerifyClientCert"), "client", 0),  # no CA but the system's
+        (PAIR + AUTH.format("RequireAndVerifyClientCert"), "client", 0),  # only the system's CAs
         (GIVEN, None, 200),
         (GIVEN, "client", 200),
         (GIVEN, "stranger", 0),
@@ -74,7 +74,7 @@ GIVEN = PAIR + AUTH.format("VerifyClientCertIfGiven") + CA
         (VERIFY + listed("client_allowed_sans", ["p@example.org"]), "client", 200),
         (VERIFY + listed("client_allowed_sans", ["::1"]), "client", 200),
         (VERIFY + listed("client_allowed_sans", ["scraper.example"]), "nameless", 0),
-        (VERIFY + listed("client_allowed_sans", ["client"]), "client", 0),  # the common name is no alternative name
+        (VERIFY + listed("client_allowed_sans", ["client"]), "client", 0),  # the common name is not an alternative name
         (VERIFY + listed("client_allowed_sans", ["scraper.example"]), "stranger", 0),
         (GIVEN + listed("client_allowed_sans", ["scraper.example"]), None, 0),
         (GIVEN + listed("client_allowed_sans", ["scraper.example"]), "client", 200),
@@ -83,7 +83,7 @@ GIVEN = PAIR + AUTH.format("VerifyClientCertIfGiven") + CA
     ],
 )
 def test_client_certificates(folder, serve, config, client, status):
-    """Who gets the page, and who does not get in: counted as `tls`."""
+    """Clients that get the page, and clients that are refused: counted as `tls`."""
     served = serve(config)
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         assert served.ask(context=client_context(folder, client, maximum_version=version))[0] == status
@@ -91,7 +91,7 @@ def test_client_certificates(folder, serve, config, client, status):
 
 
 def handshake(folder, served, ciphers=None, curve=None, **settings):
-    """(version, cipher) of a connection, None if there was none."""
+    """(version, cipher) of a connection; None if the handshake failed."""
     context = client_context(folder, **settings)
     if ciphers:
         context.set_ciphers(ciphers)
@@ -108,7 +108,7 @@ def handshake(folder, served, ciphers=None, curve=None, **settings):
 
 
 def test_versions_ciphers_and_curves(folder, serve):
-    """What the file leaves out is refused; whose order counts is as it says."""
+    """Anything that the file does not list is refused; the file decides whose order of preference applies."""
     tls12 = {"maximum_version": ssl.TLSVersion.TLSv1_2}
     served = serve(PAIR)
     assert handshake(folder, served)[0] == "TLSv1.3"
@@ -131,13 +131,13 @@ def test_versions_ciphers_and_curves(folder, serve):
 
 
 def test_inline_certificate(folder, serve):
-    """As text in the file."""
+    """Certificate and key as text in the file."""
     served = serve("tls_server_config:\n  cert: |\nCERT  key: |\nKEY")
     assert served.ask(context=client_context(folder))[0] == 200
 
 
 def test_a_flood_of_handshakes(folder, serve):
-    """Several clients complete one handshake after the other, and ask for nothing."""
+    """Several clients complete one handshake after the other and send no request."""
     served = serve(PAIR)
     context = client_context(folder)
 
@@ -161,7 +161,7 @@ def test_a_flood_of_handshakes(folder, serve):
 
 
 def test_headers_are_on_every_answer(serve):
-    """On pages, on refusals of ours, on 404."""
+    """On pages, on refusals, and on 404."""
     served = serve("http_server_config: {headers: {X-Frame-Options: deny, Strict-Transport-Security: max-age=1}}\n")
     for path in (b"/metrics", b"/", b"/nothing"):
         answer = served.ask(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)[1]
@@ -170,7 +170,7 @@ def test_headers_are_on_every_answer(serve):
 
 
 def test_rate_limit(serve):
-    """A burst, then one each interval; 429 to the others."""
+    """A burst, then one per interval; the others get 429."""
     served = serve("rate_limit: {interval: 1h, burst: 3}\n")
     assert [served.ask()[0] for _ in range(5)] == [200, 200, 200, 429, 429]
     assert served.stop()["busy"] == 2
@@ -179,7 +179,7 @@ def test_rate_limit(serve):
 
 @pytest.mark.parametrize("name", ["silent", "half a request", "TLS garbage", "hello"])
 def test_tls_under_attack(folder, serve, name):
-    """Plain text, garbage, handshakes that are begun and not ended: a scraper with TLS is answered within a second."""
+    """Plain text, garbage, and unfinished handshakes: a scraper with TLS is answered within a second."""
     hello = Attack(300, CLIENT_HELLO)
     what = hello if name == "hello" else Attack(min(ATTACKS[name].connections, 800), ATTACKS[name].payload)
     served = serve(PAIR)
@@ -196,7 +196,7 @@ def test_tls_under_attack(folder, serve, name):
 
 
 def test_a_handshake_has_five_seconds(folder, serve):
-    """Of silence, then it is over."""
+    """After five seconds of silence, the connection ends."""
     served = serve(PAIR)
     begin = time.monotonic()
     with socket.create_connection(("127.0.0.1", served.port), 20) as client:
@@ -206,7 +206,7 @@ def test_a_handshake_has_five_seconds(folder, serve):
 
 
 def test_who_reads_nothing_over_tls(folder, serve):
-    """A page of 4 MB is in memory once for 40 of them, and they make room for one who reads."""
+    """A page of 4 MB is in memory once for 40 such clients, which make room for one that reads."""
     served = serve(PAIR, 4_000_000)
     context = client_context(folder)
     assert served.ask(SCRAPE, context=context)[0] == 200
@@ -251,9 +251,9 @@ def basic(user, password):
     ],
 )
 def test_passwords(serve, request_, status):
-    """Who is let in; nobody else learns even which pages there are."""
+    """Without the right password, a client does not even learn which pages exist."""
     served = serve(f"basic_auth_users: {{scraper: '{HASH}'}}\n")
-    for _ in range(2):  # what was right or wrong stays so
+    for _ in range(2):  # cached passwords change nothing
         got, answer = served.ask(request_)
         assert got == status
         assert (b"WWW-Authenticate: Basic realm=" in answer) == (status == 401)
@@ -268,7 +268,7 @@ def test_no_way_round_the_password_by_what_was_remembered(serve):
 
 
 def test_a_flood_of_wrong_passwords(serve):
-    """A thousand, of users who are and who are not: the one that is known is answered within a second, and so is a new one."""
+    """A thousand, for users that exist or not: known users are answered within a second, and so is a new one."""
     slow = bcrypt.hashpw(b"right", bcrypt.gensalt(10)).decode()
     served = serve(f"basic_auth_users: {{scraper: '{slow}', second: '{slow}'}}\n")
     assert served.ask(basic("scraper", "right"))[0] == 200
@@ -288,7 +288,7 @@ def test_a_flood_of_wrong_passwords(serve):
 
 
 def test_a_user_who_does_not_exist_takes_as_long(serve):
-    """As one who does, with a wrong password."""
+    """As long as an existing user with a wrong password."""
     slow = bcrypt.hashpw(b"right", bcrypt.gensalt(10)).decode()
     served = serve(f"basic_auth_users: {{scraper: '{slow}'}}\n")
 
@@ -305,7 +305,7 @@ def test_a_user_who_does_not_exist_takes_as_long(serve):
 
 
 def test_a_change_holds_at_once(folder, serve):
-    """Users, headers and TLS, without a signal; a broken file changes nothing, is logged once, and again for a signal."""
+    """No change needs a signal. A broken file changes nothing; the error is logged once, and again after SIGHUP."""
     served = serve(f"basic_auth_users: {{scraper: '{HASH}'}}\n")
     assert served.ask(basic("scraper", "right"))[0] == 200
     changed = bcrypt.hashpw(b"other", bcrypt.gensalt(4)).decode()
@@ -332,7 +332,7 @@ def test_a_change_holds_at_once(folder, serve):
 
 
 def test_a_new_certificate_needs_no_signal(folder, serve, tmp_path):
-    """Put in place file by file: while certificate and key do not match, the former pair stays."""
+    """The files are replaced one by one: while certificate and key do not match, the former pair stays in use."""
     for name in ("server.crt", "server.key"):
         shutil.copy(folder / name, tmp_path)
     served = serve(f"tls_server_config: {{cert_file: {tmp_path}/server.crt, key_file: {tmp_path}/server.key}}\n")

@@ -1,4 +1,4 @@
-"""Addresses and pages; tests/kernel/test_lifecycle.py asks a real daemon for them."""
+"""Addresses and pages; tests/kernel/test_lifecycle.py requests them from a real daemon."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from killsnoopd.web.config_file import WebConfigFile
 
 
 def test_listen_and_address():
-    """Each address gets its socket, and reads as people write it."""
+    """Each address gets a socket, and is printed in the usual spelling."""
     sockets = server.listen([("127.0.0.1", 0), ("", 0), ("127.0.0.1", 0)])
     try:
         first, every, _ = map(server.address, sockets)
@@ -29,7 +29,7 @@ def test_listen_and_address():
 
 
 def test_an_address_in_use_says_so_and_lets_go_of_the_others():
-    """One line; the first of the two addresses is free again."""
+    """One line; the first of the two addresses is released."""
     with socket.create_server(("127.0.0.1", 0)) as other, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,7 +42,7 @@ def test_an_address_in_use_says_so_and_lets_go_of_the_others():
 
 
 def test_every_address_of_a_name(monkeypatch):
-    """localhost is 127.0.0.1 and ::1: each gets a socket, once; one that this machine does not have is passed over."""
+    """localhost is 127.0.0.1 and ::1: each gets one socket; an address that this machine does not have is skipped."""
     addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.1", "192.0.2.1"]
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
@@ -58,7 +58,7 @@ def test_every_address_of_a_name(monkeypatch):
 
 
 def test_a_client_that_goes_away_early_leaves_no_traceback():
-    """Whether before its page is built or while it is sent."""
+    """Before its page is built, or while it is sent."""
     served = Served(1_000_000)
     for number in range(40):
         with socket.create_connection(("127.0.0.1", served.port)) as client:
@@ -72,7 +72,7 @@ def test_a_client_that_goes_away_early_leaves_no_traceback():
 
 
 class Held:
-    """A page that is not built before `go_on` is set."""
+    """A page that is built only after `go_on` is set."""
 
     def __init__(self):
         self.go_on = threading.Event()
@@ -94,7 +94,7 @@ class Broken:
 
 
 def served_by(page, max_requests=0):
-    """A server that listens nowhere, and its counts of what it refused."""
+    """A server that does not listen, and its number of refusals by reason."""
     registry = CollectorRegistry()
     registry.register(page)
     result = server.Server(registry, "/metrics", WebConfigFile(None), max_requests)
@@ -102,7 +102,7 @@ def served_by(page, max_requests=0):
 
 
 def test_a_page_that_cannot_be_built(caplog):
-    """500, and a traceback in the log: that is an error of ours."""
+    """Status 500, and a traceback in the log, since it is a bug."""
     served, _ = served_by(Broken())
     head, body = asyncio.run(served.respond(GET, ""))
     assert head.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
@@ -111,7 +111,7 @@ def test_a_page_that_cannot_be_built(caplog):
 
 
 def test_who_gets_no_turn_is_told_and_counted(monkeypatch):
-    """503 when as many scrapes as --web.max-requests allows go on for longer than one waits."""
+    """503 if as many scrapes as --web.max-requests allows take longer than a scrape waits."""
     monkeypatch.setattr(policy, "SLOT_S", 0.05)
     page = Held()
     served, refused = served_by(page, 1)

@@ -1,4 +1,4 @@
-"""Tests on a booted Debian: as root, systemd is PID 1, and killsnoopd comes from its package."""
+"""Tests on a booted Debian: as root, with systemd as PID 1 and killsnoopd installed from its package."""
 
 import contextlib
 import json
@@ -20,20 +20,20 @@ DEFAULTS = Path("/etc/default/killsnoopd")
 
 
 def pytest_runtest_logreport(report):
-    """Say at once why a test failed: the machine may not live to its end."""
+    """Print at once why a test failed: the machine may die before the end."""
     if report.failed:
         print(f"\n{report.longreprtext}", flush=True)
 
 
 def run(*command, check=True):
-    """What a command prints; its standard error, too."""
+    """The output of a command, including its standard error."""
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert not check or result.returncode == 0, f"{' '.join(command)}: {result.stdout}"
     return result.stdout
 
 
 def show(unit, *properties):
-    """Properties of a unit; one alone as it is."""
+    """Properties of a unit; a single one without its name."""
     values = dict(
         line.split("=", 1) for line in run("systemctl", "show", unit, *(f"-p{p}" for p in properties)).splitlines()
     )
@@ -49,7 +49,7 @@ def main_pid():
 
 
 def wait_for_another(*gone):
-    """Until a daemon is READY that is none of these pids."""
+    """Wait until a daemon is READY whose pid is none of these."""
 
     def is_there():
         daemon = show("killsnoopd.service", "ActiveState", "MainPID")
@@ -59,7 +59,7 @@ def wait_for_another(*gone):
 
 
 def journal(*matches):
-    """Entries of the journal, oldest first, by fields; `journalctl` arguments."""
+    """Entries of the journal, oldest first; by fields and other arguments of `journalctl`."""
     output = run("journalctl", "--quiet", "--no-pager", "--output=json", *matches)
     return [json.loads(line) for line in output.splitlines()]
 
@@ -72,12 +72,12 @@ def scrape():
 
 
 def calls(comm):
-    """How many calls of a process name are counted."""
+    """The number of counted calls of a process name."""
     return sum(value for name, value in scrape().items() if name.startswith(f'killsnoop_signals_total{{comm="{comm}"'))
 
 
 def ledger():
-    """{status: events}, once no event is on its way."""
+    """{status: events}, once the ring buffer is empty."""
 
     def settled():
         page = scrape()
@@ -99,9 +99,9 @@ SHIPPED = DEFAULTS.read_text() if DEFAULTS.exists() else None  # not installed y
 
 @pytest.fixture(autouse=True)
 def flags(request):
-    """killsnoopd runs with the flags of a test's mark, `flags("--one --two")`, or as shipped; with any, if that is None.
+    """Run killsnoopd with the flags of the test's mark, `flags("--one --two")`, or as shipped; None: with any flags.
 
-    They are changed only if the test before had others: it takes an emulated machine half a minute.
+    They are changed only if the previous test had others: a change takes an emulated machine half a minute.
     """
     mark = request.node.get_closest_marker("flags")
     wanted = SHIPPED if mark is None else mark.args[0] and f'ARGS="{mark.args[0]}"\n'

@@ -1,4 +1,4 @@
-"""The machine has booted with the package installed."""
+"""After a boot with the package installed."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from waiting import wait_for
 
 
 def test_everything_is_up(record_property):
-    """Enabled units start by themselves, and nothing of ours failed on the way."""
+    """Enabled units start by themselves, and none of ours failed on the way."""
     wait_for(active, "killsnoopd to be READY")
     status = Path(f"/proc/{main_pid()}/status").read_text()
     record_property("mb_resident", round(int(re.search(r"^VmRSS:\s*(\d+)", status, re.M)[1]) / 1024, 1))
@@ -18,7 +18,7 @@ def test_everything_is_up(record_property):
 
 
 def test_the_probe_is_attached_before_services_start(record_property):
-    """As early as bpffs and tracefs allow, before the first service of multi-user.target; the journal says from when on."""
+    """As early as bpffs and tracefs allow, before the first service of multi-user.target; the journal says when."""
     microseconds = {
         unit: int(show(unit, "ActiveEnterTimestampMonotonic"))
         for unit in (
@@ -39,12 +39,12 @@ def test_the_probe_is_attached_before_services_start(record_property):
 
 
 def test_signals_of_the_boot_are_counted():
-    """Among them some that were sent before the daemon served anything: systemd's own, to services that stop or reload."""
+    """Including some that were sent before the daemon served: systemd's own, to services that stop or reload."""
     assert sum(value for name, value in scrape().items() if name.startswith("killsnoop_deliveries_total")) > 0
 
 
 def test_status_reads_well():
-    """`systemctl status`: one line with numbers, and the last words of the journal."""
+    """`systemctl status`: one line with numbers, and the last lines of the journal."""
     status = run("systemctl", "status", "--no-pager", "killsnoopd")
     assert re.search(r'Status: "\d+ signals counted, \d+ events logged, 0 not logged"', status)
     assert "killsnoopd.service - Who sent that signal?" in status

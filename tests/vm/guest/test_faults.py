@@ -1,4 +1,4 @@
-"""Faults that only a machine of its own can be put through: its clock is set, its memory is short."""
+"""Faults that need a machine of their own: its clock is set, its memory is short."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from waiting import wait_for
 
 
 def test_the_clock_is_set():
-    """A day on, two days back, and back again: counts go on, nothing is restarted, events have the clock's time."""
+    """A day ahead, two days back, and back again: counting continues, nothing restarts, events have the new time."""
     pid, off_s = main_pid(), 0
     for step_s in (86_400, -172_800, 86_400):
         off_s += step_s
@@ -26,7 +26,7 @@ def test_the_clock_is_set():
 
 
 def test_the_machine_sleeps():
-    """An event that waits to be logged meanwhile has the time at which it happened; counts go on."""
+    """An event that waits during suspend is logged with the time at which it happened; counting continues."""
     pid = main_pid()
     os.kill(pid, signal.SIGSTOP)
     before_s = time.time()
@@ -44,7 +44,7 @@ def test_the_machine_sleeps():
 
 
 def test_no_memory_left():
-    """The daemon is killed by its own memory limit: systemd starts it again, counts go on, its death is an event."""
+    """The daemon is killed by its own memory limit: systemd restarts it, counting continues, its death is an event."""
     kill_as("ks-before", lambda: send("kill", NO_SUCH_PID, 9))
     pid = main_pid()
     run("systemctl", "set-property", "--runtime", "killsnoopd.service", "MemoryMax=4M", check=False)

@@ -1,4 +1,4 @@
-"""apt installs the package on a machine that has never seen it."""
+"""apt installs the package on a machine that has never had it."""
 
 import time
 
@@ -8,7 +8,7 @@ from waiting import wait_for
 
 
 def test_apt_installs_and_starts_it(record_property):
-    """The port is open, the probe attached, the daemon READY; and all of it at the next boot."""
+    """The port is open, the probe attached, the daemon READY, and the units enabled for the next boot."""
     assert our_programs() == []
     before = time.monotonic()
     run("apt-get", "install", "-y", "/input/packages/killsnoopd.deb")
@@ -23,13 +23,13 @@ def test_apt_installs_and_starts_it(record_property):
 
 
 def test_it_counts():
-    """A signal to nobody, from a process of a name of its own."""
+    """A signal to a process that does not exist, from a process with a name of its own."""
     kill_as("ks-first", lambda: send("kill", NO_SUCH_PID, 9))
     assert scrape()['killsnoop_signals_total{comm="ks-first",result="ESRCH",signal="SIGKILL"}'] == 1
     wait_for(lambda: journal("KILLSNOOP_COMM=ks-first"), "the event in the journal")
 
 
 def test_units_are_well_formed():
-    """`systemd-analyze verify` has nothing to say."""
+    """`systemd-analyze verify` reports nothing."""
     units = ("killsnoopd.service", "killsnoopd-probe.service", "killsnoopd-probe-check.service", "killsnoopd.socket")
     assert run("systemd-analyze", "verify", *(show(unit, "FragmentPath") for unit in units)) == ""

@@ -1,4 +1,4 @@
-"""What an operator finds with journalctl and killsnoop."""
+"""What an operator sees with journalctl and killsnoop."""
 
 import re
 
@@ -8,7 +8,7 @@ from waiting import wait_for
 
 
 def test_the_killer_shows_in_the_victims_log(victim):
-    """`journalctl -u VICTIM.service`: killsnoopd's line next to the victim's own."""
+    """`journalctl -u VICTIM.service` shows killsnoopd's line next to the victim's own."""
     unit, pid = victim
     sender = kill_as("ks-killer", lambda: send("kill", pid, 9))
     both = wait_for(lambda: len(found := journal("-u", unit, "SYSLOG_IDENTIFIER=killsnoopd")) >= 2 and found, "both")
@@ -18,7 +18,7 @@ def test_the_killer_shows_in_the_victims_log(victim):
 
 
 def test_systemd_is_seen_when_it_stops_a_service(victim):
-    """systemd sends through a pidfd or by kill(2): either way it is the sender, and the route is told."""
+    """systemd signals through a pidfd or by kill(2): either way it is the sender, and the event has the route."""
     unit, pid = victim
     run("systemctl", "stop", unit)
     (event,) = wait_for(
@@ -29,7 +29,7 @@ def test_systemd_is_seen_when_it_stops_a_service(victim):
 
 
 def test_matches(victim):
-    """By signal, result, sender; and every field with -o verbose."""
+    """By signal, result and sender; -o verbose shows every field."""
     _unit, pid = victim
     kill_as("ks-match", lambda: (send("kill", pid, 9), send("kill", NO_SUCH_PID, 15)))
     wait_for(
@@ -64,7 +64,7 @@ def test_killsnoop_reads_it(victim):
 
 
 def test_an_oom_kill_in_a_service():
-    """MemoryMax: the kernel's OOM killer is told, not the process that asked for memory."""
+    """MemoryMax: the event names the kernel's OOM killer, not the process that allocated memory."""
     unit = "ks-oom.service"
     code = "b = bytearray(200 << 20)"
     run("systemd-run", f"--unit={unit}", "-p", "MemoryMax=40M", "-p", "MemorySwapMax=0", "python3", "-c", code)
@@ -77,7 +77,7 @@ def test_an_oom_kill_in_a_service():
 
 
 def test_a_service_that_is_killed_whole(victim):
-    """`systemctl kill -s KILL` and cgroup.kill, if this systemd uses it: each process is told."""
+    """`systemctl kill -s KILL`, and cgroup.kill if this systemd uses it: an event for each process."""
     unit, pid = victim
     run("systemctl", "kill", "-s", "KILL", unit)
     events = wait_for(

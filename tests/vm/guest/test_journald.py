@@ -1,4 +1,4 @@
-"""journald stopped, killed, flooded, and out of space: only the event thread waits; counts stay exact; what is lost is known."""
+"""journald stopped, killed, flooded or out of space: only the event thread waits, counts stay exact."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ from conftest import active, calls, journal, kill_as, ledger, run, scrape, show
 from senders import NO_SUCH_PID, forked, send
 from waiting import wait_for
 
-pytestmark = pytest.mark.flags("--events.rate=0 --probe.ring-size=32M")  # whatever it sees is logged
+pytestmark = pytest.mark.flags("--events.rate=0 --probe.ring-size=32M")  # every event is logged
 
-# Its audit socket is active on Debian 12 alone.
+# Its audit socket is active only on Debian 12.
 JOURNALD = [
     f"systemd-journald{kind}"
     for kind in (".service", ".socket", "-dev-log.socket", "-audit.socket")
@@ -20,7 +20,7 @@ JOURNALD = [
 
 
 def start_journald():
-    """systemd does not start a socket whose service runs."""
+    """systemd does not start a socket while its service runs."""
     run("systemctl", "start", *JOURNALD[1:])
     run("systemctl", "start", JOURNALD[0])
 
@@ -37,7 +37,7 @@ def logged(comm):
 
 
 def test_stopped_with_its_sockets():
-    """Scrapes go on, counts are exact; when journald is back, all of it is logged, without a restart."""
+    """Scrapes continue, counts are exact; when journald is back, everything is logged without a restart."""
     run("systemctl", "stop", *JOURNALD, check=False)
     try:
         storm("ks-away", 2000)
@@ -52,7 +52,7 @@ def test_stopped_with_its_sockets():
 
 
 def test_killed_under_load(record_property):
-    """What journald had taken and not written yet is lost, and no one can tell; it is at most what fits in its socket."""
+    """Events that journald had accepted but not written are lost unnoticed: at most what fits in its socket."""
     count = 3000
     sender = forked(lambda: [send("kill", NO_SUCH_PID - number, 9) for number in range(count)], b"ks-crash")
     for _ in range(2):
@@ -70,10 +70,10 @@ def test_killed_under_load(record_property):
 
 
 def test_its_rate_limit_is_not_for_us():
-    """A service that says as much loses lines; the unit switches that limit off for ours."""
+    """A service that logs as much loses lines; the unit switches that limit off for killsnoopd."""
     folder = Path("/run/systemd/journald.conf.d")
     folder.mkdir()
-    # journald multiplies the burst by up to 6, by the space that is left.
+    # journald multiplies the burst by up to 6, depending on the free space.
     (folder / "test.conf").write_text("[Journal]\nRateLimitIntervalSec=10min\nRateLimitBurst=100\n")
     try:
         run("systemctl", "restart", "systemd-journald.service")
@@ -90,13 +90,13 @@ def test_its_rate_limit_is_not_for_us():
 
 
 def test_no_space_left(tmp_path):
-    """The journal's file system is full: journald drops what it takes, the daemon goes on, and logs again afterwards."""
+    """The journal's file system is full: journald drops lines, the daemon continues, and logs again afterwards."""
     folder = Path("/var/log/journal") / Path("/etc/machine-id").read_text().strip()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12M", "tmpfs", str(folder)], check=True)
     try:
         run("systemctl", "restart", "systemd-journald.service")
         (folder / "ballast").write_bytes(bytes(1 << 20))
-        with (folder / "ballast").open("ab", buffering=0) as ballast:  # a buffer would be written once more by close()
+        with (folder / "ballast").open("ab", buffering=0) as ballast:  # close() would write a buffer a second time
             try:
                 while True:
                     ballast.write(bytes(1 << 16))

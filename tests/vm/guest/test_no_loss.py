@@ -1,4 +1,4 @@
-"""A sender that numbers its signals, while everything that systemd and apt can do to a daemon is done to it."""
+"""A sender numbers its signals while systemd and apt do everything to the daemon that they can."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ from waiting import DEADLINE_S, wait_for
 
 AT_LEAST = 20_000
 PACE_S = 0.001  # between two signals
-RATE = 5  # of them logged a second: an emulated CPU takes 10 ms for one, and the daemon a part of it alone
+RATE = 5  # events logged per second: an emulated CPU takes 10 ms for one, and the daemon may use only a part of it
 pytestmark = pytest.mark.flags(f"--events.rate={RATE} --events.burst={RATE}")
 STOP = Path("/run/ks-stop")
 PACKAGES = Path("/input/packages")
@@ -26,14 +26,14 @@ PACKAGES = Path("/input/packages")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_watchdog():
-    """Of the daemon that the flags are for."""
+    """For the daemon that these flags are for."""
     with drop_in("[Service]\nWatchdogSec=8\n"):
         yield
 
 
 def numbered(told):
-    """Signal after signal, each to another pid that does not exist, until STOP is there."""
-    number, kill = 0, ctypes.CDLL(None).kill  # half of what `send` would cost
+    """One signal after another, each to another pid that does not exist, until STOP exists."""
+    number, kill = 0, ctypes.CDLL(None).kill  # half the cost of `send`
     while number < AT_LEAST or (number % 100 or not STOP.exists()):
         kill(NO_SUCH_PID - number, 9)
         number += 1
@@ -43,7 +43,7 @@ def numbered(told):
 
 @contextmanager
 def scraper():
-    """Scrapes all the time; counts what became of it."""
+    """Scrapes in a loop; counts the results."""
     results, stop = Counter(), threading.Event()
 
     def scrape_on():
@@ -66,7 +66,7 @@ def scraper():
 
 
 def disturb(name):
-    """Do it, and wait until a daemon is READY again, another one; how long that took, in seconds."""
+    """Run it, and wait until another daemon is READY; the seconds that this took."""
     began_s, gone = time.monotonic(), [] if name == "daemon-reexec" else [main_pid()]
     DISTURBANCES[name]()
     wait_for_another(*gone)
@@ -102,7 +102,7 @@ DISTURBANCES = {
 
 
 def test_every_number_is_counted_and_logged_once(tmp_path, record_property):
-    """Restarts, crashes, a hang, upgrades, systemd itself: no signal is missed, none is told twice, no scrape is refused."""
+    """Restarts, crashes, a hang, upgrades: no signal is missed, none is logged twice, no scrape is refused."""
     told, lasted_s = tmp_path / "told", {}
     assert show("killsnoopd.service", "WatchdogUSec") == "8s"
     with scraper() as scrapes:
@@ -119,7 +119,7 @@ def test_every_number_is_counted_and_logged_once(tmp_path, record_property):
         assert calls("ks-numbered") == sent
 
         def told_since():
-            """The ledger, and what the journal has; if nothing else was told meanwhile."""
+            """The ledger and the journal's events, if nothing else was logged meanwhile."""
             now = ledger()
             run("journalctl", "--sync")
             events = journal(since, "-u", "killsnoopd", "--output-fields=KILLSNOOP_COMM,KILLSNOOP_TPID")
@@ -133,7 +133,7 @@ def test_every_number_is_counted_and_logged_once(tmp_path, record_property):
     times_told = Counter(event["KILLSNOOP_TPID"] for event in events if event["KILLSNOOP_COMM"] == "ks-numbered")
     assert set(times_told.values()) == {1}
     assert set(times_told) <= {str(NO_SUCH_PID - number) for number in range(sent)}
-    assert len(events) - became["logged"] == 0  # and not the list, which pytest would print
+    assert len(events) - became["logged"] == 0  # not the list itself, which pytest would print
     assert scrapes["refused"] == 0
     record_property("signals", sent)
     record_property("told", len(times_told))
@@ -142,7 +142,7 @@ def test_every_number_is_counted_and_logged_once(tmp_path, record_property):
 
 
 def test_no_start_limit():
-    """However often it is restarted, systemd does not give up on it."""
+    """systemd restarts it any number of times."""
     assert show("killsnoopd.service", "StartLimitIntervalUSec") == "0"
     assert active()
     assert scrape()

@@ -1,4 +1,4 @@
-"""Pins that are stale, partial, foreign or silent heal themselves at the next start, and the journal says so."""
+"""Stale, partial, foreign or silent pins are repaired at the next start, and the journal says so."""
 
 import time
 
@@ -14,7 +14,7 @@ def probe_folder():
 
 
 def said_since(realtime_s):
-    """What the loader has said since, once that is something."""
+    """The loader's messages since then; waits for the first."""
     matches = f"--since=@{realtime_s:.0f}", "-u", "killsnoopd-probe.service", "--grep=killsnoopd-loader"
     return [line["MESSAGE"] for line in wait_for(lambda: journal(*matches), "the loader's line")]
 
@@ -24,7 +24,7 @@ def empty_a_jump():
     run("bpftool", "map", "delete", "pinned", str(jump), "key", "0", "0", "0", "0")
 
 
-DAMAGE = {  # what is done to the pins, and whether the counts go on
+DAMAGE = {  # what damages the pins, and whether the counts survive it
     "partial: a link": (lambda: (probe_folder() / "links/kill").unlink(), True),
     "partial: a map": (lambda: (probe_folder() / "maps/counts").unlink(), False),
     "silent": (empty_a_jump, True),
@@ -37,7 +37,7 @@ DAMAGE = {  # what is done to the pins, and whether the counts go on
     [("partial: a link", "restart"), ("partial: a map", "crash"), ("silent", "crash"), ("stale", "restart")],
 )
 def test_damage(kind, restart):
-    """The daemon is restarted, by hand or because it crashed; a signal counts again, and the old counts where they can."""
+    """After a restart or a crash of the daemon, signals count again, and the old counts stay where possible."""
     damage, counts_go_on = DAMAGE[kind]
     comm = f"ks-{restart}-{list(DAMAGE).index(kind)}"
     kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
@@ -54,7 +54,7 @@ def test_damage(kind, restart):
 
 
 def test_a_whole_probe_stays_and_what_is_foreign_goes():
-    """What does not belong among the pins is removed; the programs are the same ones."""
+    """Anything foreign among the pins is removed; the programs are the same."""
     (PINS / "0123456789abcdef").mkdir()
     (PINS / "nowhere").symlink_to("else")
     programs, began_s = our_programs("id"), time.time()

@@ -1,4 +1,4 @@
-"""What the running daemon may do: nothing."""
+"""The running daemon has no privilege."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ DYNAMIC_USER = Path("/usr/share/doc/killsnoopd/dynamic-user")
 
 
 def exposures(*units):
-    """What `systemd-analyze security` says of running services."""
+    """The exposure of running services, from `systemd-analyze security`."""
     said = run("systemd-analyze", "security", "--no-pager", *(f"{unit}.service" for unit in units))
     return {
         unit: float(level) for unit, level in re.findall(r"Overall exposure level for (\S+)\.service: ([\d.]+)", said)
@@ -23,7 +23,7 @@ def exposures(*units):
 
 
 def test_exposure(record_property):
-    """As shipped."""
+    """With the units as shipped."""
     limits = {"killsnoopd": 0.8, "killsnoopd-probe": 1.5, "killsnoopd-probe-check": 1.0}
     levels = exposures(*limits)
     for unit, limit in limits.items():
@@ -32,7 +32,7 @@ def test_exposure(record_property):
 
 
 def test_no_capability_and_no_network():
-    """In any set; and of the network not even loopback but the socket that it was handed."""
+    """No capability in any set, and no network, not even loopback, except the socket that systemd passed."""
     status = Path(f"/proc/{main_pid()}/status").read_text()
     assert set(re.findall(r"^Cap\w+:\s*(\w+)", status, re.M)) == {"0" * 16}
     assert re.search(r"^NoNewPrivs:\s*1$", status, re.M)
@@ -48,7 +48,7 @@ def test_no_capability_and_no_network():
     ],
 )  # fmt: skip
 def test_what_it_cannot_see(path):
-    """Root's files and the sockets on which root is obeyed; asked in its own mount namespace, with its own rights."""
+    """Root's files, and sockets that obey root; tried in its own mount namespace, with its own rights."""
     seen = Path(f"/proc/{main_pid()}/root{path}")
     if seen.exists():
         assert seen.is_dir()
@@ -56,7 +56,7 @@ def test_what_it_cannot_see(path):
 
 
 def test_dynamic_user(record_property):
-    """The drop-ins that are shipped: a user of its own, and everything works but the line in the victim's log."""
+    """With the drop-ins that are shipped: a user of its own; everything works except the line in the victim's log."""
     folders = {name: Path(f"/etc/systemd/system/{name}.service.d") for name in ("killsnoopd", "killsnoopd-probe")}
     try:
         for name, folder in folders.items():
@@ -82,9 +82,9 @@ def test_dynamic_user(record_property):
 
 
 def test_stop_and_start_whatever_perf_event_paranoid(record_property):
-    """A stop lets go of every pin and program, but not of the port; the unit's capabilities are enough for each level.
+    """Stopping removes every pin and program, but keeps the port; the unit's capabilities are enough for each level.
 
-    From start to READY, cold, with the probe to compile, and with the probe pinned: side by side.
+    Records the time from start to READY, with the probe to compile and with the probe pinned.
     """
 
     def took_s(verb):
@@ -93,7 +93,7 @@ def test_stop_and_start_whatever_perf_event_paranoid(record_property):
         return time.monotonic() - before
 
     before = PARANOID.read_text()
-    assert before == "3\n"  # Debian's own: every other test shows that
+    assert before == "3\n"  # Debian's own value: every other test covers it
     for paranoid in (2, 4):
         run("systemctl", "stop", "killsnoopd")
         wait_for(lambda: not PINS.exists() and not our_programs(), "the probe to go")
@@ -112,9 +112,9 @@ def test_stop_and_start_whatever_perf_event_paranoid(record_property):
 
 
 def test_flags_are_read_at_reload_and_a_wrong_one_is_told():
-    """`systemctl reload`: new flags of the probe hold at once, without a restart, and the counts go on.
+    """`systemctl reload` applies new flags of the probe immediately, without a restart, and counting continues.
 
-    A flag that is none: one line, the exit code that is documented, no restart; the port answers again once it is mended.
+    A wrong flag: one line, the documented exit code, no restart; the port answers again once the flag is fixed.
     """
     kill_as("ks-reload", lambda: send("kill", NO_SUCH_PID, 9))
     pid = main_pid()

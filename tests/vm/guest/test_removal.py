@@ -1,4 +1,4 @@
-"""Nothing of it is left."""
+"""Removing the package leaves nothing."""
 
 import pytest
 from conftest import PINS, active, our_programs, run
@@ -8,7 +8,7 @@ pytestmark = pytest.mark.flags(None)
 
 
 def test_removed():
-    """apt stops it all; the flags stay."""
+    """apt stops everything; the file of flags stays."""
     run("apt-get", "remove", "-y", "killsnoopd")
     for unit in ("killsnoopd.service", "killsnoopd.socket", "killsnoopd-probe.service"):
         assert not active(unit)
@@ -18,7 +18,7 @@ def test_removed():
 
 
 def test_purged():
-    """Not a file by its name."""
+    """No file with its name is left."""
     run("apt-get", "purge", "-y", "killsnoopd")
     found = run(
         "find", "/etc", "/usr", "/lib", "/var/lib", "/run", "/opt", "-xdev", "-name", "*killsnoop*"

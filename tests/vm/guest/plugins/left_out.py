@@ -1,4 +1,4 @@
-"""Leaves out the tests that a machine cannot run, and says why; an entry that matches no test is an error."""
+"""Skips tests that a machine cannot run, with the reason; an entry that matches no test is an error."""
 
 from pathlib import Path
 
