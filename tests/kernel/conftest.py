@@ -29,7 +29,7 @@ EVERYTHING = ("--events.include-signal=all", "--events.rate=0")
 
 @contextlib.contextmanager
 def daemons(folder):
-    """Start daemons; those still running at the end are stopped."""
+    """Starts daemons, and stops those that still run at the end."""
     started = []
 
     def start_daemon(*flags, **options):
@@ -60,15 +60,14 @@ def daemon(start):
 
 @pytest.fixture(scope="module")
 def shared_daemon(tmp_path_factory):
-    """The same for all tests of a module, each of which has process names of its own: an emulated machine compiles the probe
-    for ten seconds."""
+    """The same for all tests of a module, whose process names differ: an emulated machine compiles for ten seconds."""
     with daemons(tmp_path_factory.mktemp("shared")) as start_daemon:
         yield start_daemon(*EVERYTHING)
 
 
 @pytest.fixture
 def promtool():
-    """`promtool check metrics` on a page: it must have nothing to say."""
+    """`promtool check metrics` on a page must report nothing."""
 
     def check(page):
         tool = os.environ.get("PROMTOOL", "promtool")
@@ -80,7 +79,7 @@ def promtool():
 
 @pytest.fixture
 def pins():
-    """A folder on bpffs of our own."""
+    """A folder on bpffs."""
     directory = Path(tempfile.mkdtemp(prefix="ks_", dir="/sys/fs/bpf"))
     yield directory
     shutil.rmtree(directory)

@@ -1,4 +1,4 @@
-"""What stands between a dashboard and its numbers: a real Prometheus, and Grafana's part, which is to fill in variables."""
+"""The path from a dashboard to its numbers: a real Prometheus, and what Grafana does: fill in variables."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)(?::(\w+))?\}")
 
 
 def panels(dashboard):
-    """Every panel but the rows, those in collapsed rows too."""
+    """Every panel except the rows, including those in collapsed rows."""
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
             yield from panel["panels"]
@@ -26,12 +26,12 @@ def panels(dashboard):
 
 
 def escaped(value):
-    """As Grafana's Prometheus data source writes a value that may be one of many into a regular expression in a string."""
+    """How Grafana's Prometheus data source escapes a value of a multi-value variable."""
     return re.sub(r"[$^*{}\[\]'+?.()|]", r"\\\\\g<0>", value.replace("\\", "\\" * 4))
 
 
 def variables(dashboard, **chosen):
-    """{name: text} of the variables: all of its values, unless a list of some was chosen."""
+    """{name: text} of the variables: all values, unless a list was chosen."""
     found = {}
     for variable in dashboard["templating"]["list"]:
         values = chosen.get(variable["name"])
@@ -45,12 +45,12 @@ def variables(dashboard, **chosen):
 
 
 def filled(expression, values):
-    """The query with its variables filled in; what is none stays (`$1`)."""
+    """The query with its variables filled in; an unknown one stays (`$1`)."""
     return _VARIABLE.sub(lambda match: values.get(match[1] or match[2], match[0]), expression)
 
 
 class Prometheus:
-    """A server on loopback that scrapes the targets given, {instance: host:port}; so many of them are up at first."""
+    """A server on loopback that scrapes the targets, {instance: host:port}; the given number of them is up at first."""
 
     def __init__(self, folder, targets, interval_s=1, up=None):
         folder.mkdir()
@@ -79,7 +79,7 @@ class Prometheus:
 
     def _listening(self):
         assert self.process.poll() is None, self.log.read_text()
-        # It does not tell which port it was given: see what it listens on.
+        # It does not print its port: find out where it listens.
         ours = {str(fd.readlink()) for fd in Path(f"/proc/{self.process.pid}/fd").glob("*") if fd.is_symlink()}
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             local, state, inode = (line.split()[number] for number in (1, 3, 9))
@@ -94,7 +94,7 @@ class Prometheus:
                 return json.load(response)["data"]["result"]
         except urllib.error.HTTPError as error:
             if error.code == 503:
-                return []  # it starts
+                return []  # it is starting
             raise AssertionError(f"{json.load(error)['error']}: {parameters}") from None
         except urllib.error.URLError:
             return []  # it does not listen yet
@@ -107,7 +107,7 @@ class Prometheus:
         ]
 
     def raw(self, selector, at, range_s):
-        """[(labels, [(time, value)])]: what was scraped, not worked upon."""
+        """[(labels, [(time, value)])]: the samples as scraped."""
         found = self._get("query", query=f"{selector}[{range_s}s]", time=at)
         return [(each["metric"], [(when, float(value)) for when, value in each["values"]]) for each in found]
 
@@ -117,11 +117,11 @@ class Prometheus:
         return [(each["metric"], [(when, float(value)) for when, value in each["values"]]) for each in found]
 
     def newest_scrape(self):
-        """The time of the newest scrape that every target has had."""
+        """The time of the newest scrape of all targets."""
         return min(value for _, value in self.query("timestamp(killsnoop_series)"))
 
     def wait_for_scrape(self):
-        """Everything up to now is in."""
+        """Wait until everything up to now has been scraped."""
         before = self.newest_scrape()
         wait_for(lambda: self.newest_scrape() > before + 1.01 * self.interval_s, "two more scrapes")
 

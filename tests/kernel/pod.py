@@ -1,6 +1,6 @@
-"""A pod without Kubernetes: containers of a DaemonSet, started from its YAML with the namespaces, mounts, capabilities and
-seccomp filter that a container runtime would give them. In the image's place is this machine's own /usr, with what `make install`
-adds; or, with IMAGE_ROOT, the root of an image (`buildah mount`).
+"""A pod without Kubernetes: the containers of a DaemonSet, started from its YAML with the namespaces, mounts, capabilities
+and seccomp filter that a container runtime would give them. The image is this machine's own /usr with the files of
+`make install`; or, with IMAGE_ROOT, the root of a built image (`buildah mount`).
 """
 
 import json
@@ -18,8 +18,8 @@ KUBERNETES = TOP / "deploy/kubernetes"
 MIB = 1 << 20
 UNITS = {"Ki": 1 << 10, "Mi": MIB, "Gi": 1 << 30}
 
-# What the default profiles of containerd (contrib/seccomp/seccomp_default.go, PR 7301) and Docker (moby PR 43987) let through only
-# for a capability on the container's list, of what could matter here. Everything that these programs call besides is allowed.
+# Calls that the default profiles of containerd (contrib/seccomp/seccomp_default.go, PR 7301) and Docker (moby PR 43987)
+# allow only with a capability in the container's list, as far as they matter here. Our programs' other calls are allowed.
 GATED = {
     "bpf": {"BPF", "SYS_ADMIN"},
     "perf_event_open": {"PERFMON", "SYS_ADMIN"},
@@ -30,8 +30,8 @@ GATED = {
     **{key: set() for key in ("keyctl", "add_key", "kexec_load", "pivot_root", "userfaultfd")},
 }
 
-# Installs a filter, given as JSON like an OCI runtime's, then becomes the container's command: runc's order, for without
-# CAP_SYS_ADMIN it takes no_new_privs, which is set before.
+# Installs a filter, given as JSON in OCI's format, then becomes the container's command. This is runc's order: without
+# CAP_SYS_ADMIN, a filter takes no_new_privs, which is set before.
 CONFINE = """\
 import ctypes, json, os, sys
 lib = ctypes.CDLL("libseccomp.so.2")
@@ -67,7 +67,7 @@ def documents(path):
 
 
 def merged(base, patch):
-    """As a strategic merge patch does it: objects by key, lists of objects with a name by that, other lists are replaced."""
+    """A strategic merge patch: objects merge by key, lists of objects by name, other lists are replaced."""
     if isinstance(base, dict) and isinstance(patch, dict):
         return base | {key: merged(base[key], value) if key in base else value for key, value in patch.items()}
     if isinstance(base, list) and patch and isinstance(patch[0], dict):
@@ -86,7 +86,7 @@ def daemon_set(*components, folder="base"):
 
 
 def flags():
-    """ARGS of base/killsnoopd.env."""
+    """ARGS in base/killsnoopd.env."""
     lines = (KUBERNETES / "base/killsnoopd.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))["ARGS"]
 
@@ -97,7 +97,7 @@ def quantity(text):
 
 
 def seccomp_profile(pod, container):
-    """What the runtime would load for this container, as an OCI profile."""
+    """The profile that the runtime would load for this container, in OCI's format."""
     context = container["securityContext"]
     profile = context.get("seccompProfile") or pod["securityContext"]["seccompProfile"]
     if profile["type"] == "Localhost":
@@ -109,7 +109,7 @@ def seccomp_profile(pod, container):
 
 
 class Pod:
-    """The containers of a pod on this kernel: `host_paths` says what stands for a hostPath."""
+    """The containers of a pod on this kernel; `host_paths` replaces each hostPath."""
 
     def __init__(self, folder, installed, daemon_set, host_paths, args=""):
         self.spec = daemon_set["spec"]["template"]["spec"]
@@ -123,13 +123,13 @@ class Pod:
     def _host_path(self, volume):
         path = Path(self._host_paths.get(volume["path"], volume["path"]))
         if volume["type"] == "DirectoryOrCreate" and not path.exists():
-            path.mkdir(mode=0o755)  # the kubelet, before it starts any container
+            path.mkdir(mode=0o755)  # as the kubelet does before it starts any container
             path.chmod(0o755)
         assert path.is_dir()
         return path
 
     def _mounts(self, container, root):
-        """Shell commands; the nearest to the root first, as runtimes sort them."""
+        """Shell commands; those nearest to the root first, as runtimes sort them."""
         volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
         for mount in sorted(container["volumeMounts"], key=lambda mount: mount["mountPath"].count("/")):
             at, volume = f"{root}{mount['mountPath']}", volumes[mount["name"]]
@@ -143,7 +143,7 @@ class Pod:
                 yield f"mount -o remount,bind,ro {at}"
 
     def _image(self, root):
-        """Shell commands: the image's files, under what the runtime puts over them."""
+        """Shell commands: the image's files, below the runtime's own mounts."""
         if image := os.environ.get("IMAGE_ROOT"):
             return [
                 "mkdir upper work",
@@ -159,7 +159,7 @@ class Pod:
         ]
 
     def command(self, name):
-        """The whole container as a command line; its file descriptors are those it is started with."""
+        """The container as one command line; it inherits file descriptors."""
         container = self.container(name)
         context, root = container["securityContext"], f"{self.folder}/{name}"
         Path(root).mkdir()
@@ -200,14 +200,14 @@ class Pod:
         ]  # fmt: skip
 
     def run(self, name, timeout=120):
-        """An init container: to its end."""
+        """Run an init container until it ends."""
         return subprocess.run(
             self.command(name), capture_output=True, text=True, check=False, timeout=timeout, umask=0o022
         )  # fmt: skip
 
 
 class Running:
-    """A container that stays: the process that is pid 1 in it."""
+    """A container that keeps running: its pid 1."""
 
     def __init__(self, pod, name, folder):
         self.stdout, self.stderr = folder / f"{name}.jsonl", folder / f"{name}.log"
@@ -234,14 +234,14 @@ class Running:
         assert self.outer.poll() is None, self.stderr.read_text()
 
     def get(self, path):
-        """An answer to a request from within the pod's network; raises AssertionError unless it is 200."""
+        """The response to a request from inside the pod's network; raises AssertionError unless it is 200."""
         code = "import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode())"
         result = self._in_pod("/usr/bin/python3", "-I", "-c", code, f"http://127.0.0.1:{self.port}{path}")
         assert result.returncode == 0, result.stderr
         return result.stdout
 
     def events(self, comm):
-        """Its JSON lines of this sender."""
+        """The JSON lines of this sender."""
         lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
         return [line for line in lines if line["KILLSNOOP_COMM"] == comm]
 
@@ -249,7 +249,7 @@ class Running:
         return Path(f"/proc/{self.pid}/status").read_text()
 
     def stop(self):
-        """As the kubelet ends it; its exit code."""
+        """Stop it as the kubelet does; its exit code."""
         if self.outer.poll() is None:
             os.kill(self.pid, 15)
         try:

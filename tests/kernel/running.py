@@ -1,4 +1,4 @@
-"""A real daemon under test: started as a child, watched through sd_notify, its page and its JSON lines."""
+"""A real daemon under test: started as a child, observed through sd_notify, its page and its JSON lines."""
 
 import contextlib
 import ctypes
@@ -17,9 +17,9 @@ from waiting import DEADLINE_S, wait_for
 
 from killsnoopd.probe import libbpf
 
-# lockdown=confidentiality forbids it: tests of what takes it are left out then, for nothing on such a machine can run them.
+# lockdown=confidentiality forbids it; tests that need it cannot run there.
 MAY_READ_KERNEL_MEMORY = libbpf.may_read_kernel_memory()
-# A mount namespace from which nothing leaks; `/` need not be a mount point (a chroot).
+# A mount namespace that does not propagate mounts; `/` need not be a mount point (a chroot).
 UNSHARE = ("unshare", "-m", "--propagation", "unchanged", "sh", "-c")
 PRIVATE = (
     """awk '{print $5}' /proc/self/mountinfo | while read -r at; do mount --make-private "$at" 2>/dev/null || :; done"""
@@ -46,7 +46,7 @@ class Daemon:
         self.pid = self.process.pid
 
     def notifications(self):
-        """Everything said by sd_notify so far."""
+        """All notifications so far."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self.notified += self._notify.recv(4096).decode().splitlines()
@@ -93,7 +93,7 @@ class Daemon:
         return self.samples()[name, frozenset(labels.items())]
 
     def ledger(self):
-        """{status: events} and, as `pending`, those on their way."""
+        """{status: events}, and those in the ring buffer as `pending`."""
         samples = self.samples()
         found = {
             dict(labels)["status"]: int(v) for (name, labels), v in samples.items() if name == "killsnoop_events_total"
@@ -101,7 +101,7 @@ class Daemon:
         return found | {"pending": int(samples["killsnoop_events_pending", frozenset()])}
 
     def attempted(self):
-        """How many events there should be: calls that failed or sent signal 0, deliveries, deaths of a known sender."""
+        """The number of events that there should be: failed calls and signal 0, deliveries, attributed deaths."""
         total = 0
         for (name, pairs), value in self.samples().items():
             labels = dict(pairs)
@@ -113,7 +113,7 @@ class Daemon:
         return int(total)
 
     def deliveries(self):
-        """{(signal, origin, outcome): signals}, those that happened."""
+        """{(signal, origin, outcome): signals}, without zeros."""
         return {
             (values["signal"], values["origin"], values["outcome"]): int(value)
             for (name, labels), value in self.samples().items()
@@ -121,7 +121,7 @@ class Daemon:
         }
 
     def deaths(self):
-        """{(signal, attributed): processes}, those that happened."""
+        """{(signal, attributed): processes}, without zeros."""
         return {
             (values["signal"], values["attributed"] == "true"): int(value)
             for (name, labels), value in self.samples().items()
@@ -129,11 +129,11 @@ class Daemon:
         }
 
     def settled_ledger(self):
-        """The ledger once no event is on its way."""
+        """The ledger once the ring buffer is empty."""
         return wait_for(lambda: (found := self.ledger())["pending"] == 0 and found, "the ring buffer to be empty")
 
     def events(self, *comms):
-        """The JSON lines so far, of these comms or of all; waits for those on their way."""
+        """The JSON lines so far, of these comms or of all; waits until the ring buffer is empty."""
         self.settled_ledger()
         lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
         return [line for line in lines if not comms or line["KILLSNOOP_COMM"] in comms]
@@ -143,7 +143,7 @@ class Daemon:
         return re.search(rf"^{field}:\s*(\S+)", Path(f"/proc/{self.pid}/status").read_text(), re.M)[1]
 
     def on_cpu_s(self):
-        """CPU time of its threads so far; to the nanosecond, where /proc/PID/stat counts ticks."""
+        """CPU time of its threads so far, in nanoseconds; /proc/PID/stat counts only ticks."""
         tasks = Path(f"/proc/{self.pid}/task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
@@ -162,12 +162,12 @@ class Daemon:
 
 
 def _deny_write_execute():
-    """What MemoryDenyWriteExecute= of the loader's unit does, on kernels that can (6.3)."""
+    """What MemoryDenyWriteExecute= of the loader's unit does, on kernels that support it (6.3)."""
     ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)  # PR_SET_MDWE
 
 
 def load(pins, *flags):
-    """Run the loader as its unit does; what it says."""
+    """Run the loader as its unit does; its output."""
     result = subprocess.run(
         [sys.executable, "-m", "killsnoopd.probe.loader", "--pin", str(pins), *flags],
         capture_output=True, text=True, check=True, timeout=60, preexec_fn=_deny_write_execute,

@@ -1,4 +1,4 @@
-"""Real processes that send real signals: forked, named, and under the uid that a test asks for."""
+"""Real processes that send real signals: forked, named, and with the uid that a test needs."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ NUMBERS = {
     "pidfd_send_signal": 424,
 }
 NOBODY = 65534
-NO_SUCH_PID = 4_194_303  # one below the highest pid that Linux allows; machines wrap long before
+NO_SUCH_PID = 4_194_303  # one below the highest pid that Linux allows; pids wrap long before
 
 
 def send(call, *arguments):
@@ -37,18 +37,18 @@ def siginfo(sig, code=-1):
 
 
 def set_name(name):
-    """What the kernel calls the calling thread; any bytes."""
+    """Name the calling thread; any bytes."""
     _libc.prctl(15, ctypes.c_char_p(name), 0, 0, 0)
 
 
 def forked(action, name=None, uid=None):
-    """Run action() in a process of its own; its pid. An exception in it is exit code 1."""
+    """Run action() in a new process; its pid. An exception makes the exit code 1."""
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        faulthandler.disable()  # pytest's would raise a fatal signal once more, by tgkill
+        faulthandler.disable()  # pytest's would raise a fatal signal again, by tgkill
         if name is not None:
             set_name(name)
         if uid is not None:
@@ -65,7 +65,7 @@ def forked(action, name=None, uid=None):
 
 
 def run(action, name=None, uid=None):
-    """forked, and waited for; its pid. Fails if action() did."""
+    """Run action() in a new process and wait for it; its pid. Fails if action() did."""
     pid = forked(action, name, uid)
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"sender {name!r} ended with status {status}"
@@ -74,7 +74,7 @@ def run(action, name=None, uid=None):
 
 @contextlib.contextmanager
 def victim(own_group=False):
-    """A process that blocks every signal it can, so that only SIGKILL and SIGSTOP do anything to it; its pid."""
+    """A process that blocks every signal, so that only SIGKILL and SIGSTOP affect it; its pid."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = forked(lambda: (os.setpgid(0, 0) if own_group else None, threading.Event().wait()))

@@ -1,4 +1,4 @@
-"""The probe for arm64, as far as an x86-64 machine can show it: compiled, and reading the right registers."""
+"""The probe for arm64, as far as x86-64 can show it: it compiles, and reads the right registers."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# Where the saved registers are that the macros of registers.h read, in bytes (struct pt_regs of the two architectures).
+# Offsets in bytes of the saved registers that registers.h reads (struct pt_regs of both architectures).
 REGISTERS = {
     "x86_64": {  # orig_ax; di, si, dx; bx, cx, dx
         "CALL_NUMBER": 120, "ARG0": 112, "ARG1": 104, "ARG2": 96, "COMPAT_ARG0": 40, "COMPAT_ARG1": 88, "COMPAT_ARG2": 96,
@@ -37,7 +37,7 @@ LOADS = (0x79, 0x61)  # *(u64 *)(register + offset), *(u32 *)
 
 @pytest.mark.parametrize("architecture", REGISTERS)
 def test_registers(architecture):
-    """Each macro is one load from where that architecture keeps the register, and the whole probe compiles."""
+    """Each macro is one load of that architecture's register, and the whole probe compiles."""
     registers = REGISTERS[architecture]
     output = subprocess.run(
         [sys.executable, "-c", SCRIPT, ",".join(registers)],

@@ -1,4 +1,4 @@
-"""Every way in which a signal reaches a process, or fails to: one event for each target, with both ends named."""
+"""Every way to send a signal to a process, or to fail: one event for each target, with sender and target."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from killsnoopd.probe import libbpf
 
 
 def told(event):
-    """What an event says, in the terms of cases.Row."""
+    """An event in the terms of cases.Row."""
     reached = "KILLSNOOP_OUTCOME" in event
     return (
         (event["KILLSNOOP_COMM"], int(event["KILLSNOOP_PID"])),
@@ -32,7 +32,7 @@ def daemon(shared_daemon):
 
 @pytest.mark.parametrize("name", CASES)
 def test_case(daemon, name):
-    """Sender, signal, every target, route and outcome, and nothing else of these processes."""
+    """The events have the right sender, signal, targets, route and outcome; there are no others."""
     rows = perform(name)
     senders = {row.sender for row in rows}
     targets = {row.target for row in rows}
@@ -40,14 +40,14 @@ def test_case(daemon, name):
         event
         for event in daemon.events()
         if event["KILLSNOOP_EVENT"] != "death"
-        and int(event["KILLSNOOP_PID"]) != os.getpid()  # what tidies up
+        and int(event["KILLSNOOP_PID"]) != os.getpid()  # the cleanup
         and (told(event)[0] in senders - {KERNEL} or told(event)[2] in targets - {None})
     ]
     assert sorted(map(told, events), key=str) == sorted(
         ((row.sender, row.signal, row.target, row.route, row.outcome) for row in rows), key=str
     )
     for event in events:
-        # The OOM killer's victim may die before the kernel says that it was the OOM killer's.
+        # The OOM killer's victim may die before the kernel says whose victim it was.
         expected = "1" if any("KILLSNOOP_ORIGIN_INFERRED" in row.more for row in rows) else None
         assert event.get("KILLSNOOP_ORIGIN_INFERRED") == expected or event["KILLSNOOP_ORIGIN"] == "oom"
     for row in rows:
@@ -68,7 +68,7 @@ if libbpf.rdonly_cast_ids():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_read_what_the_kernel_says(start, tmp_path, way):
-    """Which one a kernel allows depends on its age and its lockdown; each tells who sent with what code."""
+    """The kernel's age and lockdown decide which one is allowed; each gives sender and si_code."""
     copy = tmp_path / "other/killsnoopd"
     shutil.copytree(Path(killsnoopd.__file__).parent, copy)
     with (copy / "probe/libbpf.py").open("a") as file:

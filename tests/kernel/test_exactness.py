@@ -1,4 +1,4 @@
-"""Exact counts: under load, while scraped, with every series taken, against an independent observer."""
+"""Exact counts: under load, during scrapes, with all series taken, and compared with an independent observer."""
 
 import json
 import os
@@ -16,7 +16,7 @@ MILLION = 1_000_000
 
 
 def finished(pids):
-    """Reap; all must have ended well."""
+    """Reap the children; all must have succeeded."""
     for pid in pids:
         _, status = os.waitpid(pid, 0)
         assert status == 0
@@ -32,7 +32,7 @@ def kill_loop(calls, sig=15):
 
 
 def test_a_million_calls_while_scraped(start):
-    """The counter's delta is the number of calls, on all cores, and no scrape ever sees it go backwards."""
+    """The counter grows by the number of calls, on all cores, and never goes down between scrapes."""
     daemon = start()
     cores = len(os.sched_getaffinity(0))
     share, rest = divmod(MILLION, cores)
@@ -44,7 +44,7 @@ def test_a_million_calls_while_scraped(start):
     assert readings == sorted(readings)
     assert any(0 < reading < MILLION for reading in readings), "no scrape fell into the run"
     assert daemon.signals("ks-million") == {("ks-million", "SIGTERM", "ESRCH"): MILLION}
-    # Every event is in the ledger exactly once, whatever became of it.
+    # Every event is in the ledger exactly once, whatever its status.
     ledger = daemon.settled_ledger()
     assert sum(ledger.values()) == daemon.attempted()
     assert len(daemon.stdout.read_text().splitlines()) == ledger["logged"]
@@ -54,31 +54,31 @@ def test_a_million_calls_while_scraped(start):
 
 
 def test_the_ledger_closes_when_the_ring_buffer_is_full(start):
-    """With the event thread stopped, what finds the ring buffer full is counted; the calls are all counted."""
+    """While the event thread is stopped, events that find the ring buffer full are counted; so are all calls."""
     daemon = start("--events.rate=0", "--probe.ring-size=64K")
     os.kill(daemon.pid, signal.SIGSTOP)
     run(lambda: kill_loop(10_000), b"ks-full")
     os.kill(daemon.pid, signal.SIGCONT)
     ledger = daemon.settled_ledger()
     assert daemon.signals("ks-full") == {("ks-full", "SIGTERM", "ESRCH"): 10_000}
-    assert 100 < len(daemon.events("ks-full")) < 165  # half of 64 KiB, of records of 200 to 300 bytes
+    assert 100 < len(daemon.events("ks-full")) < 165  # half of 64 KiB, for records of 200 to 300 bytes
     assert len(daemon.events()) == ledger["logged"]
     assert ledger["ring_full"] >= 10_000 - 165
     assert sum(ledger.values()) == daemon.attempted()
 
 
 def test_the_limit_is_per_uid(start):
-    """A flood by one uid empties only its own bucket."""
+    """A flood by one uid uses up only its own token bucket."""
     daemon = start("--events.rate=10", "--events.burst=100")
     run(lambda: kill_loop(50_000), b"ks-flood", uid=1001)
     run(lambda: kill_loop(100), b"ks-quiet", uid=1002)
     assert len(daemon.events("ks-quiet")) == 100
-    assert 100 <= len(daemon.events("ks-flood")) < 200  # the burst, and ten a second while it lasted
+    assert 100 <= len(daemon.events("ks-flood")) < 200  # the burst, and ten per second while it lasted
     assert sum(daemon.signals("ks-flood", "ks-quiet").values()) == 50_100
 
 
 def test_when_every_series_is_taken_the_rest_is_counted_as_other(start):
-    """More names than series: names seen before keep their label, the sum over comm stays exact."""
+    """With more names than series, names that have one keep it, and the sum over comm stays exact."""
     daemon = start("--metrics.max-series=100")
     run(lambda: kill_loop(7), b"ks-early")
 
@@ -101,7 +101,7 @@ def test_when_every_series_is_taken_the_rest_is_counted_as_other(start):
 
 
 def test_two_cores_that_bring_new_names_at_once(start):
-    """Races for a slot lose no count: the same new names, from every core at the same moment."""
+    """Races for a slot lose no count: every core uses the same new names at the same time."""
     daemon = start("--events.target=none")
     names = [b"ks-%d" % number for number in range(3000)]
 
@@ -117,7 +117,7 @@ def test_two_cores_that_bring_new_names_at_once(start):
 
 
 def test_hostile_names(daemon, promtool):
-    """Every byte, and 2,000 random names: the page stays parseable, every name is a series of its own, no count is lost."""
+    """Every byte, and 2,000 random names: the page can be parsed, each name is a series, no count is lost."""
     seeded = random.Random(3)
     raws = {bytes([byte]) for byte in range(1, 256)}
     raws |= {seeded.randbytes(15).partition(b"\0")[0] or b"\1" for _ in range(2000)}
@@ -140,7 +140,7 @@ def test_hostile_names(daemon, promtool):
 
 
 def test_a_hundred_thousand_random_names(start, promtool):
-    """As many series as names that differ, in their bad bytes, too."""
+    """There are as many series as different names, even if only invalid bytes differ."""
     daemon = start("--metrics.max-series=120000", "--events.target=none")
     seeded = random.Random(4)
     raws = set()
@@ -166,7 +166,7 @@ def test_a_hundred_thousand_random_names(start, promtool):
 
 
 def test_a_thousand_threads_at_once(daemon):
-    """There is no table of calls in flight that could run over."""
+    """There is no table of calls in flight that could overflow."""
     run(lambda: [finished([forked(lambda: kill_loop(20)) for _ in range(100)]) for _ in range(10)], b"ks-many")
     assert daemon.signals("ks-many") == {("ks-many", "SIGTERM", "ESRCH"): 20_000}
 
@@ -178,13 +178,13 @@ tracepoint:syscalls:sys_exit_{call} {{ @[comm, @sig[tid], args->ret] = count(); 
 """
     for call in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
 )
-# Told to end so, for a SIGINT that comes while it is not in epoll_wait(2) is lost on bpftrace 0.17.
+# bpftrace 0.17 loses a SIGINT that comes while it is not in epoll_wait(2), so it ends by itself.
 ENOUGH = 64
 BPFTRACE += f"tracepoint:syscalls:sys_enter_kill /args->pid == {NO_SUCH_PID} && args->sig == {ENOUGH}/ {{ exit(); }}"
 
 
 def test_an_independent_observer_counts_the_same(start):
-    """bpftrace on the same calls, over a run of stress-ng: equal numbers for every comm, signal and result."""
+    """bpftrace observes the same calls during a run of stress-ng: equal counts for every comm, signal and result."""
     daemon = start("--events.target=none", "--probe.self-signals")
     load = "stress-ng --kill 2 --kill-ops 20000 --sigq 1 --sigq-ops 5000 --timeout 20"
     command = ["bpftrace", "-f", "json", "-e", BPFTRACE]

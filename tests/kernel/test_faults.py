@@ -1,4 +1,4 @@
-"""What goes wrong around a running daemon; docs/reliability.md has the table, and says which other tests are for the rest."""
+"""Faults around a running daemon; the table in docs/reliability.md names the tests of the others."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from senders import NO_SUCH_PID, run, send
 
 
 def test_a_daemon_that_was_stopped_for_a_while(start):
-    """SIGSTOP and SIGCONT: what was sent meanwhile is counted, and logged in order."""
+    """SIGSTOP and SIGCONT: signals in between are counted, and logged in order."""
     daemon = start()
     os.kill(daemon.pid, signal.SIGSTOP)
     run(lambda: [send("kill", NO_SUCH_PID - number, 9) for number in range(500)], b"ks-meanwhile", 20_003)

@@ -1,4 +1,4 @@
-"""Who a sender and a target are besides a pid: executable, unit, container; named in the kernel, or found afterwards."""
+"""Identity of senders and targets besides pids: executable, unit, container; from the kernel, or looked up."""
 
 import contextlib
 import ctypes
@@ -24,10 +24,10 @@ LONG = "a-program-with-a-name-that-no-dentry-can-hold-by-itself"
 
 @pytest.fixture(params=["named in the kernel", "found afterwards"] if MAY_READ_KERNEL_MEMORY else ["found afterwards"])
 def lockdown(request, tmp_path):
-    """Whether the probe may not read kernel memory at will, and an environment in which that is so."""
+    """Whether the probe may not read kernel memory, and an environment in which that is so."""
     if request.param == "named in the kernel":
         return False, {}
-    # lockdown=confidentiality cannot be undone, so only what the loader asks is answered as if it were on.
+    # lockdown=confidentiality cannot be undone, so only the answer to the loader's question is faked.
     copy = tmp_path / "locked/killsnoopd"
     shutil.copytree(Path(killsnoopd.__file__).parent, copy)
     with (copy / "probe/libbpf.py").open("a") as file:
@@ -53,7 +53,7 @@ def join(folder):
 
 
 def test_unit_and_container(start, tree, lockdown):
-    """Of sender and target, from the cgroups that they are in; `journalctl -u` finds the target's."""
+    """Of sender and target, from their cgroups; `journalctl -u` finds the target's."""
     daemon = start("--events.rate=0", env=lockdown[1])
     with cgroup(tree, "ks-a.service") as ours, cgroup(tree, f"docker-{CONTAINER}.scope") as theirs:
         victim = forked(lambda: (join(theirs), signal.pause()), b"kv-unit")
@@ -70,7 +70,7 @@ def test_unit_and_container(start, tree, lockdown):
 
 
 def test_executable(start, tmp_path, lockdown):
-    """The sender's, also on a file system that is mounted somewhere; absent where it cannot be had, never wrong."""
+    """The sender's, also on a file system that is mounted; absent if it cannot be known, never wrong."""
     mounted = tmp_path / "mounted"
     mounted.mkdir()
     assert _libc.mount(b"none", str(mounted).encode(), b"tmpfs", 0, None) == 0
@@ -90,7 +90,7 @@ def test_executable(start, tmp_path, lockdown):
 
 
 def test_a_process_that_runs_from_memory(start, lockdown):
-    """memfd_create(2): there is no path, but a name."""
+    """memfd_create(2): there is a name, but no path."""
     daemon = start("--events.rate=0", "--events.include-signal=0", env=lockdown[1])
 
     def act():
@@ -119,7 +119,7 @@ ROUTES = {
 
 
 def thousand(tree, tell):
-    """100 units that live for a moment, in each ten processes that live for less; tells (name, pid, unit) of each."""
+    """100 short-lived units of ten even shorter-lived processes; yields (name, pid, unit) of each."""
     routes = list(ROUTES.values())
     told = []
     for number in range(100):
@@ -142,7 +142,7 @@ def thousand(tree, tell):
                 os.close(ready_here)
                 told.append((name, pid, f"ks-{number}.service"))
                 pids.append(pid)
-                if number % 4:  # the fourth kind of unit is killed whole
+                if number % 4:  # each fourth unit is killed as a whole
                     routes[(number + at) % len(routes)](pid)
                     os.waitpid(pid, 0)
             if number % 4 == 0:
@@ -153,10 +153,10 @@ def thousand(tree, tell):
 
 
 def test_a_thousand_victims(start, tree, tmp_path, lockdown, record_property):
-    """Every one told with its name and pid, whatever the route, and its death with the sender; nearly all with their unit.
+    """Each has an event with its name and pid, and a death with the sender; nearly all have their unit.
 
-    Without lockdown the kernel names the unit, so it cannot be missed. With it, units are looked for afterwards, and
-    these, unlike real ones, are gone at once; a wrong one is never told.
+    Without lockdown the kernel names the unit, so none is missed. With it, units are looked up later, when these, unlike
+    real ones, are already gone; a unit is never wrong.
     """
     locked, environment = lockdown
     daemon = start("--events.rate=0", "--probe.ring-size=8M", env=environment)

@@ -1,4 +1,4 @@
-"""A real systemd-journald: what it stores of an event, and what happens when it is slow, stopped or gone."""
+"""A real systemd-journald: how it stores an event, and what happens when it is slow, stopped or gone."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from waiting import wait_for
 from killsnoopd.events import fields
 
 JOURNALD = "/lib/systemd/systemd-journald"
-# A journald of our own, a namespaced one, in a mount namespace in which its folders are the system's.
+# A journald of our own: a namespaced one, in a mount namespace in which its folders are the system's.
 SCRIPT = f"""
 set -e
 {PRIVATE}
@@ -43,7 +43,7 @@ exec {JOURNALD} ks
 
 
 class RealJournald:
-    """A running journald; `prefix` starts a program that sees it as the system's."""
+    """A running journald; `prefix` starts a program for which it is the system's."""
 
     def __init__(self, folder):
         self._machine_id = folder / "machine-id"
@@ -80,13 +80,13 @@ def journald(tmp_path):
 
 
 def killsnoop(journald, *arguments):
-    """What the command prints, in the mount namespace of that journald."""
+    """The output of the command, in that journald's mount namespace."""
     command = [*journald.prefix, sys.executable, "-m", "killsnoopd.query.command", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 def test_the_command_reads_the_journal(start, journald):
-    """History, one sentence, and events as they come; nobody but killsnoopd can put words into it."""
+    """History, one sentence, and live events; no other program can forge an event."""
     daemon = start(target="auto", prefix=journald.prefix)
     processes = Processes()
     victims = [processes.victim(f"kv-read-{number}") for number in range(3)]
@@ -115,7 +115,7 @@ def test_the_command_reads_the_journal(start, journald):
 
 
 def test_the_command_follows(start, journald, tmp_path):
-    """-f: events as they come, and it ends with its journalctl when it is told to."""
+    """-f shows events as they arrive; stopping it also stops its journalctl."""
     start(target="auto", prefix=journald.prefix)
     command = [*journald.prefix, sys.executable, "-m", "killsnoopd.query.command", "-f", "-s", "KILL"]
     with (tmp_path / "followed").open("wb") as out:
@@ -136,7 +136,7 @@ def test_the_command_follows(start, journald, tmp_path):
 
 
 def test_nobody_else_can_put_words_into_the_commands_mouth(journald):
-    """journald takes fields from anyone; only what it vouches for itself is believed."""
+    """journald accepts any fields from anyone; the command trusts only those that journald adds itself."""
     forged = (
         b"KILLSNOOP_EVENT=death\nKILLSNOOP_TIMESTAMP=2026-01-01T00:00:00.000000Z\nKILLSNOOP_TCOMM=kv-forged\n"
         b"KILLSNOOP_TPID=1\nKILLSNOOP_COMM=innocent\nSYSLOG_IDENTIFIER=killsnoopd\nMESSAGE=forged\n"
@@ -151,12 +151,12 @@ def test_nobody_else_can_put_words_into_the_commands_mouth(journald):
     run(lambda: forge(NOBODY), b"ks-forger")
     wait_for(lambda: journald.journalctl("KILLSNOOP_COMM=innocent", f"_UID={NOBODY}"), "the forged entry")
     assert killsnoop(journald, "who", "kv-forged").returncode == 1
-    run(lambda: forge(0), b"ks-root")  # it is the uid that made the difference
+    run(lambda: forge(0), b"ks-root")  # only the uid made the difference
     wait_for(lambda: killsnoop(journald, "who", "kv-forged").returncode == 0, "the same entry, by root")
 
 
 def test_an_event_in_the_journal(start, journald):
-    """`auto` finds journald; every field arrives, and can be matched on."""
+    """`auto` finds journald; every field arrives and can be matched."""
     daemon = start(target="auto", prefix=journald.prefix)
     with victim() as target:
         name = Path(f"/proc/{target}/comm").read_text().strip()
@@ -172,7 +172,7 @@ def test_an_event_in_the_journal(start, journald):
 
 
 def test_a_stopped_journald_stalls_nobody_else(start, journald, record_property):
-    """journald SIGSTOPped for ten seconds under load: scrapes go on, the watchdog is fed, the ledger closes."""
+    """journald is stopped for ten seconds under load: scrapes continue, the watchdog is fed, the ledger closes."""
     daemon = start(
         "--events.rate=0", "--probe.ring-size=64K", target="journal", prefix=journald.prefix,
         env={"WATCHDOG_USEC": "1000000"},
@@ -197,7 +197,7 @@ def test_a_stopped_journald_stalls_nobody_else(start, journald, record_property)
     record_property("slowest_scrape_ms", slowest_s * 1000)
     assert (
         slowest_s < 2
-    )  # a page that waits for journald waits ten seconds; what a busy machine adds is not our subject
+    )  # a page that waits for journald takes ten seconds; the delay by a busy machine does not matter here
     assert sum(ledger.values()) == sum(daemon.signals().values())
     wait_for(
         lambda: len(journald.journalctl(f"_PID={daemon.pid}", "_TRANSPORT=journal")) == ledger["logged"],
@@ -206,10 +206,10 @@ def test_a_stopped_journald_stalls_nobody_else(start, journald, record_property)
 
 
 def test_journald_that_comes_back_is_found_again(start, tmp_path):
-    """While there is no journald events wait; when it is there again, they are written, in order."""
+    """Events wait while there is no journald; when it is back, they are written in order."""
     (tmp_path / "first").mkdir()
     first = RealJournald(tmp_path / "first")
-    # The daemon lives in the first one's namespace; its successor must be started in there as well.
+    # The daemon lives in the first one's namespace, so its successor starts there as well.
     daemon = start(target="journal", prefix=first.prefix)
     keeper = subprocess.Popen([*first.prefix, "sleep", "300"])
     try:
@@ -239,7 +239,7 @@ def journald_sigs(journald):
 
 
 def test_stopping_while_journald_is_stopped(start, journald):
-    """SIGTERM ends the daemon within two seconds all the same; what could not be written is said."""
+    """SIGTERM ends the daemon within two seconds; it logs how many events could not be written."""
     daemon = start("--events.rate=0", target="journal", prefix=journald.prefix)
     os.kill(journald.process.pid, signal.SIGSTOP)
     run(lambda: kill_loop(5000), b"ks-stuck")
@@ -252,12 +252,12 @@ def test_stopping_while_journald_is_stopped(start, journald):
 
 
 def numbered(journald, comm):
-    """The target pids in the journal of a sender that gave each signal another one."""
+    """The target pids in the journal of a sender that used a different one for each signal."""
     return [int(event["KILLSNOOP_TPID"]) for event in journald.journalctl(f"KILLSNOOP_COMM={comm}")]
 
 
 def test_a_backlog_waits_for_the_next_daemon(start, journald, pins):
-    """journald hangs, the daemon is stopped: what it could not write stays in the pinned ring buffer."""
+    """journald hangs and the daemon stops: events that it could not write stay in the pinned ring buffer."""
     load(pins, "--events.rate=0")
     flags = ("--events.rate=0", f"--probe.pin={pins}")
     first = start(*flags, target="journal", prefix=journald.prefix)
@@ -275,7 +275,7 @@ def test_a_backlog_waits_for_the_next_daemon(start, journald, pins):
 
 
 def test_a_daemon_killed_again_and_again_logs_each_event_once(start, journald, pins):
-    """SIGKILL at any instant, twenty times under load: every signal is in the counts, and in the journal once."""
+    """SIGKILL at any instant, twenty times under load: every signal is counted, and is in the journal once."""
     flags = ("--events.rate=0", "--probe.ring-size=16M")
     load(pins, *flags)
     targets = [NO_SUCH_PID - number for number in range(20_000)]
@@ -288,7 +288,7 @@ def test_a_daemon_killed_again_and_again_logs_each_event_once(start, journald, p
     sender, kills = forked(act, b"ks-again"), 0
     while os.waitpid(sender, os.WNOHANG) == (0, 0):
         daemon = start(*flags, f"--probe.pin={pins}", target="journal", prefix=journald.prefix)
-        time.sleep(random.uniform(0.01, 0.2))  # the instant is what is tested
+        time.sleep(random.uniform(0.01, 0.2))  # killing it at any instant is the test
         daemon.process.kill()
         daemon.process.wait()
         kills += 1

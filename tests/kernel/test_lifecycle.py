@@ -1,4 +1,4 @@
-"""From start to stop: what is said when, what is written last, what a second daemon may not do."""
+"""From start to stop: order of messages, the last events, and the limits of a second daemon."""
 
 import gzip
 import os
@@ -19,7 +19,7 @@ from waiting import wait_for
 
 
 def test_ready_means_ready(tmp_path):
-    """When READY=1 arrives the port answers and a signal is counted; STATUS is a line worth reading."""
+    """When READY=1 arrives, the port answers and signals are counted; STATUS is a readable line."""
     daemon = Daemon(tmp_path / "d")
     try:
         daemon.wait_ready()
@@ -34,16 +34,16 @@ def test_ready_means_ready(tmp_path):
 
 
 def test_a_systemd_that_does_not_listen_stalls_nobody(start):
-    """The queue of the notification socket is full: pings are dropped, the page is served, SIGTERM is obeyed."""
+    """The notification socket's queue is full: pings are dropped, the page is served, SIGTERM works."""
     daemon = start(env={"WATCHDOG_USEC": "20000"})
-    time.sleep(1)  # a hundred pings; no more than net.unix.max_dgram_qlen of them find room
+    time.sleep(1)  # a hundred pings; at most net.unix.max_dgram_qlen of them fit
     assert daemon.get("/-/healthy") == "killsnoopd is healthy.\n"
     assert daemon.stop() == 0
     assert 0 < daemon.notified.count("WATCHDOG=1") < 100
 
 
 def test_the_self_test_is_two_signals_of_our_own(start):
-    """They stay in the counts, under our own name, once per start: they were really sent."""
+    """They stay in the counts under the daemon's name, once per start: they were really sent."""
     daemon = start()
     assert daemon.signals("killsnoopd") == {
         ("killsnoopd", "0", "success"): 1,
@@ -53,7 +53,7 @@ def test_the_self_test_is_two_signals_of_our_own(start):
 
 
 def test_a_probe_that_does_not_count_is_refused(tmp_path, start):
-    """The self-test fails when the kernel holds a probe that nothing reaches: pins without links."""
+    """The self-test fails if the pinned probe is not attached: pins without links."""
     pins = subprocess.run(
         ["mktemp", "-d", "-p", "/sys/fs/bpf", "ks_XXXXXX"], check=True, capture_output=True, text=True
     )
@@ -74,7 +74,7 @@ def test_a_probe_that_does_not_count_is_refused(tmp_path, start):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_writes_what_is_there(start, number):
-    """The events of the last moment are written, then the daemon ends with 0 within two seconds."""
+    """The last events are written, and the daemon ends with exit code 0 within two seconds."""
     daemon = start("--events.rate=0")
     run(lambda: kill_loop(3000), b"ks-last")
     before = time.monotonic()
@@ -85,7 +85,7 @@ def test_stopping_writes_what_is_there(start, number):
 
 
 def test_stopping_with_a_reader_that_reads_nothing(tmp_path):
-    """A full pipe on stdout holds up neither /metrics nor the end."""
+    """A full pipe on stdout delays neither /metrics nor the stop."""
     reader, writer = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "killsnoopd", "--web.listen-address=127.0.0.1:0", "--events.target=stdout", "--events.rate=0"],
@@ -111,12 +111,12 @@ def test_stopping_with_a_reader_that_reads_nothing(tmp_path):
 
 
 def test_a_reader_that_goes_away_is_no_disaster(tmp_path):
-    """EPIPE is counted, once for each event, and said once; the daemon goes on."""
+    """EPIPE is counted for each event and logged once; the daemon continues."""
     reader, writer = os.pipe()
     process = subprocess.Popen(
         [
             sys.executable, "-m", "killsnoopd", "--web.listen-address=127.0.0.1:0", "--events.target=stdout",
-            "--events.exclude-signal=all", "--events.include-signal=SIGRTMIN+29",  # nobody else sends that
+            "--events.exclude-signal=all", "--events.include-signal=SIGRTMIN+29",  # no other process sends that
         ],
         stdout=writer, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def test_a_reader_that_goes_away_is_no_disaster(tmp_path):
 
 
 def test_a_second_daemon_leaves_the_first_alone(start):
-    """The port is taken: one line, exit 71, and the first goes on counting."""
+    """The port is taken: one line, exit code 71, and the first daemon keeps counting."""
     first = start()
     port = first.url.rpartition(":")[2]
     command = [sys.executable, "-m", "killsnoopd", f"--web.listen-address=127.0.0.1:{port}"]
@@ -159,14 +159,14 @@ def test_a_second_daemon_leaves_the_first_alone(start):
 
 
 def test_two_daemons_on_two_ports_both_count(start):
-    """Two probes side by side do not disturb each other."""
+    """Two probes do not affect each other."""
     first, second = start(), start()
     run(lambda: kill_loop(100), b"ks-both")
     assert first.signals("ks-both") == second.signals("ks-both") == {("ks-both", "SIGTERM", "ESRCH"): 100}
 
 
 def test_the_page(daemon, promtool):
-    """Text, OpenMetrics and gzip, HEAD, the landing page, health, and a plain no to all else."""
+    """Text, OpenMetrics and gzip, HEAD, the landing page, health, and an error for everything else."""
     text = daemon.get()
     promtool(text)
     assert "_created" not in text
@@ -186,7 +186,7 @@ def test_the_page(daemon, promtool):
 
 
 def test_listening_on_every_address(tmp_path):
-    """`:PORT` answers on IPv4 and, where there is IPv6, on IPv6."""
+    """`:PORT` answers on IPv4 and, if there is any, on IPv6."""
     daemon = Daemon(tmp_path / "d", ["--web.listen-address=:0"])
     try:
         daemon.wait_ready()
@@ -200,7 +200,7 @@ def test_listening_on_every_address(tmp_path):
 
 
 def test_from_a_folder_that_is_gone(tmp_path):
-    """The folder that it was started in was removed: bcc would fail to compile there."""
+    """The folder that it was started in is gone: bcc would fail to compile there."""
     gone = tmp_path / "gone"
     gone.mkdir()
     daemon = Daemon(tmp_path / "d", prefix=("sh", "-c", f'cd {gone}; rmdir {gone}; exec "$@"', "sh"))
@@ -211,7 +211,7 @@ def test_from_a_folder_that_is_gone(tmp_path):
 
 
 def test_socket_activation(tmp_path):
-    """Handed a listening socket, the daemon serves on it: sd_listen_fds(3)."""
+    """The daemon serves on a listening socket that it was passed: sd_listen_fds(3)."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         script = (

@@ -1,9 +1,9 @@
-"""Pointers of the kernel's that the probe follows: each is tested before, as kernels built by Clang demand.
+"""Every kernel pointer that the probe follows is tested first, as kernels built by Clang require.
 
-There BTF says which pointers RCU protects, and the verifier takes these for pointers that may be NULL. A kernel built by
-GCC has no such tags (before GCC 16), so its verifier does not find a test that is missing: this file does. It follows
-every path through the instructions, as the verifier does, and knows of each register and stack slot whether it holds a
-pointer that was loaded from a kernel structure and not tested since.
+There, BTF says which pointers RCU protects, and the verifier treats those as possibly NULL. A kernel built by GCC has no
+such tags (before GCC 16), so its verifier does not find a missing test, but this file does. Like the verifier, it follows
+every path through the instructions, and knows of each register and stack slot whether it holds a pointer that was loaded
+from a kernel structure and not tested since.
 """
 
 import struct
@@ -19,7 +19,7 @@ LOAD_64_BITS, LOAD_IMMEDIATE, CALL, EXIT, ADD_IMMEDIATE, MOVE = 0x79, 0x18, 0x85
 JUMP_ALWAYS, JUMP_IF_ZERO, JUMP_UNLESS_ZERO = 0x05, 0x15, 0x55
 ROOTS = (158, 175, compiler.RDONLY_CAST)  # bpf_get_current_task_btf, bpf_task_pt_regs
 STEPS_MAX = 3_000_000
-# What a register may hold, besides ("loaded", at), ("offset", at) and ("stack", offset); None is anything else.
+# Values of a register, besides ("loaded", at), ("offset", at) and ("stack", offset); None is anything else.
 KERNEL, CONTEXT = "kernel", "context"
 
 
@@ -32,12 +32,12 @@ def changed(state, key, value):
 
 
 def replaced(state, old, new):
-    """The state with one value in the place of another."""
+    """The state with one value replaced by another."""
     return frozenset((key, new if value == old else value) for key, value in state if value != old or new is not None)
 
 
 def unchecked(code, typed_context):
-    """Indexes of the instructions that follow a pointer which may be NULL.
+    """Indexes of the instructions that follow a pointer that may be NULL.
 
     `typed_context`: the program's arguments are pointers to kernel structures.
     """
@@ -64,7 +64,7 @@ def unchecked(code, typed_context):
                     value = values.get(("slot", pointer[1] + offset)) if opcode == LOAD_64_BITS else None
                 elif opcode == LOAD_64_BITS and pointer == KERNEL:
                     value = ("loaded", at)
-                    state = replaced(state, value, ("loaded", -at))  # of an earlier round of a loop
+                    state = replaced(state, value, ("loaded", -at))  # of an earlier iteration of a loop
                 elif opcode == LOAD_64_BITS and pointer == CONTEXT and typed_context:
                     value = KERNEL
                 state = changed(state, to, value)
@@ -76,7 +76,7 @@ def unchecked(code, typed_context):
                 state = changed(state, to, pointer)
             elif opcode == ADD_IMMEDIATE and isinstance(values.get(to), tuple):
                 what, where = values[to]
-                # The verifier refuses an offset before the test; if it is a number, nobody follows it.
+                # The verifier refuses an offset before the test; if it is a number, it is never followed.
                 state = changed(state, to, (what, where + immediate) if what == "stack" else ("offset", at))
             elif opcode == ADD_IMMEDIATE:
                 pass  # a field of a structure
@@ -112,7 +112,7 @@ def instruction(opcode, to=0, source=0, offset=0, immediate=0):
 CURRENT = instruction(CALL, immediate=158)  # r0 = the current task
 FIELD = instruction(LOAD_64_BITS, 1, 0, 16)  # r1 = r0->field
 FOLLOW = instruction(LOAD_64_BITS, 2, 1)  # r2 = r1->field
-SKIP_IF_ZERO = instruction(JUMP_IF_ZERO, 1, offset=1)  # if (r1 == 0) leave out the next one
+SKIP_IF_ZERO = instruction(JUMP_IF_ZERO, 1, offset=1)  # if (r1 == 0) skip the next one
 END = instruction(EXIT)
 
 
@@ -133,7 +133,7 @@ END = instruction(EXIT)
     ],
 )  # fmt: skip
 def test_the_check_itself(code, found):
-    """What it takes for tested, and what not."""
+    """The code that it accepts, and the code that it does not."""
     assert unchecked(code, typed_context=False) == found
 
 
@@ -144,5 +144,5 @@ def functions():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_pointer_is_tested(functions, program):
-    """Before it is followed."""
+    """Before it is followed, each pointer is tested."""
     assert unchecked(functions[f"on_{program}"], typed_context=hooks.btf_tracepoint(program) is not None) == set()

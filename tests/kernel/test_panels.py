@@ -1,7 +1,7 @@
-"""Every query of the dashboard, asked of a real Prometheus that has scraped real daemons under a load that is known.
+"""Every query of the dashboard, sent to a real Prometheus that has scraped real daemons under a known load.
 
-What is known twice over: what was sent, by senders whose names nobody else has; and what was scraped, which is counted here once
-more from the raw samples. Others may send signals on this kernel meanwhile.
+The load is known from its senders, whose names nobody else has, and from the raw samples, which are added up here a second
+time. Other processes may send signals on this kernel meanwhile.
 """
 
 import json
@@ -22,7 +22,7 @@ from waiting import wait_for
 BOARD = json.loads(DASHBOARD.read_text())
 PANELS = {panel["title"]: panel for panel in panels(BOARD)}
 HOSTILE = "kd-';reboot;'"
-LOAD_S = 30  # at least: increase() is off by half a scrape's interval in so many seconds
+LOAD_S = 30  # at least: increase() is off by half a scrape interval over this many seconds
 RARE, IGNORED, DEADLY = (signal.SIGRTMIN + number for number in (11, 12, 13))
 STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 
@@ -34,12 +34,12 @@ def chosen(labels, names):
 
 @dataclass
 class Measured:
-    """A Prometheus that has seen it all, the moment to ask about, and how far back the range goes."""
+    """A Prometheus that has scraped everything, the time to ask for, and the length of the range."""
 
     prometheus: Prometheus
     at: float
     began: float  # the first scrape in the range
-    load: tuple[float, float]  # when it began, when it was over
+    load: tuple[float, float]  # its start, its end
 
     @property
     def range_s(self):
@@ -60,7 +60,7 @@ class Measured:
         return {tuple(labels[name] for name in by): round(value) for labels, value in self.ask(title, ref, **chosen)}
 
     def samples(self, name, **matchers):
-        """[(labels, samples)] of a metric in the range, chosen here: text, or a function of the label's value."""
+        """[(labels, samples)] of a metric in the range; `chosen`: text, or a function of the label's value."""
         for labels, values in self.prometheus.raw(name, self.at, self.range_s):
             if all(
                 wanted(labels.get(label, "")) if callable(wanted) else labels.get(label) == wanted
@@ -69,7 +69,7 @@ class Measured:
                 yield labels, values
 
     def grown(self, name, by=(), **matchers):
-        """{labels: by how much counters grew}, counted sample by sample; a series younger than its page grew from 0."""
+        """{labels: how much counters grew}, sample by sample; a series that is newer than its page grew from 0."""
         pages = {labels["instance"]: values[0][0] for labels, values in self.samples("killsnoop_series")}
         found = defaultdict(float)
         for labels, values in self.samples(name, **matchers):
@@ -90,7 +90,7 @@ class Measured:
 
 
 def load(prometheus, processes):
-    """What is known. Between its parts Prometheus scrapes: some series grow, some are born, some only once."""
+    """The known load. Prometheus scrapes between its parts: some series grow, some are new, some occur once."""
 
     def kills(sender, number):
         victims = [processes.victim("kv-dash") for _ in range(number)]
@@ -133,7 +133,7 @@ def load(prometheus, processes):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Three hosts, as far as Prometheus can tell; the third has no room for many counters, and a low rate."""
+    """Three hosts for Prometheus; the third has few counters and a low rate."""
     folder = tmp_path_factory.mktemp("dashboard")
     daemons, processes, prometheus = [], Processes(), None
     stats = STATS.read_text()
@@ -176,7 +176,7 @@ LOST = {"rate_limited", "ring_full", "journal_error", "decode_error"}.__contains
 KILLS = ("killsnoop_deliveries_total",)
 KILLED = {"signal": "SIGKILL", "outcome": "delivered"}
 HOST = ("instance",)
-# What each query should say, from the raw samples: {title: {ref: function of Measured}}.
+# The expected result of each query, from the raw samples: {title: {ref: function of Measured}}.
 EXPECTED = {
     "SIGKILLs": {"A": lambda m: m.grown(*KILLS, **KILLED)},
     "OOM kills": {"A": lambda m: m.grown(*KILLS, origin="oom", **KILLED)},
@@ -226,7 +226,7 @@ EXPECTED = {
 
 
 def test_nothing_is_left_out():
-    """Every query of a panel has its expectation; the times of the great table have a test of their own."""
+    """Every query of a panel has an expectation; the times of the large table have their own test."""
     asked = {
         (title, target["refId"])
         for title, panel in PANELS.items()
@@ -240,7 +240,7 @@ def test_nothing_is_left_out():
 
 @pytest.mark.parametrize(("title", "ref"), [(title, ref) for title, refs in EXPECTED.items() for ref in refs])
 def test_panel_agrees_with_the_raw_samples(measured, title, ref):
-    """All hosts, senders and signals: what was scraped, counted once more by other means."""
+    """For all hosts, senders and signals, the panel equals a second computation from the samples."""
     expected = EXPECTED[title][ref](measured)
     assert expected
     found = {
@@ -277,7 +277,7 @@ MANY, ONCE, TRIES = {"comm": ["kd-many"]}, {"comm": ["kd-once"]}, {"comm": ["kd-
     ],
 )  # fmt: skip
 def test_known_load(measured, title, choice, by, counts):
-    """What was sent is what the panel says; senders nobody has, signals nobody sends."""
+    """The panel shows what was sent, and nothing for senders and signals that do not exist."""
     assert measured.counts(title, by, instance=["a"], **choice) == counts
     fleet = measured.counts(title, by, instance=["a", "b"], **choice)
     hosts = {("a",): 7, ("b",): 7} if by == ("instance",) else {labels: 2 * count for labels, count in counts.items()}
@@ -290,14 +290,14 @@ def test_known_load(measured, title, choice, by, counts):
      ("Hosts, one by one", "B", 1), ("Hosts, one by one", "C", 1)],
 )  # fmt: skip
 def test_what_others_may_add_to(measured, title, ref, at_least):
-    """No name to tell these by: at least what was sent."""
+    """Without a name of our own to filter by: at least what was sent."""
     for host in "a", "b":
         ((_, value),) = measured.ask(title, ref, instance=[host])
         assert round(value) >= at_least
 
 
 def test_a_host_without_room(measured):
-    """The third host's health says so: it counts as (other), and logs little."""
+    """The third host's row says so: it counts as (other) and logs little."""
     assert measured.counts("Counters taken", ("instance",))["small",] == 1
     assert measured.counts("Calls counted as (other)", ("instance",))["small",] >= 7 + 1 + 1
     (lost,) = [value for labels, value in measured.ask("Events lost") if labels["instance"] == "small"]
@@ -305,7 +305,7 @@ def test_a_host_without_room(measured):
 
 
 def test_since_when(measured):
-    """The first and the last time of each, in milliseconds: scraped after it happened, not long after."""
+    """The first and the last time of each, in milliseconds: scraped after it happened, and soon."""
     start, end = measured.load
 
     def when(ref, comm):
@@ -316,12 +316,12 @@ def test_since_when(measured):
 
     assert start <= when("B", "kd-once") == when("C", "kd-once") <= measured.at
     assert start <= when("B", "kd-many") < when("C", "kd-many") <= measured.at
-    assert when("B", "kd-once") < end  # it was among the first, and then Prometheus was waited for
+    assert when("B", "kd-once") < end  # it was among the first, then the test waited for Prometheus
     assert when("B", "kd-many") < when("B", HOSTILE) <= when("C", "kd-many") + 2
 
 
 def test_the_way_to_the_log(measured):
-    """The command names the sender, unless a shell would do what the name says."""
+    """The command names the sender, unless a shell would interpret the name."""
     rows = measured.ask("Who sent what, since when", comm=["kd-once", HOSTILE], instance=["a"])
     assert {labels["comm"]: labels["log"] for labels, _ in rows} == {
         "kd-once": "journalctl -t killsnoopd KILLSNOOP_COMM=kd-once KILLSNOOP_SIGNAL=SIGKILL",
@@ -333,7 +333,7 @@ def test_the_way_to_the_log(measured):
     "title", [title for title, panel in PANELS.items() if panel["type"] in ("timeseries", "state-timeline")]
 )
 def test_over_time(measured, title):
-    """Asked for as Grafana asks for a graph, its last point is the same."""
+    """Queried as Grafana queries a graph, its last point is the same."""
     for target in PANELS[title]["targets"]:
         expression = filled(target["expr"], measured.values())
         graph = measured.prometheus.query_range(expression, measured.at - 20, measured.at, 5)
@@ -355,7 +355,7 @@ def test_annotation(measured):
     [("job", {"killsnoopd"}), ("instance", {"a", "b", "small"}), ("comm", {"kd-many", "kd-tries", HOSTILE, "(other)"}), ("signal", {"SIGKILL", "SIGRTMIN+11", "0"})],
 )  # fmt: skip
 def test_variable(measured, name, some):
-    """What one can choose is there to be chosen: label_values() is such a query."""
+    """The options exist: label_values() is such a query."""
     (query,) = [each["query"] for each in BOARD["templating"]["list"] if each["name"] == name]
     selector, label = query.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
     found = measured.prometheus.query(f"group by ({label}) ({filled(selector, measured.values())})", measured.at)

@@ -1,4 +1,4 @@
-"""The real daemon on its port: TLS and users with a real Prometheus, a reload that goes wrong, few open files, a flood."""
+"""The real daemon's port: TLS and users with a real Prometheus, a failed reload, few open files, a flood."""
 
 import shutil
 import signal
@@ -58,7 +58,7 @@ def test_prometheus_scrapes_with_a_certificate_and_a_password(secured, tmp_path)
 
 
 def test_a_reload_that_goes_wrong(secured):
-    """The former configuration stays, that is logged, and systemd is told that the daemon is READY again; then it is mended."""
+    """The former configuration stays, the error is logged, systemd gets READY again; then the file is fixed."""
     daemon, folder = secured
     context = trusting(folder / "ca.crt")
     context.load_cert_chain(folder / "client.crt", folder / "client.key")
@@ -89,7 +89,7 @@ def test_a_reload_that_goes_wrong(secured):
     ("name", "prefix"), [("half a request", ()), ("1,000 scrapes", ()), ("silent", ("prlimit", "--nofile=64:64"))]
 )
 def test_under_attack(start, name, prefix):
-    """5,000 half requests, 1,000 scrapes, 2,000 connections at `ulimit -n 64`: who behaves is answered; nothing is left over."""
+    """5,000 half requests, 1,000 scrapes, 2,000 connections at `ulimit -n 64`: scrapes are answered."""
     if not room_for(5000):
         pytest.skip("needs 5,100 open files (ulimit -Hn); CI=true makes this a failure")
     daemon = start(prefix=prefix)

@@ -1,4 +1,4 @@
-"""The pinned hand-over: the loader leaves the probe on bpffs and is gone; daemons come and go, the counts stay."""
+"""Pins: the loader leaves the probe on bpffs and exits; daemons start and stop, the counts stay."""
 
 import contextlib
 import ctypes
@@ -23,7 +23,7 @@ from killsnoopd.probe.program import probe_hash
 
 
 def test_counts_and_events_outlive_the_daemon(start, pins):
-    """Signals sent while no daemon runs are counted, and logged by the next one; its ledger goes on, too."""
+    """Signals sent while no daemon runs are counted, and logged by the next one; its ledger continues too."""
     said = load(pins, "--events.rate=0")
     name = probe_hash(cli.parse(["--events.rate=0"]).probe)
     seen = r"it sees signals from \d+\.\d s after boot"
@@ -55,7 +55,7 @@ def build_labels(daemon):
 
 
 def test_a_killed_daemon_loses_no_count_and_no_event(start, pins):
-    """SIGKILL under way: what the next daemon finds is complete, and no event is logged twice but the one in flight."""
+    """After SIGKILL, the next daemon finds everything, and only the event in flight may be logged twice."""
     load(pins, "--events.rate=0")
     flags = ("--events.rate=0", f"--probe.pin={pins}")
     first = start(*flags)
@@ -70,7 +70,7 @@ def test_a_killed_daemon_loses_no_count_and_no_event(start, pins):
 
 
 def test_the_same_probe_is_not_loaded_twice(start, pins):
-    """A second run of the loader tries the pinned probe out, under its own name, and leaves it as it is."""
+    """A second run of the loader tests the pinned probe, under its own name, and leaves it as it is."""
     load(pins)
     before = our_programs()
     assert "is already pinned at" in load(pins)
@@ -83,8 +83,8 @@ def test_the_same_probe_is_not_loaded_twice(start, pins):
 
 
 def test_another_version_takes_over_between_two_signals(start, pins):
-    """Other settings are another program. It goes on where the first was: no signal is counted twice or not at all,
-    each event is told once, and only the last program stays."""
+    """Other settings make another program. It continues where the first one was: each signal is counted once, each event
+    is logged once, and only the last program stays."""
     others = our_programs()
     load(pins, "--events.rate=0")
     daemon = start("--events.rate=0", f"--probe.pin={pins}")
@@ -115,7 +115,7 @@ def test_another_version_takes_over_between_two_signals(start, pins):
 
 
 def test_another_layout_starts_anew(pins):
-    """What cannot be carried over goes; the journal says so."""
+    """What cannot be taken over is lost; the log says so."""
     load(pins, "--metrics.max-series=10")
     programs = our_programs()
     run(lambda: kill_loop(7), b"ks-unlogged")
@@ -135,7 +135,7 @@ def pins_in(pins):
     "broken", ["links/kill", "links/signal_generate", "maps/counts", "programs/sys_exit", "layout"]
 )
 def test_partial_pins_are_replaced(start, pins, broken):
-    """Something removed a pin: the loader puts a whole probe in their place. Counts go on if only a link is gone."""
+    """If a pin is missing, the loader repairs the probe. Counts continue if only a link is missing."""
     load(pins)
     run(lambda: send("rt_sigqueueinfo", NO_SUCH_PID, 9, siginfo(9)), b"ks-before")
     (whole,) = pins_in(pins)
@@ -149,8 +149,8 @@ def test_partial_pins_are_replaced(start, pins, broken):
 
 
 def test_silent_pins_are_replaced(start, pins):
-    """Attached, but someone has emptied the table by which the entry jumps: what passes is counted as missed, and at the
-    next start the probe is loaded anew, and the counts go on."""
+    """Attached, but the program array of an entry was emptied: its runs are counted as missed. At the next start the
+    probe is loaded again, and counting continues."""
     load(pins)
     watching = start(f"--probe.pin={pins}")
     run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-before")
@@ -175,7 +175,7 @@ def test_silent_pins_are_replaced(start, pins):
 
 
 def test_foreign_things_among_the_pins_go(pins):
-    """What does not belong there does not stand in the way."""
+    """Foreign files among the pins do no harm and are removed."""
     name = probe_hash(cli.parse([]).probe)
     (pins / f"new_{name}").mkdir()
     (pins / "0123456789abcdef").mkdir()
@@ -185,7 +185,7 @@ def test_foreign_things_among_the_pins_go(pins):
 
 
 def test_removing_the_pins_lets_go_of_everything(pins):
-    """What `systemctl stop killsnoopd` comes to: no program of ours is left."""
+    """The effect of `systemctl stop killsnoopd`: no program of ours is left."""
     before = our_programs()
     load(pins)
     assert len(our_programs() - before) == ATTACHED
@@ -195,7 +195,7 @@ def test_removing_the_pins_lets_go_of_everything(pins):
 
 
 def test_a_daemon_without_any_capability_opens_the_pins(start, pins):
-    """As under systemd: uid 0, capabilities none, from the first instruction on."""
+    """As under systemd: uid 0 without capabilities, from the first instruction on."""
     load(pins)
     daemon = start(
         f"--probe.pin={pins}", prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")

@@ -1,4 +1,4 @@
-"""The DaemonSet of deploy/kubernetes on this kernel: the loader with its init container's powers, the daemon with its own."""
+"""The DaemonSet of deploy/kubernetes on this kernel, each container with its own privileges."""
 
 import copy
 import re
@@ -24,7 +24,7 @@ VARIANTS = [
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """What the image has besides the distribution's packages."""
+    """The image's files besides the distribution's packages."""
     root = tmp_path_factory.mktemp("image")
     subprocess.run(
         ["make", "-C", kubernetes.TOP, "install", f"DESTDIR={root}", "PREFIX=/usr"], check=True, capture_output=True
@@ -34,7 +34,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def make_pod(tmp_path, installed, pins):
-    """Pods whose folder of pins is one of our own."""
+    """Pods with a folder of pins of their own."""
 
     def make(daemon_set, name="pod"):
         paths = {PIN: pins / "killsnoopd-pod", "/sys/fs/bpf": pins}
@@ -67,7 +67,7 @@ def loader_and_daemon(daemon_set):
 
 @pytest.mark.parametrize("components", VARIANTS, ids=lambda names: "+".join(names) or "base")
 def test_the_pod_counts_and_logs(make_pod, start_container, components):
-    """The loader pins and ends; the daemon, powerless, counts a signal, and logs it with the host's pids."""
+    """The loader pins and ends; the unprivileged daemon counts a signal, and logs it with pids of the host."""
     pod = make_pod(kubernetes.daemon_set(*components))
     loaded = pod.run("loader")
     assert (loaded.returncode, loaded.stdout) == (0, ""), loaded.stderr
@@ -95,7 +95,7 @@ def test_the_pod_counts_and_logs(make_pod, start_container, components):
 
 @pytest.mark.parametrize("capability", ["BPF", "PERFMON"])
 def test_the_loader_needs_each_capability(make_pod, capability):
-    """Where SYS_ADMIN, which stands for both, is not needed."""
+    """On machines where SYS_ADMIN, which includes both others, is not required."""
     daemon_set = kubernetes.daemon_set("without-sys-admin")
     loader, _ = loader_and_daemon(daemon_set)
     loader["securityContext"]["capabilities"]["add"].remove(capability)
@@ -104,7 +104,7 @@ def test_the_loader_needs_each_capability(make_pod, capability):
 
 
 def refused(make_pod, change):
-    """Exit code and last words of a daemon whose container was changed, with a probe that is pinned well."""
+    """Exit code and last line of a daemon in a changed container, with a correctly pinned probe."""
     daemon_set = kubernetes.daemon_set()
     changed = copy.deepcopy(daemon_set)
     change(changed)
@@ -114,7 +114,7 @@ def refused(make_pod, change):
 
 
 def test_the_default_seccomp_profile_wants_bpf_on_the_list(make_pod):
-    """Though the daemon never has that capability, it could not open the pins otherwise."""
+    """The daemon never has that capability, but without it in the list seccomp would forbid opening the pins."""
 
     def change(daemon_set):
         del loader_and_daemon(daemon_set)[1]["securityContext"]["capabilities"]["add"]
@@ -125,7 +125,7 @@ def test_the_default_seccomp_profile_wants_bpf_on_the_list(make_pod):
 
 
 def test_the_pins_are_for_the_daemons_group_alone(make_pod):
-    """Another user on the node, whose container mounts the same folder, cannot read them."""
+    """A user on the node whose container mounts the same folder cannot read them."""
 
     def change(daemon_set):
         loader_and_daemon(daemon_set)[1]["securityContext"].update(runAsUser=65533, runAsGroup=65533)
@@ -135,7 +135,7 @@ def test_the_pins_are_for_the_daemons_group_alone(make_pod):
 
 
 def test_the_daemon_cannot_reach_what_the_probe_works_by(make_pod, pins):
-    """An empty folder lies over them, and the rest it can neither remove nor replace."""
+    """They are hidden below an empty folder, and the daemon can neither remove nor replace the others."""
     daemon_set = kubernetes.daemon_set()
     _, container = loader_and_daemon(daemon_set)
     container["command"] = [
@@ -151,7 +151,7 @@ def test_the_daemon_cannot_reach_what_the_probe_works_by(make_pod, pins):
 
 
 def test_a_restarted_container_goes_on_counting(make_pod, start_container):
-    """Kubernetes restarts a container without its init container: counts stay, and what happened in between is logged."""
+    """Kubernetes restarts a container without its init container: counts stay, and no event is missed."""
     pod = make_pod(kubernetes.daemon_set())
     assert pod.run("loader").returncode == 0
     with victim() as target:
@@ -169,7 +169,7 @@ def test_a_restarted_container_goes_on_counting(make_pod, start_container):
 
 
 def test_memory_is_within_the_limits(make_pod, start_container):
-    """The loader leaves room at its peak for the maps of a large machine; the daemon at rest stays within its request."""
+    """The loader's peak leaves room for the maps of a large machine; the daemon at rest stays within its request."""
     daemon_set = kubernetes.daemon_set()
     loader, container = loader_and_daemon(daemon_set)
     measured = "import resource; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -188,7 +188,7 @@ def test_memory_is_within_the_limits(make_pod, start_container):
 
 
 def test_the_cleanup_leaves_nothing(make_pod, pins):
-    """Uninstalled: no program in the kernel, no pin, no folder."""
+    """After uninstalling: no program in the kernel, no pin, no folder."""
     before = our_programs()
     assert make_pod(kubernetes.daemon_set()).run("loader").returncode == 0
     assert len(our_programs() - before) == ATTACHED
@@ -200,7 +200,7 @@ def test_the_cleanup_leaves_nothing(make_pod, pins):
 
 
 def test_the_own_seccomp_profile_closes_the_rest(make_pod):
-    """Threads it lets through, namespaces, tracing and new files it does not."""
+    """It allows threads, but not namespaces, tracing or new files."""
     daemon_set = kubernetes.daemon_set("localhost-seccomp")
     _, container = loader_and_daemon(daemon_set)
     code = """\
@@ -225,7 +225,7 @@ print("clone", errno.errorcode[ctypes.get_errno()])
 
 
 def test_one_container_alone(make_pod, start_container):
-    """docs/kubernetes.md's `docker run`: the loader's capabilities until the probe is attached, then none; it ends with the container."""
+    """docs/kubernetes.md's `docker run`: no capability once the probe is attached; it ends with the container."""
     before = our_programs()
     daemon_set = kubernetes.daemon_set()
     loader, container = loader_and_daemon(daemon_set)

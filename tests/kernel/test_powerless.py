@@ -16,7 +16,7 @@ from killsnoopd.settings import Settings
 
 
 def test_no_capability_is_left(start):
-    """Every set is empty in every thread, none can be gained by execve, and the loader is gone."""
+    """Every set is empty in every thread, execve can gain none, and the loader is gone."""
     daemon = start()
     for task in Path(f"/proc/{daemon.pid}/task").iterdir():
         status = (task / "status").read_text()
@@ -30,7 +30,7 @@ RESIDENT_MB = 32
 
 
 def test_at_rest(start, record_property):
-    """Little resident memory, three threads (one builds pages), bcc never mapped, and only fds with a purpose."""
+    """Little resident memory, three threads (one builds pages), bcc never mapped, and no unexplained fd."""
     daemon = start()
     daemon.get()
     resident_mb = int(daemon.status("VmRSS")) / 1024
@@ -52,7 +52,7 @@ def test_at_rest(start, record_property):
 
 
 def test_no_work_at_rest(start):
-    """From one status line to the next, ten seconds later, one thread wakes up, and once: to write that line."""
+    """From one status line to the next, ten seconds later, one thread wakes up once, to write that line."""
     daemon = start("--events.exclude-signal=all")  # other processes' signals make no events
     daemon.get()
     daemon.wait_status()  # the connection above has ended by then
@@ -65,8 +65,10 @@ def test_no_work_at_rest(start):
 
 
 def wake_ups(daemon):
-    """{thread: how often it has slept}, once all sleep. It does not count when the kernel gives the CPU to another
-    process, so a slow machine has the same numbers. Source: /proc/PID/task/TID/status, proc_pid_status(5)."""
+    """{thread: number of times that it slept}, read while all sleep. Source: proc_pid_status(5).
+
+    Giving up the CPU to another process is not sleeping, so a slow machine has the same numbers.
+    """
 
     def read():
         tasks = {int(task.name): (task / "status").read_text() for task in Path(f"/proc/{daemon.pid}/task").iterdir()}
@@ -80,7 +82,7 @@ def wake_ups(daemon):
 
 
 def test_counters_cannot_be_written():
-    """Counts maps are frozen: not even root can change them through the daemon's fds; its own ledger it can."""
+    """The maps of counts are frozen: not even root can change them through the daemon's fds; only its ledger can be."""
     layout = Layout(possible_cpus(), Settings().max_series)
     opened = start.load([], layout, "/usr/bin/python3")
     try:
@@ -96,7 +98,7 @@ def test_counters_cannot_be_written():
 
 
 def test_nobody_can_read_the_probe():
-    """Handed the fds, a process with uid nobody and no capability counts and takes events."""
+    """With the fds, a process with uid nobody and no capability can read counts and events."""
     layout = Layout(possible_cpus(), Settings().max_series)
     opened = start.load([], layout, "/usr/bin/python3")
 
@@ -133,7 +135,7 @@ def test_run_statistics_are_there_when_the_kernel_keeps_them(start):
 
 
 def test_stopping_detaches(start):
-    """After the daemon has ended no program of its is left in the kernel."""
+    """After the daemon has ended, none of its programs is left in the kernel."""
     before = our_programs()
     daemon = start()
     assert len(our_programs() - before) == ATTACHED
@@ -146,7 +148,7 @@ ATTACHED = 2 * len(PROGRAMS)
 
 
 def our_programs():
-    """Ids of the programs in the kernel that are called what ours are; source: BPF_PROG_GET_NEXT_ID."""
+    """Ids of the kernel's programs that have names of ours; source: BPF_PROG_GET_NEXT_ID."""
     lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
     names = {name[:15] for program in PROGRAMS for name in (program, f"on_{program}")}
     found, number = set(), ctypes.c_uint32(0)

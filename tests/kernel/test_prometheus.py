@@ -1,4 +1,4 @@
-"""From a real SIGKILL to a notification: the daemon, Prometheus with the shipped rules, Alertmanager, a receiver."""
+"""From a real SIGKILL to a notification: the daemon, Prometheus with the shipped rules, Alertmanager, a webhook."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from servers import RULES, Alertmanager, Prometheus, Webhook
 from waiting import wait_for
 
 ALERT = "KillsnoopUnexpectedSigkill"
-EXPECTED = "containerd-shim"  # on the list of alerts.yml
+EXPECTED = "containerd-shim"  # in the list of alerts.yml
 
 
 def own_mounts(script):
@@ -19,7 +19,7 @@ def own_mounts(script):
 
 @pytest.fixture
 def pipeline(start, tmp_path):
-    """The daemon, the Prometheus that scrapes it and the receiver of the notifications."""
+    """The daemon, the Prometheus that scrapes it, and the receiver of notifications."""
     daemon = start()
     with Webhook() as webhook:
         routes = {
@@ -27,7 +27,7 @@ def pipeline(start, tmp_path):
             "receivers": [{"name": "test", "webhook_configs": [{"url": webhook.url, "send_resolved": True}]}],
         }  # fmt: skip
         with Alertmanager(tmp_path / "alertmanager", routes, own_mounts) as alertmanager:
-            # Only the intervals are the test's own; the rules are the shipped ones, unchanged.
+            # Only the intervals differ; the rules are the shipped ones.
             config = {
                 "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
                 "rule_files": [str(RULES / "*.yml")],
@@ -47,13 +47,13 @@ def kill_as(name):
 
 
 def scrapes(prometheus):
-    """How many pages Prometheus has read."""
+    """The number of pages that Prometheus has scraped."""
     found = prometheus.query("count_over_time(killsnoop_escalations_total[10m])")
     return sum(found.values())
 
 
 def wait_for_evaluations(prometheus, more):
-    """All groups, so often."""
+    """Wait until all groups were evaluated this many times."""
     name = "prometheus_rule_evaluations_total"
     per_round = sum(len(group["rules"]) for group in prometheus.api("rules")["groups"])
     end = prometheus.own(name) + more * per_round
@@ -61,7 +61,7 @@ def wait_for_evaluations(prometheus, more):
 
 
 def told_of(webhook, comm):
-    """The notifications that name a sender."""
+    """The notifications that name this sender."""
     return [
         found
         for found in webhook.notifications
@@ -70,7 +70,7 @@ def told_of(webhook, comm):
 
 
 def test_one_sigkill_is_one_notification(pipeline):
-    """Of a name that never sent one before. An expected sender, who kills before, is none."""
+    """For a name that has never sent one. An expected sender, which kills first, causes none."""
     daemon, prometheus, webhook = pipeline
     never_seen = f"ks-{os.getpid()}"
     wait_for(lambda: scrapes(prometheus) >= 2, "two scrapes")
@@ -88,7 +88,7 @@ def test_one_sigkill_is_one_notification(pipeline):
     assert alert["annotations"]["summary"] == f"{never_seen} sends SIGKILL on {daemon.url.removeprefix('http://')}"
     assert "1 calls" in alert["annotations"]["description"]
     assert told_of(webhook, EXPECTED) == []
-    # The series was born at 1: what increase() makes of it.
+    # increase() of a series that began at 1
     born = f'killsnoop_signals_total{{comm="{never_seen}"}}'
     assert list(prometheus.query(born).values()) == [1]
     assert list(prometheus.query(f"increase({born}[5m])").values()) == [0]

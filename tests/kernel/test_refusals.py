@@ -1,7 +1,7 @@
-"""What keeps the daemon from starting: one line that says what, why and what to do, and a documented exit code.
+"""Reasons why the daemon does not start: one line (what, why, what to do) and a documented exit code.
 
-Each case is made for real, in a mount namespace or with fewer capabilities; tests/test_loader.py has the cases
-that no machine at hand can show.
+Each case is real, in a mount namespace or with fewer capabilities; tests/probe/test_loader.py has the cases that no
+machine at hand can show.
 """
 
 import shutil
@@ -15,11 +15,11 @@ from running import PRIVATE, UNSHARE
 
 import killsnoopd
 
-# Not the virtual environment's: it may be in a folder that the uid of a case cannot read.
+# Not the virtual environment's: a case's uid may not be able to read its folder.
 PYTHON = str(Path(sys.executable).resolve())
 DIST = "/usr/lib/python3/dist-packages"
 
-# name: (shell commands run before, program that starts the daemon, flags, exit code, what the line says)
+# name: (shell commands to run before, program that starts the daemon, flags, exit code, part of the line)
 CASES = {
     "an unknown flag": ("", "", "--nonsense", 2, "unrecognized arguments: --nonsense"),
     "a bad address": ("", "", "--web.listen-address=nowhere", 2, "'nowhere' is not an address"),
@@ -76,7 +76,7 @@ def public():
 
 
 def in_namespace(public, before, program, command):
-    """Run a command in a mount namespace of its own; the commands before it may change what is mounted."""
+    """Run a command in its own mount namespace; the commands before it may change mounts."""
     script = f"{PRIVATE}; {{ {before or ':'}; }} && cd / && exec {program} {PYTHON} -m {command}"
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": public, "T": public}
     return subprocess.run([*UNSHARE, script], capture_output=True, text=True, timeout=60, check=False, env=environment)
@@ -107,7 +107,7 @@ LOADER_CASES = {
 
 @pytest.mark.parametrize("case", LOADER_CASES)
 def test_loader_refusal(case, public):
-    """The loader that pins says its line itself."""
+    """The loader with --pin logs its line itself."""
     before, directory, code, says = LOADER_CASES[case]
     result = in_namespace(public, before, "", f"killsnoopd.probe.loader --pin {directory}")
     assert (result.returncode, result.stdout) == (code, ""), result.stderr
@@ -117,7 +117,7 @@ def test_loader_refusal(case, public):
 
 
 def test_debug_level_shows_what_the_verifier_said(public):
-    """A probe that the kernel refuses: one line, and the verifier's last words above it at debug level alone."""
+    """If the kernel refuses a probe: one line, and the verifier's last lines before it at debug level only."""
     source = Path(public) / "killsnoopd/bpf/counters.c"
     broken = "u64 *taken = slot_state_entry(TAKEN);"
     source.write_text(source.read_text().replace(broken, f"{broken} *(taken + 9) = 1;"))
@@ -129,7 +129,7 @@ def test_debug_level_shows_what_the_verifier_said(public):
         assert ("invalid access to map value" in result.stderr) == (level == "debug")
 
 
-# What is broken in the source: (file, text, what takes its place, what the line says).
+# The error in the source: (file, text, its replacement, part of the line).
 BROKEN = {
     "calls as the kernel's": (
         "origin.c", "code != SI_KERNEL && running->call < WRITE ? SYSCALL : KERNEL", "KERNEL",
@@ -161,7 +161,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_probe_that_reports_our_own_signals_wrong(public, fault):
-    """Is not served: the line says what was seen. So it would be on a kernel that marks signals as no other before."""
+    """It is refused: the line says what was seen. The same would happen on a kernel that marks signals in a new way."""
     file, text, instead, says = BROKEN[fault]
     source = Path(public) / "killsnoopd/bpf" / file
     before = source.read_text()
@@ -175,7 +175,7 @@ def test_a_probe_that_reports_our_own_signals_wrong(public, fault):
 
 
 def test_what_the_compiler_says(public):
-    """Source that does not compile: its error is the line; the rest shows at debug level."""
+    """Its error is the line; the debug level shows the rest."""
     source = Path(public) / "killsnoopd/bpf/counters.c"
     source.write_text(source.read_text().replace("u64 *taken = slot_state_entry(TAKEN);", "u64 *taken = nothing;"))
     for level in ("info", "debug"):
@@ -188,7 +188,7 @@ def test_what_the_compiler_says(public):
 
 
 def test_a_bug_is_told_whole(public):
-    """Exit code 1, and the traceback that a report needs."""
+    """Exit code 1, and the traceback, which a bug report needs."""
     source = Path(public) / "killsnoopd/daemon.py"
     source.write_text(source.read_text().replace("privileges.drop()", "privileges.dorp()"))
     result = in_namespace(public, "", "", "killsnoopd --web.listen-address=127.0.0.1:0")
@@ -198,7 +198,7 @@ def test_a_bug_is_told_whole(public):
 
 
 def test_from_a_folder_that_only_its_owner_can_read(public):
-    """`sudo make run` in a home of mode 0700: with its capabilities gone, root could not read a module there any more."""
+    """`sudo make run` in a home of mode 0700: without capabilities, root could not read a module there."""
     Path(public).chmod(0o700)
     shutil.chown(public, 65534)
     script = "import killsnoopd, urllib.request, threading, os, time, sys\n" + OWN_SCRAPE
@@ -215,7 +215,7 @@ def test_from_a_folder_that_only_its_owner_can_read(public):
     assert result.stdout.count("# EOF") == 1
 
 
-# Runs the daemon in this process, and asks it for its page from a thread, in every format.
+# Runs the daemon in this process, and requests its page from a thread, in every format.
 OWN_SCRAPE = """
 import re, signal
 from killsnoopd import daemon

@@ -1,4 +1,4 @@
-"""A large page: whom it holds up. And names counted together on it."""
+"""A large page delays nobody; names are merged on it."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ NAMES = 10_000
 
 
 def send(pid):
-    """A signal under each of many names."""
+    """A signal from each of many names."""
     for number in range(NAMES):
         set_name(b"ks-many-%d" % number)
         os.kill(pid, signal.SIGUSR1)
@@ -29,7 +29,7 @@ def taken_s(action):
 
 
 def test_a_large_page_holds_up_neither_requests_nor_events(start):
-    """While two clients scrape ten thousand series back to back, others wait for a part of the time that a scrape takes."""
+    """While two clients scrape ten thousand series in a loop, others wait for a fraction of a scrape's duration."""
     with victim() as pid:
         daemon = start("--events.exclude-signal=SIGUSR1")
         run(lambda: send(pid))
@@ -52,10 +52,10 @@ def test_a_large_page_holds_up_neither_requests_nor_events(start):
 
                 def told(name):
                     nonlocal said
-                    said += lines.read()  # the last line may be half a line yet
+                    said += lines.read()  # the last line may be incomplete
                     return f'"{name}"' in said
 
-                for number in range(30):  # each under a name of its own, so that its line is known
+                for number in range(30):  # each from a name of its own, so that its line is known
                     name = f"ks-one-{number}"
                     run(lambda: os.kill(pid, signal.SIGUSR2), name.encode())
                     events.append(taken_s(lambda n=name: wait_for(lambda: told(n), f"the event of {n}")))
@@ -72,7 +72,7 @@ def test_a_large_page_holds_up_neither_requests_nor_events(start):
 
 
 def test_folded_names(start, pins):
-    """One probe, and two daemons that count its names together in different ways: each shows the whole sum."""
+    """One probe and two daemons that merge its names differently: each shows the whole sum."""
     load(pins)
 
     def calls():

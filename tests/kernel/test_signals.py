@@ -1,4 +1,4 @@
-"""Signals sent by real processes: each is counted once, under exactly its labels, and logged with what it was."""
+"""Signals of real processes: each is counted once, with the right labels, and logged correctly."""
 
 import ctypes
 import errno
@@ -25,7 +25,7 @@ def daemon(shared_daemon):
 
 
 def test_23_signals(daemon):
-    """23 signals of known name, number and outcome: the counters and the events say just that."""
+    """23 signals of known name, number and outcome: counters and events show exactly these."""
     with victim(own_group=True) as target, victim() as doomed, victim() as roots:
         pidfd = os.pidfd_open(target)
         plan = {  # sender: uid, [(call, arguments, signal, result)]
@@ -42,7 +42,7 @@ def test_23_signals(daemon):
                 ("kill", (INT_MIN, 15), "SIGTERM", "ESRCH"),
                 ("kill", (target, 99), "invalid", "EINVAL"),
                 ("kill", (target, -5), "invalid", "EINVAL"),
-                ("kill", (target | 7 << 32, 10 | 7 << 32), "SIGUSR1", "success"),  # high halves mean nothing
+                ("kill", (target | 7 << 32, 10 | 7 << 32), "SIGUSR1", "success"),  # the high halves are ignored
             ]),
             "ks-nobody": (NOBODY, [
                 ("kill", (roots, 15), "SIGTERM", "EPERM"),
@@ -72,7 +72,7 @@ def test_23_signals(daemon):
         for call, arguments, sig, result in calls:
             counted[name, sig, result] = counted.get((name, sig, result), 0) + 1
             first = (arguments[0] + 2**31) % 2**32 - 2**31
-            # What reached the target names it, whatever the sender wrote; what did not has what the sender wrote.
+            # A delivery's event names the target, whatever the sender wrote; a failed call's has what the sender wrote.
             reached = result == "success" and sig != "0"
             tpid = (doomed if sig == "SIGKILL" else target) if reached else first
             logged.append((pids[name], name, uid, call, sig, first, tpid, result, reached))
@@ -89,19 +89,19 @@ def test_23_signals(daemon):
 
 
 def test_timestamps_are_those_of_the_signal(daemon):
-    """An event says when the signal was sent, on the wall clock, however late it is written."""
+    """An event has the wall-clock time of its signal, however late it is written."""
     os.kill(daemon.pid, signal.SIGSTOP)
     before = time.time()
     run(lambda: send("kill", NO_SUCH_PID, 15), b"ks-clock")
     after = time.time()
-    time.sleep(0.5)  # the event must wait this long, and not show it
+    time.sleep(0.5)  # the event must wait this long without showing it
     os.kill(daemon.pid, signal.SIGCONT)
     (event,) = daemon.events("ks-clock")
     assert before - 0.005 <= datetime.fromisoformat(event["KILLSNOOP_TIMESTAMP"]).timestamp() <= after + 0.005
 
 
 def test_a_thread_counts_under_its_process_name(daemon):
-    """A thread called tokio-runtime-w kills as the process it belongs to; the event has both names."""
+    """A thread named tokio-runtime-w counts under its process's name; the event has both names."""
 
     def in_thread():
         set_name(b"tokio-runtime-w")
@@ -120,7 +120,7 @@ def test_a_thread_counts_under_its_process_name(daemon):
 
 
 def test_parent_and_login(daemon):
-    """An event names the sender's parent, and carries the login uid where there is one."""
+    """An event has the sender's parent, and the login uid if there is one."""
     parent = []
 
     def act():
@@ -134,7 +134,7 @@ def test_parent_and_login(daemon):
 
 @pytest.mark.parametrize("sig", [9, 15, 19])
 def test_a_process_that_signals_itself_is_counted_once(daemon, sig):
-    """kill(getpid(), KILL): the call's exit is seen although the process never runs again."""
+    """kill(getpid(), KILL): the exit of the call is seen although the process never runs again."""
     name = f"ks-self-{sig}"
     pid = forked(lambda: send("kill", os.getpid(), sig), name.encode())
     _, status = os.waitpid(pid, os.WUNTRACED)
@@ -146,7 +146,7 @@ def test_a_process_that_signals_itself_is_counted_once(daemon, sig):
 
 
 def act_on_itself():
-    """Each way that a process has of signalling itself with tkill and tgkill, and one that it has not."""
+    """Each way in which a process can signal itself with tkill and tgkill, and one in which it cannot."""
     signal.signal(signal.SIGUSR1, lambda *_: None)
     send("tkill", threading.get_native_id(), 10)
     send("tgkill", os.getpid(), threading.get_native_id(), 10)
@@ -155,7 +155,7 @@ def act_on_itself():
 
 
 def test_signals_within_a_process_are_left_out(start):
-    """Go's preemption and raise(3) are tgkills to oneself: not counted, unless asked for."""
+    """Go's preemption and raise(3) are tgkills within one process: not counted by default."""
     quiet, full = start("--probe.syscalls=kill,tkill,tgkill"), start("--probe.self-signals")
     run(act_on_itself, b"ks-gopher")
     assert quiet.signals("ks-gopher") == {("ks-gopher", "0", "success"): 1}
@@ -170,7 +170,7 @@ def test_signals_within_a_process_are_left_out(start):
 
 
 def test_signals_within_a_process_are_left_out_in_a_container(daemon):
-    """In a pid namespace a process knows itself by another number; it is recognised all the same."""
+    """In a pid namespace, a process knows itself by another pid; it is recognised anyway."""
 
     def act():
         os.unshare(os.CLONE_NEWPID)
@@ -180,12 +180,12 @@ def test_signals_within_a_process_are_left_out_in_a_container(daemon):
         os.CLONE_NEWPID = 0x20000000
         os.unshare = lambda flags: ctypes.CDLL(None).unshare(flags)
     run(act)
-    # getppid() is 0 in there: tgkill(0, 0, 0) is EINVAL, and is the one call that was not to itself.
+    # getppid() is 0 in there: tgkill(0, 0, 0) fails with EINVAL, and is the only call that was not to itself.
     assert daemon.signals("ks-boxed") == {("ks-boxed", "0", "EINVAL"): 1}
 
 
 def test_only_the_chosen_system_calls_are_watched(start):
-    """--probe.syscalls: the others are not even attached."""
+    """--probe.syscalls: the other calls are not even attached to."""
     daemon = start("--probe.syscalls=tkill,kill")
     with victim() as target:
         run(lambda: (send("kill", target, 10), send("tgkill", target, target, 10)), b"ks-some")
@@ -196,7 +196,7 @@ def test_only_the_chosen_system_calls_are_watched(start):
 
 
 def test_filtered_events_are_counted(start):
-    """What is not logged by choice is counted all the same, and is in the ledger as filtered."""
+    """Filtered events are counted as signals, and as filtered in the ledger."""
     daemon = start("--events.exclude-signal=SIGUSR1,SIGRTMIN+3,invalid")
     with victim() as target:
         run(lambda: [send("kill", target, sig) for sig in (10, 37, 99, 0, 17, 23, 28, 12)], b"ks-filter")
@@ -206,7 +206,7 @@ def test_filtered_events_are_counted(start):
 
 
 def test_a_call_that_seccomp_refuses_is_counted_once(daemon):
-    """A filter's EPERM never reaches sys_enter; the exit side sees it as the one failed call that it is."""
+    """A filter's EPERM never reaches sys_enter; the exit counts it as the one failed call that it is."""
 
     def act():
         # if nr == kill: return ERRNO(EPERM), else ALLOW

@@ -1,4 +1,4 @@
-"""A daemon in a virtual environment that has no bcc, or the wrong one: the distribution's Python loads for it."""
+"""A daemon in a virtual environment without bcc, or with the wrong one: the distribution's Python runs its loader."""
 
 import shutil
 import subprocess
@@ -15,11 +15,11 @@ DIST = Path("/usr/lib/python3/dist-packages")
 
 @pytest.mark.parametrize("bcc", [None, "class Lattice: pass\n"], ids=["no bcc", "PyPI's bcc"])
 def test_the_distribution_s_python_loads(start, tmp_path, bcc):
-    """The daemon's own Python is the environment's; the probe is attached all the same."""
+    """The daemon runs in the environment's Python, and the probe is attached."""
     home = tmp_path / "venv"
     venv.create(home, symlinks=True)
     (packages,) = home.glob("lib/python*/site-packages")
-    for path in DIST.iterdir():  # what the daemon needs, by another way than pip
+    for path in DIST.iterdir():  # the daemon's dependencies, installed without pip
         if not path.name.startswith("bcc"):
             (packages / path.name).symlink_to(path)
     shutil.copytree(Path(killsnoopd.__file__).parent, packages / "killsnoopd")

@@ -15,7 +15,7 @@ def text(name, labels):
 
 
 def page(*, kills=(), terms=(), eperms=(), events=1000, oom=0, escalations=0, victims=(0, 0), more=()):
-    """A page: {series: value}. `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}; `victims`: both deaths."""
+    """{series: value}. `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}; `victims`: deaths."""
     found = {
         text("killsnoop_escalations_total", {}): escalations,
         text("killsnoop_events_total", {"status": "logged"}): events,
