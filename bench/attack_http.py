@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What attacks on the port do to a scraper that behaves, and to the daemon's memory; beside node_exporter.
+"""What attacks on the port do to a well-behaved scraper and to the daemon's memory; compared with node_exporter.
 
-Run as root: sudo /usr/bin/python3 bench/attack_http.py [$(scripts/node-exporter)]. Each server is started anew for each
-attack, on loopback, and scraped as Prometheus does it, one scrape after another on connections of their own. Over two
-seconds from the attack's beginning: how many of its connections were taken, how many scrapes of the one that behaves
-were answered with 200 and within a second, the slowest of them, the memory (VmRSS) before and the most there was since.
+Run as root: sudo /usr/bin/python3 bench/attack_http.py [$(scripts/node-exporter)]. Each attack gets a new server, on
+loopback. It is scraped as Prometheus does, but one scrape after another, each on its own connection. For two seconds
+from the start of the attack, a row has: accepted connections of the attack, scrapes answered with 200 within
+a second, the slowest scrape, and the memory (VmRSS) before and at its peak.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def rss_mb(pid: int) -> float:
 
 @contextlib.contextmanager
 def killsnoopd(prefix: tuple[str, ...]):
-    """(pid, port) of a daemon of ours."""
+    """(pid, port) of a killsnoopd."""
     with tempfile.TemporaryDirectory() as folder:
         daemon = Daemon(Path(folder) / "daemon", prefix=prefix)
         try:
@@ -50,7 +50,7 @@ def killsnoopd(prefix: tuple[str, ...]):
 
 
 def node_exporter(program: str):
-    """The same, of node_exporter."""
+    """(pid, port) of node_exporter."""
 
     @contextlib.contextmanager
     def run(prefix: tuple[str, ...]):
@@ -94,7 +94,7 @@ def attacked(server, what: Attack, prefix: tuple[str, ...]) -> str:
 
 
 def connected(client: socket.socket) -> bool:
-    """Whether connect(2) has succeeded, though the peer may have closed it since."""
+    """Whether connect(2) has succeeded, even if the peer has closed the connection since."""
     return client.getsockname()[1] != 0 and client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) not in (111, 115)
 
 

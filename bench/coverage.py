@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Who sees what: the cases of tests/kernel/cases.py, done once while killsnoopd and its peers all watch.
+"""Which tool sees what: the cases of tests/kernel/cases.py, run once while killsnoopd and its peers watch.
 
-Prints the table of docs/coverage.md. Run it as root; peers that are not installed get no column.
+Prints the table of docs/coverage.md. Run it as root; peers that are not installed are left out.
 """
 
 import json
@@ -30,7 +30,7 @@ KNOCK = "ks-knock"
 
 @dataclass(frozen=True)
 class Line:
-    """What a tool says of one signal."""
+    """What a tool reports about one signal."""
 
     comm: str
     pid: int
@@ -46,13 +46,13 @@ class Tool:
     name: str
     command: list[str]
     parse: Callable[[str], Line | None]
-    outcomes: dict[str, str]  # how it writes what became of a signal
+    outcomes: dict[str, str]  # its words for the outcomes of a signal
     output: Path = Path()
 
     def lines(self) -> list[Line]:
-        """What it has said so far."""
+        """The lines so far."""
         text = self.output.read_text(errors="replace")
-        whole = text[: text.rfind("\n") + 1]  # the last one may be in the making
+        whole = text[: text.rfind("\n") + 1]  # the last line may be incomplete
         return [line for line in map(self.parse, whole.splitlines()) if line]
 
 
@@ -63,7 +63,7 @@ def classic(text: str) -> Line | None:
 
 
 def ours(text: str) -> Line | None:
-    """A line of killsnoopd's JSON; deaths are something that no other tool tells."""
+    """A line of killsnoopd's JSON, without deaths, which no other tool reports."""
     event = json.loads(text)
     if event["KILLSNOOP_EVENT"] == "death":
         return None
@@ -82,7 +82,7 @@ OF_GENERATE = {"delivered": "0", "ignored": "1", "already_pending": "2"}
 
 
 def tools() -> list[Tool]:
-    """Those that are there."""
+    """The tools that are installed."""
     flags = [
         "--web.listen-address=127.0.0.1:0",
         "--events.target=stdout",
@@ -133,13 +133,13 @@ def running(tool: Tool, folder: Path) -> Iterator[None]:
 
 
 def knock() -> int:
-    """A signal that every tool sees: all that came before has been said when it shows. Returns the sender's pid."""
+    """Send a signal that every tool sees; once it shows, all earlier lines have been printed. Returns the sender."""
     target = os.getpid()
     return run(lambda: send("kill", target, signal.SIGURG), KNOCK.encode())
 
 
 def heard(tool: Tool, pid: int, patience_s: float) -> bool:
-    """Whether the tool tells of the knock in time."""
+    """Whether the tool reports the knock in time."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         if any(line.pid == pid for line in tool.lines()):
@@ -149,11 +149,11 @@ def heard(tool: Tool, pid: int, patience_s: float) -> bool:
 
 
 def verdict(rows: list[Row], lines: list[Line], outcomes: dict[str, str]) -> str:
-    """What the tool got of a case: the sender, each target by its pid on the host, and what became of each."""
+    """What the tool reports of a case: the sender, each target by its pid on the host, and each outcome."""
     expected = {(row.target[1] if row.target else int(row.more["KILLSNOOP_TPID"])): row for row in rows}
     sender = rows[0].sender
     about = [line for line in lines if line.tpid in expected or line.pid == sender[1] != 0]
-    about = [line for line in about if line.pid != os.getpid() and line.comm != KNOCK]  # what tidies up, and knocks
+    about = [line for line in about if line.pid != os.getpid() and line.comm != KNOCK]  # the cleanup, and knocks
     if not about:
         return "–"
     named = {line.comm for line in about if (line.comm, line.pid) != sender}

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Draws docs/dashboard.png: what the dashboard's own queries say of a real daemon under a load, in the dashboard's own places.
+"""Draws docs/dashboard.png: the results of the dashboard's own queries for a real daemon under load, in its own layout.
 
     sudo apt install python3-matplotlib
     sudo PROMTOOL=$(scripts/promtool) /usr/bin/python3 bench/dashboard_picture.py docs/dashboard.png
 
-It is not Grafana that draws. Signals of others on this machine are in the picture too, where no sender's name tells them apart.
+Grafana does not draw it. Signals of other processes on this machine are in the picture too, where no name excludes them.
 """
 
 import json
@@ -112,7 +112,7 @@ def load(processes: Processes, minutes: float, late: float, start_late) -> None:
 
 
 def number(value: float, unit: str) -> str:
-    """As Grafana writes it."""
+    """A number as Grafana writes it."""
     if unit == "percentunit":
         return f"{value * 100:.1f} %"
     if unit == "bytes":
@@ -126,7 +126,7 @@ def number(value: float, unit: str) -> str:
 
 
 class Picture:
-    """The figure, and who answers."""
+    """The figure, and the Prometheus that answers its queries."""
 
     def __init__(self, prometheus: Prometheus, start: float, end: float, height: int) -> None:
         self.prometheus, self.start, self.end, self.height = prometheus, start, end, height
@@ -166,7 +166,7 @@ class Picture:
         return self.prometheus.query(filled(expression, self.values), self.end)
 
     def box(self, grid, inset=(0.0, 0.0, 0.0, 0.0)):
-        """Where a panel is, in fractions of the figure; inset in inches: left, bottom, right, top."""
+        """The position of a panel in fractions of the figure; inset in inches: left, bottom, right, top."""
         width, height = self.inches
         column = (width - 0.2) / WIDTH
         left = 0.1 + grid["x"] * column + 0.05 + inset[0]
@@ -348,7 +348,7 @@ def _fill(text, labels):
 
 
 def draw(prometheus: Prometheus, start: float, end: float, path: str) -> None:
-    """Everything down to the end of the hosts."""
+    """Draw every row down to the end of the hosts."""
     board = json.loads(DASHBOARD.read_text())
     below = next(panel["gridPos"]["y"] for panel in board["panels"] if panel["title"] == "killsnoopd itself")
     last = max(
@@ -369,7 +369,7 @@ def draw(prometheus: Prometheus, start: float, end: float, path: str) -> None:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each line of a unit is worth: its `systemd-analyze security` score, whole and without one line at a time.
+"""What each line of a unit is worth: its `systemd-analyze security` score with and without that line.
 
 python3 bench/exposure.py deploy/killsnoopd.service deploy/killsnoopd-probe.service
 """

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What a fleet costs its Prometheus: series, memory and rule evaluation, with simulated hosts on loopback.
 
-PROMTOOL=$(scripts/promtool) /usr/bin/python3 bench/fleet.py. A fresh Prometheus for each row, with the shipped rules,
-scrapes the hosts every five seconds, and is read after a minute. Of the time that all rules take, the least: a busy
-machine only adds.
+PROMTOOL=$(scripts/promtool) /usr/bin/python3 bench/fleet.py. For each row, a new Prometheus with the shipped rules
+scrapes the hosts every five seconds, and is queried after a minute. The time of all rules is the least of several,
+since other load only adds.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     for senders in map(int, args.senders.split(",")):
         hosts = [Host(number) for number in range(args.hosts)]
         for host in hosts:
-            # Each sends SIGTERM; one of five sends SIGKILL, too.
+            # Each sends SIGTERM; one of five also sends SIGKILL.
             host.signals = {(f"sender{n}", "SIGTERM", 0): 1 for n in range(senders)}
             host.signals |= {(f"sender{n}", "SIGKILL", 0): 1 for n in range(0, senders, 5)}
         with tempfile.TemporaryDirectory() as folder, Fleet(hosts) as fleet:

@@ -1,6 +1,6 @@
-"""What watching costs, and what it misses: killsnoopd beside an empty probe, killsnoop.bt and sigsnoop, in one run.
+"""What watching costs, and what it misses: killsnoopd, an empty probe, killsnoop.bt and sigsnoop, in one run.
 
-Run as root: sudo /usr/bin/python3 bench/overhead.py. Exit status: 0 if the targets are reached, 1 if not.
+Run as root: sudo /usr/bin/python3 bench/overhead.py. Exit code: 0 if the targets are reached, 1 if not.
 """
 
 import argparse
@@ -27,19 +27,19 @@ sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed o
 from killsnoopd.failure import Failure  # noqa: E402
 from killsnoopd.probe import compiler, hooks, libbpf  # noqa: E402
 
-LOAD, KNOCK = f"load-{os.getpid()}", f"knock-{os.getpid()}"  # process names; two benchmarks at once keep theirs apart
+LOAD, KNOCK = f"load-{os.getpid()}", f"knock-{os.getpid()}"  # process names, of this run alone
 DEADLINE_S = 30
-PASSES = 10  # that a run of the loop is cut into, see Observer.passes
-QUIET_S = 0.4  # an output file that has not grown for so long holds all it will get
+PASSES = 10  # in a run of the loop, see Observer.passes
+QUIET_S = 0.4  # an output file that has not grown for this long is complete
 MOST_OF_EMPTY, LEAST_OF_KILLSNOOP = 2, 10  # the targets
 
-# Watches while the context is open. What it yields reads the observer's own counters, for those that have any.
+# Observes while the context is open. It yields a function that reads the observer's own counters, if it has any.
 Watch = Callable[[Path], AbstractContextManager[Callable[[], Counter[str]]]]
 
 
 @dataclass
 class Observer:
-    """A way to watch, and what was measured under it: ns per call of each pass."""
+    """An observer, and its measurements: ns per call of each pass."""
 
     title: str
     watch: Watch
@@ -50,7 +50,7 @@ class Observer:
     kill_ns: list[float] = field(default_factory=list)
     getppid_ns: list[float] = field(default_factory=list)
     calls: int = 0
-    lines: int | None = None  # of output about the load; None: it has no output
+    lines: int | None = None  # bytes of output about the load; None: it has no output
     counters: Counter[str] = field(default_factory=Counter)
 
 
@@ -71,7 +71,7 @@ def build_loop(folder: Path) -> Path:
 
 
 def run_loop(program: Path, syscall: str, calls: int, passes: int = 1, name: str = LOAD) -> list[float]:
-    """ns per call of each pass; the calls are all of them together."""
+    """ns per call of each pass; `calls` is their total."""
     command = [str(program), name, syscall, str(calls // passes), str(passes)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [float(line) for line in output.splitlines()]
@@ -79,7 +79,7 @@ def run_loop(program: Path, syscall: str, calls: int, passes: int = 1, name: str
 
 @contextlib.contextmanager
 def nothing(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
-    """Watch nothing."""
+    """No observer."""
     yield Counter
 
 
@@ -100,7 +100,7 @@ def empty_btf_program(tracepoint: str) -> int:
 
 @contextlib.contextmanager
 def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
-    """A program that does nothing, at the tracepoints of killsnoopd's and attached the same way."""
+    """A program that does nothing, attached to killsnoopd's tracepoints in the same way."""
     program, _module = empty_program()
     with contextlib.ExitStack() as links:
         for hook in hooks.HOOKS:
@@ -113,7 +113,7 @@ def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
 def child(
     command: list[str], folder: Path, stop: signal.Signals, ready: Callable[[], bool], tree: Path = HERE.parent
 ) -> Iterator[None]:
-    """A process that writes folder/out and folder/log, once it is ready; gone when the context closes."""
+    """A process that writes folder/out and folder/log, once it is ready; ended when the context closes."""
     with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=out, stderr=log, cwd=tree)
     try:
@@ -132,7 +132,7 @@ def child(
 
 @contextlib.contextmanager
 def killsnoopd(folder: Path, *flags: str, tree: Path = HERE.parent) -> Iterator[Callable[[], Counter[str]]]:
-    """The daemon of a source tree; its counters are those on its page."""
+    """The daemon of a source tree; its counters are read from its page."""
     command = [sys.executable, "-m", "killsnoopd", "--web.listen-address=127.0.0.1:0", "--events.target=stdout", *flags]
     address: list[str] = []
 
@@ -162,7 +162,7 @@ def killsnoopd(folder: Path, *flags: str, tree: Path = HERE.parent) -> Iterator[
 
 @contextlib.contextmanager
 def peer(folder: Path, command: list[str], knock: Callable[[], object]) -> Iterator[Callable[[], Counter[str]]]:
-    """Another tool; it is attached when a kill() of ours shows in its output."""
+    """Another tool; it is attached once a kill() of ours shows in its output."""
 
     def answers() -> bool:
         knock()
@@ -173,10 +173,10 @@ def peer(folder: Path, command: list[str], knock: Callable[[], object]) -> Itera
 
 
 def strangers() -> set[str]:
-    """Other processes that hold a perf event or a BPF link to one: what they attach is paid for in every row."""
+    """Other processes that hold a perf event or a BPF link to one: their programs add to the cost of every row."""
     found = set()
     for process in Path("/proc").glob("[1-9]*"):
-        with contextlib.suppress(OSError):  # it ended
+        with contextlib.suppress(OSError):  # it has ended
             for fd in (process / "fd").iterdir():
                 target = str(fd.readlink())
                 link = target == "anon_inode:bpf_link" and (process / "fdinfo" / fd.name).read_text()
@@ -199,7 +199,7 @@ def wait_until_quiet(path: Path) -> None:
 
 
 def measure(observer: Observer, loop: Path, call: str, calls: int, seconds: float) -> None:
-    """One round of one observer: attach, run the loop for so long, read what it saw, detach."""
+    """One round of one observer: attach, run the loop, read its counters, detach."""
     with tempfile.TemporaryDirectory(prefix="killsnoopd-bench-") as name:
         out = Path(name) / "out"
         with observer.watch(Path(name)) as counters:
@@ -217,7 +217,7 @@ def measure(observer: Observer, loop: Path, call: str, calls: int, seconds: floa
 
 
 def observers(loop: Path, call: str, beside: Path | None) -> dict[str, Observer]:
-    """All of them, in the order of the table; `beside`: only another version of killsnoopd, no peers."""
+    """All observers, in the order of the table; `beside`: only another version of killsnoopd, no peers."""
     knock = partial(run_loop, loop, call, 1, name=KNOCK)
 
     def other(title: str, program: str, *flags: str) -> Observer:
@@ -238,12 +238,12 @@ def observers(loop: Path, call: str, beside: Path | None) -> dict[str, Observer]
         ),
         "killsnoop.bt": other("killsnoop.bt", "killsnoop.bt"),
         "sigsnoop -k": other("sigsnoop -k", "sigsnoop", "-k"),
-        **({"sigsnoop": other("sigsnoop", "sigsnoop")} if call == "deliver" else {}),  # it does not see what fails
+        **({"sigsnoop": other("sigsnoop", "sigsnoop")} if call == "deliver" else {}),  # it does not see failed calls
     }
 
 
 def added_ns(observer: Observer, free: Observer) -> float:
-    """What a kill() cost more than with nothing attached. The fastest pass of each: a busy machine only adds."""
+    """The cost that it adds to a kill(). The fastest pass counts, since other load only adds."""
     return min(observer.kill_ns) - min(free.kill_ns)
 
 
@@ -267,7 +267,7 @@ def table(rows: dict[str, Observer]) -> str:
             f"{getppid - min(free.getppid_ns):.0f}" if row is not free else "-",
             f"{row.calls}",
             f"{row.calls - row.counters['counted']}" if "counted" in row.counters else "-",
-            "-" if row.lines is None else f"{max(0, row.calls - row.lines) / row.calls:.1%}",  # others send a few, too
+            "-" if row.lines is None else f"{max(0, row.calls - row.lines) / row.calls:.1%}",  # others send some too
         ])  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -276,14 +276,14 @@ def table(rows: dict[str, Observer]) -> str:
 
 
 def ledger(row: Observer) -> str:
-    """What killsnoopd says became of its events."""
+    """killsnoopd's events by status."""
     statuses = {name: count for name, count in row.counters.items() if name not in ("counted", "delivered") and count}
     said = ", ".join(f"{name} {count}" for name, count in statuses.items())
     return f"events of {row.title}: {said}"
 
 
 def verdicts(rows: dict[str, Observer], call: str) -> Iterator[tuple[str, bool]]:
-    """What was to be reached, and whether it was. For a delivered signal no target was set."""
+    """The targets, and whether they were reached. There is no target for a delivered signal."""
     free, ours, other = rows["nothing"], rows["killsnoopd"], rows.get("killsnoop.bt")
     failing = call == "fail"
     ratio = added_ns(ours, free) / added_ns(rows["empty"], free)
@@ -315,7 +315,7 @@ def main() -> int:
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench/overhead.py attaches probes: run it as root")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # let go of every probe then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # detach every probe then, too
     print(f"Linux {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs")
     flags = f"--call={args.call} --rounds={args.rounds} --calls={args.calls} --seconds={args.seconds}"
     print(f"python3 bench/overhead.py {flags}\n", flush=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How the page grows with the senders: series and bytes of a scrape of a real daemon.
+"""How the page grows with the number of senders: series and bytes of a scrape of a real daemon.
 
-Run as root: sudo /usr/bin/python3 bench/page.py. One process takes name after name, and sends one SIGTERM under each to
-a process that blocks it. What others on the machine send meanwhile is on the page, too: compare rows.
+Run as root: sudo /usr/bin/python3 bench/page.py. One process takes name after name, and from each sends one SIGTERM to
+a process that blocks it. Signals of other processes are on the page, too: compare rows.
 """
 
 import gzip
@@ -20,11 +20,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / 
 from running import Daemon  # noqa: E402
 from senders import run, set_name, victim  # noqa: E402
 
-SENDERS = (0, 1, 10, 100, 1000, 9900)  # the limit is 10,000 series, some are the machine's own
+SENDERS = (0, 1, 10, 100, 1000, 9900)  # the limit is 10,000 series, and the machine itself needs some
 
 
 def send(pid: int, first: int, last: int) -> None:
-    """One SIGTERM under each name."""
+    """One SIGTERM from each name."""
     for number in range(first, last):
         set_name(b"sender%09d" % number)  # 15 bytes, the longest that a name can be
         os.kill(pid, signal.SIGTERM)

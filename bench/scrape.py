@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What a scrape costs the daemon, beside node_exporter; and how long it makes others wait: requests, and events.
+"""What a scrape costs the daemon, compared with node_exporter, and how long it delays requests and events.
 
-Run as root: sudo /usr/bin/python3 bench/scrape.py. Exit status: 0 if the targets are reached, 1 if not.
+Run as root: sudo /usr/bin/python3 bench/scrape.py. Exit code: 0 if the targets are reached, 1 if not.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from waiting import wait_for  # noqa: E402
 
 SERIES = (10, 1000, 10_000)
 MOST_MS_A_HUNDRED, MOST_DELAY_MS = 2.0, 200.0  # the targets
-ROUNDS = 5  # of scrapes of each page, in turns
-SCRAPERS = 2  # that ask for the large page back to back
+ROUNDS = 5  # scrapes of each page, in turns
+SCRAPERS = 2  # clients that scrape the large page in a loop
 # As Prometheus 2.42 asks.
 PROMETHEUS = {
     "Accept": "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -45,13 +45,13 @@ PROMETHEUS = {
 
 
 class Client:
-    """One kept connection, as a Prometheus has it."""
+    """One persistent connection, as Prometheus has."""
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=60)
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> bytes:
-        """The body, as it was sent."""
+        """The body as sent."""
         self._connection.request("GET", path, headers=headers or {})
         response = self._connection.getresponse()
         body = response.read()
@@ -60,7 +60,7 @@ class Client:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU time of a process and of all the threads that it ever had (clock_getcpuclockid(3))."""
+    """CPU time of a process and of all threads that it has ever had (clock_getcpuclockid(3))."""
     clock = ctypes.c_int()
     assert ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)) == 0
     return time.clock_gettime(clock.value)
@@ -68,7 +68,7 @@ def cpu_s(pid: int) -> float:
 
 @dataclass
 class Page:
-    """A page, and what was measured of it."""
+    """A page, and its measurements."""
 
     title: str
     pid: int
@@ -76,7 +76,7 @@ class Page:
     lines: int = 0  # series
     size: int = 0  # bytes
     zipped: int = 0
-    cpu_ms: list[float] = field(default_factory=list)  # a scrape, of each round
+    cpu_ms: list[float] = field(default_factory=list)  # ms of CPU per scrape, in each round
 
     def look(self) -> None:
         """Series and bytes."""
@@ -85,7 +85,7 @@ class Page:
         self.size, self.lines = len(text), sum(not line.startswith(b"#") for line in text.splitlines())
 
     def scrape(self, seconds: float) -> None:
-        """A round of scrapes, back to back."""
+        """A round of scrapes, one after the other."""
         before, scrapes, end = cpu_s(self.pid), 0, time.monotonic() + seconds
         while time.monotonic() < end:
             self.client.get("/metrics", PROMETHEUS)
@@ -94,12 +94,12 @@ class Page:
 
     @property
     def ms_a_hundred(self) -> float:
-        """CPU of the cheapest round (a busy machine only adds), for each hundred series."""
+        """CPU of the cheapest round (other load only adds), per hundred series."""
         return min(self.cpu_ms) * 100 / self.lines
 
 
 def send(pid: int, names: int) -> None:
-    """One SIGTERM under each name."""
+    """One SIGTERM from each name."""
     for number in range(names):
         set_name(b"sender%09d" % number)  # 15 bytes, the longest that a name can be
         os.kill(pid, signal.SIGTERM)
@@ -129,7 +129,7 @@ def node_exporter() -> Iterator[Page]:
 
 
 def measure_cost(folder: Path, victim_pid: int, seconds: float) -> list[Page]:
-    """Every page scraped in turns, in one run."""
+    """Scrape every page in turns, in one run."""
     with contextlib.ExitStack() as stack:
         pages = []
         for series in SERIES:
@@ -149,7 +149,7 @@ def measure_cost(folder: Path, victim_pid: int, seconds: float) -> list[Page]:
 
 
 def delays(url: str, path: str, headers: dict[str, str], pause_s: float, end: float) -> list[float]:
-    """How long each of many requests took, in ms."""
+    """The duration of each of many requests, in ms."""
     client, found = Client(url), []
     while time.monotonic() < end:
         began = time.monotonic()
@@ -160,7 +160,7 @@ def delays(url: str, path: str, headers: dict[str, str], pause_s: float, end: fl
 
 
 def in_a_child(measure: Callable[[], list[float]]) -> Callable[[], list[float]]:
-    """Begin to measure, in a process of its own; what is returned waits for the figures."""
+    """Start a measurement in a process of its own; returns a function that waits for the result."""
     reader, writer = os.pipe()
     pid = forked(lambda: os.write(writer, json.dumps(measure()).encode()))
     os.close(writer)
@@ -175,7 +175,7 @@ def in_a_child(measure: Callable[[], list[float]]) -> Callable[[], list[float]]:
 
 
 def event_delays(lines: Path, victim_pid: int, rate: int, end: float) -> list[float]:
-    """From kill() to the line on standard output, in ms, of so many events a second sent under a name of their own."""
+    """From kill() to the line on standard output, in ms, for this many events per second from a name of their own."""
     pid = os.getpid()
     set_name(b"bench-events")
     sent: list[float] = []
@@ -204,7 +204,7 @@ WAITS = ("/-/healthy", "/metrics as text", "an event, 20 a second", "an event, 4
 
 
 def measure_delays(folder: Path, victim_pid: int, scrapers: int, seconds: float) -> dict[str, list[float]]:
-    """How long requests and events take while the page of 10,000 series is scraped back to back."""
+    """The delay of requests and events while the page of 10,000 series is scraped in a loop."""
     daemon = Daemon(folder / f"scraped-{scrapers}", ["--events.exclude-signal=SIGTERM"])
     try:
         daemon.wait_ready()

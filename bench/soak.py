@@ -3,9 +3,9 @@
 
     sudo bench/soak.py --minutes=30
 
-Floods of failures, new names, bursts of deaths; and a scrape every second. Every minute a line: resident memory, open
-files, events that wait, the slowest scrape. At the end how far memory grew since a tenth of the time, and whether the
-ledger closes. Exit code 1 if it does not, or if that was more than 1 MB.
+Floods of failures, new names and bursts of deaths, with a scrape every second. Each minute it prints a line: resident
+memory, open files, pending events, the slowest scrape. At the end it prints how far memory grew since the first tenth
+of the time, and whether the ledger closes. Exit code 1 if it does not, or if memory grew by more than 1 MB.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from senders import NO_SUCH_PID, forked, run, send, set_name  # noqa: E402
 
 
 def mixed(until: float) -> None:
-    """Every kind of load for a while, then rest, again and again."""
+    """Every kind of load for a while, then a pause, in a loop."""
     number = 0
     while time.monotonic() < until:
         for _ in range(50_000):
@@ -70,7 +70,7 @@ def main() -> int:
                         flush=True,
                     )
                     slowest_s = 0.0
-                daemon.stdout.write_bytes(b"")  # the events that were read are of no use to us
+                daemon.stdout.write_bytes(b"")  # discard the events
                 time.sleep(1)
         finally:
             os.waitpid(sender, 0)

@@ -23,7 +23,7 @@ WORDS = {
 }  # fmt: skip
 
 _UNITS = "systemctl list-units --all --plain --no-legend --full 2>/dev/null"
-# What a shell finds out itself: arguments of bash's compgen, an action of zsh's _arguments, arguments of fish's complete.
+# Values that the shell finds: arguments of bash's compgen, actions of zsh's _arguments, arguments of fish's complete.
 BASH = {
     "FILE": "-f", "DIR": "-d", "UNIT": f"""-W "$({_UNITS} | cut -d' ' -f1)\"""",
     **dict.fromkeys(("PID", "TPID"), '-W "$(cd /proc && echo [0-9]*)"'),

@@ -22,22 +22,22 @@ LOST = 'status=~"rate_limited|ring_full|journal_error|decode_error"'
 RANGE = "$__range"
 STEP = "$__rate_interval"
 WIDTH = 24
-HUNDREDS, MANY = 0.8, 0.95  # of the counters that there can be
+HUNDREDS, MANY = 0.8, 0.95  # of all possible counters
 RED, ORANGE, YELLOW, GREEN, BLUE = "red", "orange", "yellow", "green", "blue"
 
 
 def metric(name: str, *matchers: str) -> str:
-    """A selector that holds to the hosts chosen, and leaves out the old calls that names which aged out have left behind."""
+    """A selector that filters by the chosen hosts, and leaves out the calls of names that have aged out."""
     recent = ('comm!="(aged)"',) if name == "killsnoop_signals_total" else ()
     return f"{name}{{{', '.join((*HOST, *recent, *matchers))}}}"
 
 
 def counted(name: str, *matchers: str, window: str = RANGE) -> str:
-    """By how much counters grew in the window, those included that were born in it.
+    """How much counters grew in the window, including series that are new in it.
 
-    A series begins with its first signal, at 1, of which increase() sees nothing. It was born in the window if it has fewer samples
-    there than its page, of which killsnoop_series stands for all: then its value is what it grew by. The greater of both
-    holds, for a series may be born anew after a reboot, and then increase() knows more.
+    A series begins with its first signal, at 1, which increase() does not see. It is new in the window if it has fewer
+    samples there than its page, which killsnoop_series represents; then it grew by its value. The greater of both
+    applies, since a series may begin again after a reboot, and then increase() is right.
     """
     series, page = metric(name, *matchers), metric("killsnoop_series")
     grown = f"increase({series}[{window}])"
@@ -60,7 +60,7 @@ def changed_at(function: str, name: str, *matchers: str) -> str:
 def log_command(expression: str) -> str:
     """Adds the label `log`, a command to type on the host.
 
-    It names the sender only if no shell sees more in the name than a word: a process chooses its name, and may choose `';reboot'`.
+    It names the sender only if a shell sees a plain word in the name: a process may call itself `';reboot'`.
     """
     journal = "journalctl -t killsnoopd"
     pair = f'label_join({expression}, "pair", "/", "comm", "signal")'
@@ -78,7 +78,7 @@ def target(expression: str, legend: str = "", ref: str = "A", **more: Any) -> Js
 
 
 def instant(expression: str, legend: str = "", ref: str = "A", form: str = "time_series") -> Json:
-    """A query of one moment, the end of the range."""
+    """An instant query at the end of the range."""
     return target(expression, legend, ref, range=False, instant=True, format=form)
 
 
@@ -88,12 +88,12 @@ def color(name: str) -> Json:
 
 
 def thresholds(*steps: tuple[float | None, str]) -> Json:
-    """Colors from a value on; the first from nothing on."""
+    """Colors from each value upward; the first has no lower bound."""
     return {"mode": "absolute", "steps": [{"value": value, "color": name} for value, name in steps]}
 
 
 def override(matcher: str, name: str, **properties: Any) -> Json:
-    """What differs for one field."""
+    """Settings that differ for one field."""
     return {
         "matcher": {"id": matcher, "options": name},
         "properties": [{"id": key.replace("__", "."), "value": value} for key, value in properties.items()],
@@ -110,7 +110,7 @@ def panel(
     options: Json,
     size: tuple[int, int],
 ) -> Json:
-    """A panel, not yet in its place."""
+    """A panel without a position."""
     return {
         "type": kind, "title": title, "description": description, "datasource": PROMETHEUS, "targets": targets,
         "fieldConfig": {"defaults": defaults, "overrides": overrides}, "options": options, "gridPos": {"w": size[0], "h": size[1]},
@@ -118,7 +118,7 @@ def panel(
 
 
 def stat(title: str, description: str, *targets: Json, steps: Json, width: int = 4) -> Json:
-    """A number over the range."""
+    """A number for the whole range."""
     options = {
         "colorMode": "background", "graphMode": "none", "justifyMode": "center", "textMode": "auto", "wideLayout": True,
         "orientation": "auto", "percentChangeColorMode": "standard", "showPercentChange": False,
@@ -132,7 +132,7 @@ def series(
     title: str, description: str, *targets: Json, unit: str = "short", bars: bool = False, width: int = 8,
     overrides: list[Json] | None = None, highest: float | None = None, steps: Json | None = None,
 ) -> Json:  # fmt: skip
-    """Lines over time; or stacked bars, for what happens now and then."""
+    """Lines over time; or stacked bars, for rare events."""
     custom = {
         "drawStyle": "bars" if bars else "line", "fillOpacity": 80 if bars else 8, "lineWidth": 0 if bars else 1,
         "stacking": {"mode": "normal" if bars else "none", "group": "A"}, "showPoints": "never", "spanNulls": False,
@@ -154,7 +154,7 @@ def series(
             " Neighbouring bars overlap by one scrape: for totals, use the numbers at the top and in the tables."
         )
     made = panel("timeseries", title, description, list(targets), defaults, overrides or [], options, (width, 8))
-    # The windows of neighbouring points hardly overlap then, so that a signal is one bar. See $__rate_interval.
+    # Windows of neighbouring points then hardly overlap, so that a signal is one bar. See $__rate_interval.
     return made | ({"interval": "1m"} if bars else {})
 
 
@@ -167,7 +167,7 @@ def table(
     sort: str,
     height: int,
 ) -> Json:
-    """Rows that several queries make together, and what its columns are called, in order."""
+    """Rows that several queries fill together; the names of its columns, in order."""
     hidden = {"Time": True} | {f"Time {number}": True for number in range(1, len(targets) + 1)}
     made = panel(
         "table", title, description, targets,
@@ -175,7 +175,7 @@ def table(
         overrides, {"showHeader": True, "cellHeight": "sm", "frameIndex": 0, "enablePagination": True, "sortBy": [{"displayName": sort, "desc": True}]},
         (WIDTH, height),
     )  # fmt: skip
-    made["maxDataPoints"] = 300  # of a subquery; more of them cost more than they tell
+    made["maxDataPoints"] = 300  # steps of a subquery; more of them cost more and show no more
     return made | {
         "transformations": [
             {"id": "merge", "options": {}},
@@ -192,7 +192,7 @@ def table(
 
 
 def choose(variable: str, title: str) -> list[Json]:
-    """A link that narrows the dashboard down to the value clicked on."""
+    """A link that filters the dashboard by the clicked value."""
     keep = "&".join(f"${{{name}:queryparam}}" for name in ("prometheus_datasource", "job") if name != variable)
     return [
         {
@@ -203,7 +203,7 @@ def choose(variable: str, title: str) -> list[Json]:
 
 
 def overview() -> list[Json]:
-    """The first line: how much of it, since when the range begins."""
+    """The first row: totals since the start of the range."""
     quiet, bad = thresholds((None, GREEN), (1, ORANGE)), thresholds((None, GREEN), (1, RED))
     return [
         stat("SIGKILLs", "SIGKILLs that reached a process, from every origin and sender.",
@@ -222,7 +222,7 @@ def overview() -> list[Json]:
 
 
 def who() -> list[Json]:
-    """Who kills what, since when."""
+    """Who kills what, and since when."""
     by_sender = counted("killsnoop_signals_total", SIGKILL, COMM, SENT, window=STEP)
     by_origin = counted("killsnoop_deliveries_total", SIGKILL, DELIVERED, window=STEP)
     labels = "comm, signal, result, instance"
@@ -253,7 +253,7 @@ def who() -> list[Json]:
 
 
 def signals() -> list[Json]:
-    """What was sent, what came of it."""
+    """The signals sent, and their outcomes."""
 
     def calls(*matchers: str, window: str = STEP) -> str:
         return counted("killsnoop_signals_total", COMM, SIGNAL, *matchers, window=window)
@@ -369,7 +369,7 @@ def health() -> list[Json]:
 
 
 def log() -> list[Json]:
-    """The events themselves, where journald's lines go to Loki."""
+    """The events themselves, if journald's lines go to Loki."""
     stream = (
         '{$log_stream} | json | KILLSNOOP_COMM =~ "$comm" | KILLSNOOP_SIGNAL =~ "$signal" | line_format "{{.MESSAGE}}"'
     )
@@ -400,7 +400,7 @@ the labels of killsnoopd's lines in *Log stream*.
 
 
 def placed(panels: list[Json], top: int, ids: Iterator[int]) -> int:
-    """Puts panels side by side, then below; the first free line."""
+    """Place panels side by side, then below, on the first free line."""
     left, height = 0, 0
     for each in panels:
         grid = each["gridPos"]
@@ -413,7 +413,7 @@ def placed(panels: list[Json], top: int, ids: Iterator[int]) -> int:
 
 
 def rows() -> list[Json]:
-    """All panels, in their places. A collapsed row asks for nothing until it is opened."""
+    """All panels with positions. A collapsed row queries nothing until it is opened."""
     ids = count(1)
     found = overview()
     top = placed(found, 0, ids)
@@ -435,7 +435,7 @@ def rows() -> list[Json]:
 
 
 def variable(name: str, label: str, query: str, everything: str) -> Json:
-    """A choice among the values of a label; at first, all of them."""
+    """A choice among the values of a label; initially all."""
     return {
         "type": "query", "name": name, "label": label, "query": query, "datasource": PROMETHEUS, "refresh": 2, "sort": 1,
         "multi": True, "includeAll": True, "allValue": everything, "current": {"text": ["All"], "value": ["$__all"]}, "regex": "", "hide": 0,
@@ -443,7 +443,7 @@ def variable(name: str, label: str, query: str, everything: str) -> Json:
 
 
 def variables() -> list[Json]:
-    """What one can choose. The names are those that Grafana's dashboard-linter wants."""
+    """The variables, with the names that Grafana's dashboard-linter requires."""
     named = '__name__=~"killsnoop_(signals|deliveries|deaths)_total"'
     datasource = {
         "type": "datasource",
@@ -466,7 +466,7 @@ def variables() -> list[Json]:
 
 
 def annotations() -> list[Json]:
-    """OOM kills, as lines through every panel."""
+    """OOM kills as vertical lines in every panel."""
     kills = f"sum by (instance) (increase({metric('killsnoop_deliveries_total', SIGKILL, OOM)}[{STEP}])) > 0"
     return [
         {"builtIn": 1, "name": "Annotations & Alerts", "type": "dashboard", "enable": True, "hide": True, "iconColor": "rgba(0, 211, 255, 1)",
@@ -477,7 +477,7 @@ def annotations() -> list[Json]:
 
 
 def dashboard() -> Json:
-    """The whole of it."""
+    """The whole dashboard."""
     return {
         "uid": "killsnoopd",
         "title": "killsnoopd: who kills what, since when",

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Prints the dashboard as TypeScript, for Grafana's own types (@grafana/schema) to be held against it: `make lint`.
+"""Prints the dashboard as TypeScript, to be checked against Grafana's own types (@grafana/schema): `make lint`.
 
-A literal may have no property that its type does not know. Options, and what is custom to a field, are another type for every kind of panel.
+A literal may have only properties of its type. Options and custom field settings have a different type for each kind of
+panel.
 """
 
 import json
@@ -12,7 +13,7 @@ PLUGINS = {
     "text": "Text", "timeseries": "TimeSeries",
 }  # fmt: skip
 FIELDS = ("state-timeline", "table", "timeseries")
-# JSON has no enums: a member of one is its value.
+# JSON has no enums: use a member's value.
 HEAD = """\
 import type { Dashboard, AnnotationQuery } from "@grafana/schema";
 
@@ -34,7 +35,7 @@ def typed(name: str, kind: str, value: object) -> None:
 
 
 def main() -> None:
-    """The dashboard, then its parts by their own types."""
+    """The dashboard, then each of its parts with its own type."""
     board = json.loads((Path(__file__).parent.parent / "deploy/grafana-dashboard.json").read_text())
     panels = [
         inner for panel in board["panels"] for inner in (panel, *panel.get("panels", [])) if inner["type"] != "row"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Holds built manifests against schemas: `--kubernetes VERSION`, Kubernetes' own; `--operator` prints a module, JavaScript and
-TypeScript alike, that holds the Prometheus operator's objects against that one's.
+"""Validates built manifests: `--kubernetes VERSION` with Kubernetes' schemas; `--operator` prints a module, valid as
+JavaScript and as TypeScript, that checks the Prometheus operator's objects with the operator's types.
 """
 
 import json
@@ -14,12 +14,12 @@ OPERATOR = "monitoring.coreos.com/v1"
 
 
 def documents(paths: list[str]) -> list[tuple[str, dict]]:
-    """Every object, and the file that it is in."""
+    """Every object, and its file."""
     return [(path, document) for path in paths for document in yaml.safe_load_all(Path(path).read_text())]
 
 
 def main() -> None:
-    """Nothing is printed if all is well."""
+    """Print nothing if all objects are valid."""
     if sys.argv[1] == "--kubernetes":
         found = [(path, item) for path, item in documents(sys.argv[3:]) if item["apiVersion"] != OPERATOR]
         for path, item in found:
