@@ -53,7 +53,7 @@ def another(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return 2 * value
+        return 2 * value + 1
     return value[1:] if isinstance(value, tuple) else value ^ {9}
 
 
