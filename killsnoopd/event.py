@@ -21,11 +21,9 @@ class Head(NamedTuple):
 
     time_ns: _U64
     elapsed_ns: _U64
-    start_ns: _U64
-    tstart_ns: _U64
-    cgroup: _U64
-    tcgroup: _U64
     bucket_id: _U64
+    start_ns: _U64
+    cgroup: _U64
     pid: _U32
     tid: _U32
     uid: _U32
@@ -33,15 +31,22 @@ class Head(NamedTuple):
     loginuid: _U32
     sessionid: _U32
     ns_pid: _S32
-    tns_pid: _S32
+    exe_dev: _U32
+    comm: _COMM
+    thread_comm: _COMM
+    parent_comm: _COMM
+    tstart_ns: _U64
+    tcgroup: _U64
     tpid: _U32
+    ttid: _U32
     tuid: _U32
+    tns_pid: _S32
     target_arg: _S32
     sig: _S32
     res: _S32
     code: _S32
-    exe_dev: _U32
-    ttid: _U32
+    status: _S32
+    trigger_pid: _U32
     exe_len: _U16
     cgroup_len: _U16
     tcgroup_len: _U16
@@ -51,17 +56,16 @@ class Head(NamedTuple):
     outcome: _U8
     flags: _U8
     padding: _PADDING
-    comm: _COMM
-    thread_comm: _COMM
-    parent_comm: _COMM
     tcomm: _COMM
+    trigger_comm: _COMM
+    tty: _COMM
 
 
 FORMATS = tuple(kind.__metadata__[0] for kind in get_type_hints(Head, include_extras=True).values())
 HEAD = struct.Struct("=" + "".join(FORMATS))
-KINDS = ("call", "delivery", "death")  # numbered as enum kind
+KINDS = ("call", "delivery", "death", "exit")  # numbered as enum kind
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
-_COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST = 1, 2, 4, 8, 16  # enum flag
+_COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST, _HANDLED = 1, 2, 4, 8, 16, 32  # enum flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +109,41 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """A call that failed or sent signal 0, a signal generated for a process, or a process's death by a signal."""
+class Trigger:
+    """The process in whose context the kernel sent the signal, or the victim's tracer: perhaps the cause."""
 
-    kind: str  # of KINDS; a death also has the fields of its delivery
+    pid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A call that failed or sent signal 0, a signal generated for a process, or a process's end.
+
+    The end is a death by a signal, or an exit soon after one that the process handled. Both also have the fields of
+    the signal's delivery, if it was seen.
+    """
+
+    kind: str  # of KINDS
     time_ns: int  # CLOCK_BOOTTIME
     sig: int  # as the sender wrote it
     code: int  # si_code, of a delivery
+    status: int | None  # of an exit: the status
     res: int  # result of the call, 0 or -errno
-    origin: str  # names.ORIGINS
+    origin: str  # names.ORIGINS; of a death: names.DEATH_ORIGINS
     syscall: str | None
     target_arg: int | None  # as the sender wrote it: pid, -pgid, tid or pidfd
-    outcome: str | None  # names.OUTCOMES; of a death: died
+    outcome: str | None  # names.OUTCOMES; of a death: died; of an exit: exited
     compat: bool  # a 32-bit program's call on a 64-bit kernel
-    died_after_ns: int | None
+    elapsed_ns: int | None  # of a death or an exit: since the signal; None: no signal was seen
     escalation_ns: int | None  # since the SIGTERM to the same process; 0 for a death that follows an escalation
     namespace_end: bool  # the target's pid namespace ended: its init exited
     inferred: bool  # the origin is only the likeliest one (docs/design.md)
     self_test: bool  # a test signal of the daemon, which is not logged
-    sender: Sender | None  # None: the kernel
+    handled: bool  # the target handles the signal
+    tty: str  # name of the terminal that sent the signal, like pts/4; empty: none, or not known
+    trigger: Trigger | None
+    sender: Sender | None  # None: the kernel, or nobody (origin self, unknown)
     target: Target | None  # None: not known; see target_arg
 
     @property
@@ -148,7 +168,7 @@ def decode(record: bytes) -> Event:
     except struct.error as error:
         raise ValueError(f"a record of {len(record)} bytes: {error}") from None
     try:
-        kind, origin, outcome = KINDS[head.kind], names.ORIGINS[head.origin], names.OUTCOMES[head.outcome]
+        kind, origin, outcome = KINDS[head.kind], names.DEATH_ORIGINS[head.origin], names.OUTCOMES[head.outcome]
         syscall = names.SYSCALLS[head.call]
     except IndexError:
         numbers = f"kind {head.kind}, origin {head.origin}, outcome {head.outcome}, call {head.call}"
@@ -158,7 +178,7 @@ def decode(record: bytes) -> Event:
     if len(record) != second + head.tcgroup_len:
         text = f"{head.exe_len}+{head.cgroup_len}+{head.tcgroup_len}"
         raise ValueError(f"a record of {len(record)} bytes, {text} of them text")
-    flags, by_call = head.flags, origin == "syscall"
+    flags, by_call, ended = head.flags, origin == "syscall", kind in ("death", "exit")
     sender = target = None
     if head.pid:
         sender = Sender(
@@ -191,17 +211,21 @@ def decode(record: bytes) -> Event:
         head.time_ns,
         head.sig,
         head.code,
+        head.status if kind == "exit" else None,
         head.res,
         origin,
         syscall if by_call else None,
         head.target_arg if by_call else None,
-        outcome if kind == "delivery" else "died" if kind == "death" else None,
+        {"delivery": outcome, "death": "died", "exit": "exited"}.get(kind),
         flags & _COMPAT != 0,
-        head.elapsed_ns if kind == "death" else None,
+        head.elapsed_ns or None if ended else None,
         (head.elapsed_ns if kind == "delivery" else 0) if flags & _ESCALATION else None,
         flags & _NAMESPACE_END != 0,
         flags & _INFERRED != 0,
         flags & _SELF_TEST != 0,
+        flags & _HANDLED != 0,
+        names.text(head.tty),
+        Trigger(head.trigger_pid, names.text(head.trigger_comm)) if head.trigger_pid else None,
         sender,
         target,
     )

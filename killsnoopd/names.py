@@ -36,11 +36,51 @@ SYSCALLS = (
 )
 """The system calls that send signals, in the order of the probe's `enum call`."""
 
-ORIGINS = ("syscall", "cgroup", "oom", "pdeathsig", "autokill", "kernel")
+ORIGINS = (
+    "syscall",
+    "cgroup",
+    "oom",
+    "pdeathsig",
+    "autokill",
+    "ptrace",
+    "tty",
+    "sigio",
+    "exit_signal",
+    "rlimit",
+    "kernel",
+)
 """Origins of a generated signal, in the order of the probe's `enum origin`."""
+
+DEATH_ORIGINS = (*ORIGINS, "self", "unknown")
+"""Origins of a death: also `self`, the process's own doing, and `unknown`, no signal was seen."""
 
 OUTCOMES = ("delivered", "ignored", "already_pending", "overflow_fail", "lose_info")
 """Outcomes of a generated signal, in the order of the kernel's enum (trace/events/signal.h)."""
+
+
+_CODES = {0: "SI_USER", 0x80: "SI_KERNEL"} | dict(
+    zip(range(-1, -8, -1), "QUEUE TIMER MESGQ ASYNCIO SIGIO TKILL DETHREAD".split(), strict=True)
+)
+_CODES |= {code: f"SI_{name}" for code, name in _CODES.items() if code < 0}
+_FAULT_CODES = {
+    "SIGILL": "ILL_ILLOPC ILL_ILLOPN ILL_ILLADR ILL_ILLTRP ILL_PRVOPC ILL_PRVREG ILL_COPROC ILL_BADSTK",
+    "SIGFPE": "FPE_INTDIV FPE_INTOVF FPE_FLTDIV FPE_FLTOVF FPE_FLTUND FPE_FLTRES FPE_FLTINV FPE_FLTSUB",
+    "SIGSEGV": "SEGV_MAPERR SEGV_ACCERR SEGV_BNDERR SEGV_PKUERR SEGV_ACCADI SEGV_ADIDERR SEGV_ADIPERR SEGV_MTEAERR "
+    "SEGV_MTESERR SEGV_CPERR",
+    "SIGBUS": "BUS_ADRALN BUS_ADRERR BUS_OBJERR BUS_MCEERR_AR BUS_MCEERR_AO",
+    "SIGTRAP": "TRAP_BRKPT TRAP_TRACE TRAP_BRANCH TRAP_HWBKPT TRAP_UNK TRAP_PERF",
+    "SIGSYS": "SYS_SECCOMP SYS_USER_DISPATCH",
+}
+_OTHER_CODES = "POLL_IN POLL_OUT POLL_MSG POLL_ERR POLL_PRI POLL_HUP".split()  # by fcntl(2) F_SETSIG, with any signal
+
+
+def code_name(sig: int, code: int) -> str | None:
+    """The name of a si_code, like `SEGV_MAPERR` or `SI_USER` (sigaction(2)); None if it has none."""
+    if code in _CODES:
+        return _CODES[code]
+    found = _FAULT_CODES.get(signal_name(sig))
+    codes = found.split() if found else _OTHER_CODES
+    return codes[code - 1] if 0 < code <= len(codes) else None
 
 
 def signal_name(number: int) -> str:

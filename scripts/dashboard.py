@@ -278,10 +278,12 @@ def signals() -> list[Json]:
         series("Deliveries by origin", "Signals that reached a process, one for each target, by origin.",
                target(f"sum by (origin) ({deliveries}) > 0", "{{origin}}"), bars=True),
         series("Deliveries by outcome", "What the kernel did with the signal.", target(f"sum by (outcome) ({deliveries}) > 0", "{{outcome}}"), bars=True),
-        series("Deaths by signal", "Processes killed by a signal. attributed: its sender was seen; a fault of the process has no sender.",
-               target(f"sum by (signal, attributed) ({deaths}) > 0", "{{signal}}, attributed {{attributed}}"), bars=True, width=12),
+        series("Deaths by signal", "Processes killed by a signal. Origin self: a fault of their own. Origin unknown: no sender was seen.",
+               target(f"sum by (signal, origin) ({deaths}) > 0", "{{signal}}, {{origin}}"), bars=True, width=8),
+        series("Exits after a signal", "Processes that handled SIGTERM, SIGINT, SIGQUIT or SIGHUP and exited soon after: most services stop this way.",
+               target(f"sum by (signal) ({counted('killsnoop_exits_total', SIGNAL, window=STEP)}) > 0", "{{signal}}"), bars=True, width=8),
         series("Escalations by host", "SIGKILLs shortly after a SIGTERM to the same process, by host.",
-               target(f"sum by (instance) ({counted('killsnoop_escalations_total', window=STEP)}) > 0", "{{instance}}"), bars=True, width=12),
+               target(f"sum by (instance) ({counted('killsnoop_escalations_total', window=STEP)}) > 0", "{{instance}}"), bars=True, width=8),
     ]  # fmt: skip
 
 

@@ -13,5 +13,5 @@ def record(kind="delivery", **fields):
 
 def death(tcomm="nginx", tpid="812", second=0, **fields):
     time = f"2026-11-22T03:{second // 60:02d}:{second % 60:02d}.000000Z"
-    values = {"TCOMM": tcomm, "TPID": tpid, "OUTCOME": "died", "DIED_AFTER_MS": "1.432", "TIMESTAMP": time}
+    values = {"TCOMM": tcomm, "TPID": tpid, "OUTCOME": "died", "ELAPSED_MS": "1.432", "TIMESTAMP": time}
     return record("death", **values | fields)

@@ -8,6 +8,7 @@ from event_record import record
 
 from killsnoopd import event
 from killsnoopd.event import Event, Place, Sender, Target
+from killsnoopd.names import DEATH_ORIGINS, ORIGINS
 from killsnoopd.probe import program
 
 UNSET = 2**32 - 1
@@ -20,8 +21,8 @@ def call(**changes):
 
 DELIVERY = Event(
     kind="delivery", time_ns=5_000_000_000, sig=9, code=0, res=0, origin="syscall", syscall="kill", target_arg=-42,
-    outcome="delivered", compat=False, died_after_ns=None, escalation_ns=None, namespace_end=False,
-    inferred=False, self_test=False,
+    outcome="delivered", compat=False, elapsed_ns=None, escalation_ns=None, namespace_end=False,
+    inferred=False, self_test=False, handled=False, status=None, tty="", trigger=None,
     sender=Sender(
         pid=100, tid=101, uid=1000, ppid=1, loginuid=1000, sessionid=3, ns_pid=None, start_ns=1_000,
         comm="bash", thread_comm="worker", parent_comm="sshd", place=Place(11, (b"ssh.service", b"system.slice", b"")),
@@ -43,7 +44,12 @@ C_FORMATS = {"u64": "Q", "u32": "I", "s32": "i", "u16": "H", "u8": "B"}
 def c_layout(body):
     """Name, offset and format of each field, as the C compiler lays a struct out; `""`: its end."""
     found, at, widest = [], 0, 1
-    for kind, names in re.findall(r"(\w+) ([^;]+);", body):
+    for kind, names in re.findall(r"(?:struct )?(\w+) ([^;]+);", body):
+        if kind == "sender":  # struct sender sender;
+            inner = c_layout(c_body("struct sender"))
+            found += [(name, at + offset, form) for name, offset, form in inner[:-1]]
+            at += inner[-1][1]
+            continue
         for name, length in re.findall(r"(\w+)(?:\[(\w+)\])?", re.sub(r",\s*", " ", names)):
             form = C_FORMATS.get(kind, "s")
             size = struct.calcsize(f"={form}")
@@ -91,9 +97,29 @@ def test_a_call_that_reached_nobody():
 def test_a_death():
     """It has the time since the signal, and the sender's fields."""
     decoded = event.decode(record(kind=2, elapsed_ns=7))
-    assert (decoded.kind, decoded.outcome, decoded.died_after_ns, decoded.escalation_ns) == ("death", "died", 7, None)
+    assert (decoded.kind, decoded.outcome, decoded.elapsed_ns, decoded.escalation_ns) == ("death", "died", 7, None)
     assert (decoded.sender.comm, decoded.target.comm) == ("bash", "nginx")
     assert event.decode(record(kind=2, elapsed_ns=7, flags=2)).escalation_ns == 0
+
+
+def test_a_death_without_a_sender():
+    """A fault of the process's own, or a signal that was not seen: no sender, and no time since a signal."""
+    for number, origin in enumerate(DEATH_ORIGINS):
+        decoded = event.decode(record(kind=2, origin=number, pid=0, loginuid=UNSET, code=1))
+        assert (decoded.origin, decoded.sender, decoded.elapsed_ns, decoded.code) == (origin, None, None, 1)
+
+
+def test_an_exit():
+    """It has the status, and the fields of the signal that the process handled."""
+    decoded = event.decode(record(kind=3, elapsed_ns=7, status=143, sig=15))
+    assert (decoded.kind, decoded.outcome, decoded.elapsed_ns, decoded.status) == ("exit", "exited", 7, 143)
+    assert (decoded.sender.comm, decoded.signal) == ("bash", "SIGTERM")
+
+
+def test_terminal_and_trigger():
+    """The terminal's name, and the process in whose context the kernel sent the signal."""
+    decoded = event.decode(record(tty=b"pts/4", trigger_pid=7, trigger_comm=b"nc"))
+    assert (decoded.tty, decoded.trigger) == ("pts/4", event.Trigger(7, "nc"))
 
 
 def test_flags():
@@ -103,11 +129,12 @@ def test_flags():
     assert event.decode(record(flags=4)).namespace_end
     assert event.decode(record(flags=8)).inferred
     assert event.decode(record(flags=16)).self_test
+    assert event.decode(record(flags=32)).handled
 
 
 def test_the_kernel_as_sender():
     """It has no pid and no call, and wrote no target."""
-    decoded = event.decode(record(pid=0, origin=5))
+    decoded = event.decode(record(pid=0, origin=ORIGINS.index("kernel")))
     assert (decoded.sender, decoded.origin, decoded.syscall, decoded.target_arg) == (None, "kernel", None, None)
 
 
@@ -134,9 +161,9 @@ def test_syscall(number, name):
         b"",
         record()[:-1],
         record() + b"\0",
-        record(kind=3),
+        record(kind=4),
         record(call=6),
-        record(origin=6),
+        record(origin=len(DEATH_ORIGINS)),
         record(outcome=5),
         record(exe_len=4),
     ],

@@ -105,39 +105,56 @@ static __always_inline u64 start_of(struct task_struct *leader)
 	return leader ? leader->start_boottime : 0;
 }
 
-static __always_inline void describe_sender(struct event *event, struct task_struct *task)
+static __always_inline void describe_sender(struct sender *sender, struct task_struct *task)
 {
-	u64 ids = bpf_get_current_pid_tgid();
 	struct task_struct *leader = task->group_leader, *parent = task->real_parent;
 	struct kernfs_node *node = cgroup_node(task);
 
-	event->pid = ids >> 32;
-	event->tid = ids;
-	event->uid = uid_of(task);
-	event->ppid = parent ? parent->tgid : 0;
+	sender->pid = task->tgid;
+	sender->tid = task->pid;
+	sender->uid = uid_of(task);
+	sender->ppid = parent ? parent->tgid : 0;
 #ifdef TASK_LOGINUID
-	event->loginuid = task->loginuid;
-	event->sessionid = task->sessionid;
+	sender->loginuid = task->loginuid;
+	sender->sessionid = task->sessionid;
 #else
-	event->loginuid = event->sessionid = -1;
+	sender->loginuid = sender->sessionid = -1;
 #endif
-	event->ns_pid = ns_pid_of(leader);
-	event->start_ns = start_of(leader);
-	event->cgroup = node ? node->id : 0;
-	read_comm(event->comm, leader);
-	bpf_get_current_comm(event->thread_comm, COMM_LEN);
-	read_comm(event->parent_comm, parent ? parent->group_leader : NULL);
+	sender->ns_pid = ns_pid_of(leader);
+	sender->start_ns = start_of(leader);
+	sender->cgroup = node ? node->id : 0;
+	sender->exe_dev = 0;
+	read_comm(sender->comm, leader);
+	read_comm(sender->thread_comm, task);
+	read_comm(sender->parent_comm, parent ? parent->group_leader : NULL);
 }
 
-static __always_inline void describe_kernel(struct event *event)
+static __always_inline void describe_nobody(struct sender *sender)
 {
-	event->pid = event->tid = event->uid = event->ppid = 0;
-	event->loginuid = event->sessionid = -1;
-	event->ns_pid = 0;
-	event->start_ns = event->cgroup = 0;
-	__builtin_memset(event->comm, 0, COMM_LEN);
-	__builtin_memset(event->thread_comm, 0, COMM_LEN);
-	__builtin_memset(event->parent_comm, 0, COMM_LEN);
+	__builtin_memset(sender, 0, sizeof(*sender));
+	sender->loginuid = sender->sessionid = -1;
+}
+
+/*
+ * The process in whose context the kernel sent the signal, or that traced the target when it died. It may have caused
+ * the signal, by a write to a file or by using up the memory, or may only have been on the CPU.
+ */
+static __always_inline void add_trigger(struct event *event, struct task_struct *task)
+{
+	event->trigger_pid = task ? task->tgid : 0;
+	read_comm(event->trigger_comm, task ? task->group_leader : NULL);
+}
+
+static __always_inline void add_tty(struct event *event, struct task_struct *target)
+{
+	struct signal_struct *signal = target->signal;
+	struct tty_struct *tty = signal ? signal->tty : NULL;
+
+	if (!tty)
+		return;
+#pragma unroll
+	for (int i = 0; i < COMM_LEN; i++)
+		event->tty[i] = tty->name[i];
 }
 
 static __always_inline void describe_target(struct event *event, struct task_struct *target)
@@ -188,7 +205,7 @@ static __always_inline void add_exe(struct scratch *scratch, struct task_struct 
 		add_name(scratch, len + 1);
 #endif
 		if (parent == dentry) {
-			scratch->event.exe_dev = sb->s_dev;
+			scratch->event.sender.exe_dev = sb->s_dev;
 			scratch->event.exe_len = scratch->text_len - start;
 			return;
 		}

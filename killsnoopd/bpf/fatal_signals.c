@@ -1,40 +1,131 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Remembers the senders of fatal signals until their targets die. */
+/* Remembers who sent each process the last signals that may end it, until it ends. */
+
+#define HISTORY_SHARE (HISTORIES_MAX / 8) /* entries of one payer, unless it is root */
+
+/* Whether the signal asks a process to exit, even if the process handles it. */
+static __always_inline bool is_terminating(u32 sig)
+{
+	return sig == SIGTERM || sig == SIGINT || sig == SIGQUIT || sig == SIGHUP;
+}
 
 /*
- * Remember the sender of a signal that the target may die of. After cleaning up, a handler often sends the signal to
- * its own process again in order to die of it. Then the sender of the first signal is the killer.
+ * Whether the target handles or ignores the signal: it need not die of it. False if the probe may not read that.
+ */
+static __always_inline bool is_handled(u32 sig, struct task_struct *target)
+{
+	struct sighand_struct *sighand = target->sighand;
+
+	if (!sighand || sig == 0 || sig > 64 || sig == SIGKILL)
+		return false;
+#if RDONLY_CAST
+	struct k_sigaction *action =
+		bpf_rdonly_cast((u64)&sighand->action + (sig - 1) * SIGACTION_SIZE, K_SIGACTION);
+
+	return action->handler != 0;
+#elif PROBE_READ
+	u64 handler = 0;
+
+	read_kernel(&handler, sizeof(handler), (void *)&sighand->action + (sig - 1) * SIGACTION_SIZE);
+	return handler != 0;
+#else
+	return false;
+#endif
+}
+
+static __always_inline enum slot slot_of(u32 sig)
+{
+	return sig == SIGKILL ? KILL_SLOT : sig == SIGTERM ? TERM_SLOT : OTHER_SLOT;
+}
+
+/* A process's entry; NULL if there is none, or only that of an earlier process with the same pid. */
+static __always_inline struct history *history_of(u32 tgid, u64 start_ns)
+{
+	struct history *history = histories.lookup(&tgid);
+
+	return history && history->start_ns == start_ns ? history : NULL;
+}
+
+static __always_inline void take_share(u64 payer, s32 change)
+{
+	u32 *share = history_shares.lookup(&payer), first = 1;
+
+	if (share)
+		__sync_fetch_and_add(share, change);
+	else if (change > 0)
+		history_shares.update(&payer, &first);
+}
+
+/*
+ * Begin an entry. A payer that has its share of entries gets no more: the deaths of its further targets are reported
+ * without a sender, as is every death if the table is full.
+ */
+static __always_inline struct history *new_history(struct event *event)
+{
+	u32 zero = 0;
+	u64 payer = event->bucket_id;
+	u32 *share = history_shares.lookup(&payer);
+	struct history *history = histories.lookup(&event->tpid), *empty = no_history.lookup(&zero);
+
+	if (!empty)
+		return NULL;
+	if (history) { /* the exit of an earlier process was not seen */
+		take_share(history->payer, -1);
+		histories.delete(&event->tpid);
+	}
+	if (share && *share >= HISTORY_SHARE && (payer & ~BY_KERNEL) != 0)
+		return NULL;
+	histories.update(&event->tpid, empty);
+	history = histories.lookup(&event->tpid);
+	if (!history)
+		return NULL;
+	history->start_ns = event->tstart_ns;
+	history->payer = payer;
+	take_share(payer, 1);
+	return history;
+}
+
+/*
+ * Remember a signal that may end its target. The target's siglock is held, so nothing else writes its entry.
+ *
+ * After cleaning up, a handler often sends the signal to its own process again in order to die of it. Then the sender
+ * of the first signal is the killer.
  */
 static __always_inline void remember(struct event *event)
 {
-	struct fatal_key key = { event->tpid, event->sig };
+	struct history *history = history_of(event->tpid, event->tstart_ns);
 
-	if (event->pid == event->tpid) {
-		struct event *first = fatal_signals.lookup(&key);
+	if (!history)
+		history = new_history(event);
+	if (!history)
+		return;
+	struct sent *sent = &history->sent[slot_of(event->sig)];
 
-		if (first && first->tstart_ns == event->tstart_ns && first->pid != first->tpid &&
-		    event->time_ns - first->time_ns <= GRACE_NS)
-			return;
-	}
-	fatal_signals.update(&key, event);
-}
-
-/* Nobody sent this signal. If the target dies of it, an earlier sender of that signal must not be blamed. */
-static __always_inline void forget(u32 sig, struct task_struct *target)
-{
-	struct fatal_key key = { target->tgid, sig };
-
-	if (is_fatal(sig))
-		fatal_signals.delete(&key);
+	if (event->sender.pid == event->tpid && sent->sig == event->sig && sent->sender.pid != event->tpid &&
+	    event->time_ns - sent->time_ns <= GRACE_NS)
+		return;
+	sent->time_ns = event->time_ns;
+	sent->sender = event->sender;
+	sent->bucket_id = event->bucket_id;
+	sent->ttid = event->ttid;
+	sent->trigger_pid = event->trigger_pid;
+	sent->code = event->code;
+	sent->target_arg = event->target_arg;
+	sent->sig = event->sig;
+	sent->origin = event->origin;
+	sent->call = event->call;
+	sent->flags = event->flags;
+	__builtin_memcpy(sent->trigger_comm, event->trigger_comm, COMM_LEN);
+	__builtin_memcpy(sent->tty, event->tty, COMM_LEN);
 }
 
 /* A SIGKILL within the grace period after a SIGTERM to the same process is an escalation. */
 static __always_inline void mark_escalation(u32 cpu, struct event *event)
 {
-	struct fatal_key key = { event->tpid, SIGTERM };
-	struct event *term = fatal_signals.lookup(&key);
+	struct history *history = history_of(event->tpid, event->tstart_ns);
+	struct sent *term = history ? &history->sent[TERM_SLOT] : NULL;
 
-	if (!term || term->tstart_ns != event->tstart_ns || event->time_ns - term->time_ns > GRACE_NS)
+	if (!term || !term->sig || event->time_ns - term->time_ns > GRACE_NS)
 		return;
 	event->flags |= ESCALATION;
 	event->elapsed_ns = event->time_ns - term->time_ns;

@@ -6,7 +6,8 @@
  * an event.
  * signal_generate: counts every signal generated for a process, and makes an event of it.
  * oom:mark_victim: identifies the SIGKILLs of the OOM killer.
- * sched_process_exit: counts every process that dies of a signal. The death makes an event if the sender was seen.
+ * sched_process_exit: counts every process that dies of a signal, or exits soon after one that it handled, and makes an
+ * event of it.
  *
  * The loader defines these macros. All are integers that it has validated:
  *   CPUS               possible CPUs
@@ -18,12 +19,14 @@
  *   FATAL_LOW/_HIGH    bit set of signals whose default action ends the process
  *   EVENT_INTERVAL_NS  ns per token of a bucket; 0: no limit
  *   EVENT_BURST_NS     depth of a bucket: (burst - 1) * EVENT_INTERVAL_NS
- *   GRACE_NS           a SIGKILL this soon after a SIGTERM is an escalation
+ *   GRACE_NS           a SIGKILL this soon after a SIGTERM is an escalation; an exit this soon after a handled signal
+ *                      is its effect
  *   SELF_SIGNALS       1: also count tkill/tgkill to the sender's own process
  *   PROBE_READ         1: programs may read any kernel memory; 0: lockdown=confidentiality forbids it
  *   RDONLY_CAST        placeholder for a call of bpf_rdonly_cast; 0: the kernel has no such function
  *   EVENTS_FD          placeholder for the fd of the map `events`
  *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
+ *   K_SIGACTION        BTF id of struct k_sigaction
  *   MARK_VICTIM_PID    byte offset of the pid in a record of oom:mark_victim
  *   TASK_*, PID_*, ... byte offsets of fields, from the kernel's BTF (task.h)
  */
@@ -34,13 +37,31 @@
 #include "maps.h"
 
 #define INVALID 65
+#define SIGHUP 1
+#define SIGINT 2
+#define SIGQUIT 3
+#define SIGILL 4
+#define SIGTRAP 5
+#define SIGBUS 7
+#define SIGFPE 8
 #define SIGKILL 9
+#define SIGSEGV 11
 #define SIGALRM 14
 #define SIGTERM 15
 #define SIGCHLD 17
+#define SIGCONT 18
+#define SIGSTOP 19
+#define SIGTSTP 20
+#define SIGTTIN 21
+#define SIGTTOU 22
 #define SIGURG 23
+#define SIGXCPU 24
+#define SIGXFSZ 25
 #define SIGVTALRM 26
 #define SIGPROF 27
+#define SIGWINCH 28
+#define SIGPOLL 29
+#define SIGSYS 31
 #define EAGAIN 11
 #define MAX_ERRNO 4095
 #define NO_UNROLL _Pragma("clang loop unroll(disable)")
@@ -52,12 +73,18 @@
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 
+#if RDONLY_CAST
+/* A kernel function (Linux 6.2) that costs nothing at run time. The loader replaces this number with its BTF id. */
+static void *(*bpf_rdonly_cast)(u64 address, u32 btf_id) = (void *)RDONLY_CAST;
+#endif
+
 /* bcc translates counts.lookup() and the like only in the main file, so the loader inserts these files here. */
 #include "counters.c"
 #include "rate_limits.c"
 #include "event_scratch.c"
 #include "fatal_signals.c"
 #include "origin.c"
+#include "ends.c"
 
 struct sys_exit {
 	u64 common_and_nr[2]; /* 8 bytes (12 on some real-time kernels), then the call's number; `ret` is at 16 in both */
@@ -73,7 +100,7 @@ int on_sys_exit(struct sys_exit *ctx)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct running running = running_call(task);
 	struct series key = {};
-	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + CALL;
+	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + CALL, at = EXIT * cpu + CALL;
 	struct cpu_cache *cache = cpu_caches.lookup(&index);
 	struct scratch *scratch;
 
@@ -91,7 +118,7 @@ int on_sys_exit(struct sys_exit *ctx)
 	/* signal_generate has already made an event for each target. */
 	if (key.res == 0 && key.sig != 0)
 		return 0;
-	scratch = scratch_buffers.lookup(&index);
+	scratch = scratch_buffers.lookup(&at);
 	if (!scratch)
 		return 0;
 	bool self_test = key.sig == 0 && is_self_test(task);
@@ -110,7 +137,7 @@ int on_sys_exit(struct sys_exit *ctx)
 	scratch->event.kind = CALL;
 	scratch->event.origin = SYSCALL;
 	scratch->event.call = running.call;
-	describe_sender(&scratch->event, task);
+	describe_sender(&scratch->event.sender, task);
 	scratch->text_len = 0;
 	add_exe(scratch, task);
 	add_cgroup(scratch, task, &scratch->event.cgroup_len);
@@ -134,100 +161,118 @@ int on_signal_generate(u64 *ctx)
 		return 0;
 	if (sig >= INVALID || outcome >= OUTCOMES)
 		return 0;
-	/* Nobody sent these: faults, I/O signals, and the process's own timers. */
-	if ((code > 0 && code != SI_KERNEL) ||
-	    (info == PRIV && (sig == SIGALRM || sig == SIGVTALRM || sig == SIGPROF))) {
-		forget(sig, target);
-		return 0;
-	}
-	struct running running = running_call(sender);
-
-	/*
-	 * Timers, message queues and asynchronous I/O use negative codes. So may rt_sigqueueinfo(2): the signal was sent only
-	 * if the current call names it.
-	 */
-	if (code < 0 && code != SI_TKILL && code != SI_QUEUE && (running.call >= WRITE || running.sig != sig)) {
-		forget(sig, target);
-		return 0;
-	}
-	bool counted = SELF_SIGNALS || code != SI_TKILL || sender->tgid != target->tgid;
-	bool fatal = is_fatal(sig) && (outcome == DELIVERED || outcome == LOSE_INFO);
-
-	if (!counted && !fatal)
-		return 0;
-	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + DELIVERY;
+	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + DELIVERY, at = EXIT * cpu + DELIVERY;
 	struct cpu_cache *cache = cpu_caches.lookup(&index);
-	struct scratch *scratch = scratch_buffers.lookup(&index);
+	struct scratch *scratch = scratch_buffers.lookup(&at);
 
 	if (!cache || !scratch)
 		return 0;
 	struct event *event = &scratch->event;
+	struct running *running = &scratch->running;
+
+	*running = running_call(sender);
+	BARRIER;
+	bool own = sender->tgid == target->tgid;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
 			     ns_pid_of(sender->group_leader) == 1;
-	bool undecided = info == PRIV && sig == SIGKILL && group && outcome == DELIVERED && !namespace_end;
+	bool provisional = info == PRIV && sig == SIGKILL && group && !namespace_end;
 
-	event->origin = undecided ? provisional_origin(sender, target, &running) :
-				  origin_of(info, code, sig, group, sender, target, &running);
-	event->call = running.call < WRITE ? running.call : 0;
-	event->target_arg = running.target_arg;
-	event->flags = (namespace_end ? NAMESPACE_END : 0) | (running.compat ? COMPAT : 0);
+	event->flags = namespace_end ? NAMESPACE_END : 0;
+	event->origin = provisional ? provisional_origin(sender, target, running) :
+				      origin_of(info, code, sig, group, sender, target, running);
 	event->sig = sig;
 	event->code = code;
+	scratch->undecided = provisional && outcome == DELIVERED;
+	BARRIER;
+	bool queued = outcome == DELIVERED || outcome == LOSE_INFO;
+
+	scratch->fatal = queued && is_fatal(sig);
+	BARRIER;
+	if (scratch->fatal && is_handled(sig, target)) {
+		event->flags |= HANDLED;
+		scratch->fatal = false;
+	}
+	scratch->terminating = queued && is_terminating(sig) && !own && event->origin != SELF;
+	BARRIER;
+	/*
+	 * Signals for a process's own files look like those that another process arms against it (F_SETOWN). They count
+	 * when they kill or ask the process to exit.
+	 */
+	bool counted = event->origin == SELF ? false :
+		       event->origin == SIGIO ? scratch->fatal || scratch->terminating :
+						SELF_SIGNALS || code != SI_TKILL || !own;
+
+	if (!counted && !scratch->fatal)
+		return 0;
+	event->call = running->call < WRITE ? running->call : 0;
+	event->target_arg = running->target_arg;
 	event->outcome = outcome;
-	scratch->undecided = undecided;
-	scratch->fatal = fatal;
 	scratch->emit = false;
 	scratch->now = 0;
 	BARRIER;
-	if (event->sig == SIGKILL && is_inferred(event->origin, info, sender, target, &running, event->flags & NAMESPACE_END))
+	if (event->sig == SIGKILL && is_inferred(event->origin, info, sender, target, running, event->flags & NAMESPACE_END))
 		event->flags |= INFERRED;
 	BARRIER;
-	if (event->sig == SIGURG && sender->tgid == target->tgid && is_self_test(sender))
+	if (event->sig == SIGURG && own && is_self_test(sender))
 		event->flags |= SELF_TEST;
 	BARRIER;
-	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM ||
-			   (event->origin == AUTOKILL && sender->flags & PF_KTHREAD);
+	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM || event->origin == RLIMIT ||
+			     event->origin == SIGIO || event->origin == SELF ||
+			     ((event->origin == AUTOKILL || event->origin == TTY) && sender->flags & PF_KTHREAD);
 	BARRIER;
-	if (scratch->by_kernel)
-		event->flags &= ~COMPAT; /* the call is a bystander's */
-	event->bucket_id = bucket_of(scratch->by_kernel ? target : sender);
+	if (event->origin == SYSCALL && running->compat)
+		event->flags |= COMPAT;
+	event->bucket_id = scratch->by_kernel ? bucket_of(target) | BY_KERNEL : bucket_of(sender);
 	BARRIER;
 	if (counted && !scratch->undecided) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
 		if (event->flags & SELF_TEST) {
 			count_event_status(cpu, DELIVERY, FILTERED);
 			scratch->emit = true;
+		} else if (event->outcome == IGNORED && event->origin != SYSCALL) {
+			count_event_status(cpu, DELIVERY, FILTERED); /* such as SIGCONT with SIGHUP, or to a dying process */
 		} else {
 			scratch->emit = admit(cpu, DELIVERY, event->sig, event->bucket_id, scratch->fatal, cache, &scratch->now);
 		}
 	}
-	if (!scratch->emit && !scratch->fatal)
+	if (!scratch->emit && !scratch->fatal && !scratch->terminating)
 		return 0;
 	BARRIER;
 	event->time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
 	event->elapsed_ns = 0;
 	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* what the call returns */
+	event->status = 0;
 	event->kind = DELIVERY;
 	event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
+	event->trigger_pid = 0;
+	__builtin_memset(event->trigger_comm, 0, COMM_LEN);
+	__builtin_memset(event->tty, 0, COMM_LEN);
 	scratch->text_len = 0;
 	describe_target(event, target);
-	if (scratch->by_kernel)
-		describe_kernel(event);
+	if (event->origin == PTRACE && own) /* injected: the tracer is not running */
+		sender = target->parent;
+	if (scratch->by_kernel || !sender)
+		describe_nobody(&event->sender);
 	else
-		describe_sender(event, sender);
+		describe_sender(&event->sender, sender);
+	BARRIER;
+	if (event->origin == TTY)
+		add_tty(event, target);
+	else if ((event->origin == SIGIO || event->origin == OOM) && sender && !(sender->flags & PF_KTHREAD))
+		add_trigger(event, sender);
 	BARRIER;
 	if (event->sig == SIGKILL && scratch->fatal)
 		mark_escalation(cpu, event);
 	BARRIER;
 	if (scratch->emit || scratch->undecided) {
-		if (!scratch->by_kernel) {
+		if (!scratch->by_kernel && sender) {
 			add_exe(scratch, sender);
 			add_cgroup(scratch, sender, &event->cgroup_len);
 		}
 		add_cgroup(scratch, target, &event->tcgroup_len);
 	}
 	BARRIER;
-	if (scratch->fatal)
+	if (scratch->fatal || scratch->terminating)
 		remember(event);
 	if (scratch->undecided) {
 		scratch->claimed = 0;
@@ -242,30 +287,6 @@ int on_signal_generate(u64 *ctx)
 	return 0;
 }
 
-/* The origin of an undecided SIGKILL is now known: count it and emit its event. */
-static __always_inline void decide_kill(u32 tid, bool oom)
-{
-	struct scratch *scratch = undecided_kills.lookup(&tid);
-	u32 cpu = bpf_get_smp_processor_id();
-
-	if (!scratch || __sync_lock_test_and_set(&scratch->claimed, 1))
-		return;
-	struct event *event = &scratch->event;
-
-	if (oom) {
-		event->origin = OOM;
-		event->flags &= ~(INFERRED | COMPAT);
-		describe_kernel(event);
-		remember(event);
-	}
-	count_late_delivery(cpu, SIGKILL, event->origin);
-	scratch->now = event->time_ns;
-	/* Counted as kind DEATH: signal_generate may interrupt this program, and writes the cells of kind DELIVERY. */
-	if (admit(cpu, DEATH, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
-		output_scratch(cpu, DEATH, true, scratch);
-	undecided_kills.delete(&tid);
-}
-
 struct mark_victim {
 	FIELD_AT(MARK_VICTIM_PID, s32 pid); /* the thread that the SIGKILL was sent to */
 };
@@ -274,40 +295,6 @@ struct mark_victim {
 int on_mark_victim(struct mark_victim *ctx)
 {
 	decide_kill(ctx->pid, true);
-	return 0;
-}
-
-/* BTF tracepoint sched:sched_process_exit(task, ...): a thread ends. */
-int on_sched_process_exit(u64 *ctx)
-{
-	struct task_struct *task = (void *)ctx[0];
-	struct signal_struct *signal = task ? task->signal : NULL;
-
-	if (!signal || signal->live > 0)
-		return 0; /* other threads of the process still run */
-	u32 sig = task->exit_code & 0x7f;
-	struct fatal_key key = { task->tgid, sig }, term = { task->tgid, SIGTERM };
-	struct process process = { start_of(task->group_leader), task->tgid };
-	u32 zero = 0, cpu = bpf_get_smp_processor_id();
-	struct event *sent = fatal_signals.lookup(&key);
-	bool attributed = sent && sent->tstart_ns == process.start_ns;
-	u64 now = 0;
-
-	decide_kill(attributed ? sent->ttid : key.tgid, false);
-	if (!sig || sig >= INVALID || dead.insert(&process, &zero))
-		return 0;
-	add_one(cpu, DEATHS + sig * 2 + attributed);
-	if (attributed && admit(cpu, DEATH, sig, sent->bucket_id, true, NULL, &now)) {
-		struct event event = *sent;
-
-		event.kind = DEATH;
-		event.elapsed_ns = now - sent->time_ns;
-		event.time_ns = now;
-		event.exe_len = event.cgroup_len = event.tcgroup_len = 0;
-		output(cpu, DEATH, true, &event, sizeof(event));
-	}
-	fatal_signals.delete(&key);
-	fatal_signals.delete(&term);
 	return 0;
 }
 

@@ -9,10 +9,17 @@
 #define RESULTS 8  /* the results that the overflow table distinguishes, see overflow_result() */
 #define ROUND_UP_8(n) (((n) + 7) / 8 * 8)
 
-enum kind { CALL, DELIVERY, DEATH, KINDS };
+enum kind { CALL, DELIVERY, DEATH, EXIT, KINDS };
 enum program { SYS_EXIT, SIGNAL_GENERATE, MARK_VICTIM, SCHED_PROCESS_EXIT, PROGRAMS };
 enum event_status { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, EVENT_STATUSES };
-enum origin { SYSCALL, CGROUP, OOM, PDEATHSIG, AUTOKILL, KERNEL, ORIGINS };
+/* Origins of a generated signal, and two more of a death: see origin_of() in origin.c. */
+enum origin {
+	SYSCALL, CGROUP, OOM, PDEATHSIG, AUTOKILL, PTRACE, TTY, SIGIO, EXIT_SIGNAL, RLIMIT, KERNEL,
+	ORIGINS,
+	SELF = ORIGINS, /* nobody else: a fault, or a signal that the process sent itself */
+	UNKNOWN,        /* the probe did not see a signal */
+	DEATH_ORIGINS,
+};
 enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OUTCOMES }; /* trace/events/signal.h */
 
 /*
@@ -28,8 +35,9 @@ enum cell {
 	OVERFLOW = SERIES + SERIES_MAX, /* SIGNALS * RESULTS cells: calls that found no free slot */
 	AGED = OVERFLOW + SIGNALS * RESULTS, /* SIGNALS * RESULTS cells: calls of idle series that lost their slot */
 	DELIVERIES = AGED + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
-	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * 2 cells: sender not seen, sender seen */
-	ESCALATIONS = DEATHS + SIGNALS * 2,
+	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * DEATH_ORIGINS cells */
+	EXITS = DEATHS + SIGNALS * DEATH_ORIGINS, /* SIGNALS cells: exits soon after a handled signal, see ends.c */
+	ESCALATIONS = EXITS + SIGNALS,
 	LEDGER, /* KINDS * EVENT_STATUSES cells: the status of each event in the probe */
 	NOT_HANDLED = LEDGER + KINDS * EVENT_STATUSES, /* a cell per program: runs of an entry whose array was empty */
 	CELLS = NOT_HANDLED + PROGRAMS,
@@ -42,29 +50,61 @@ struct series {
 	s32 res;             /* 0, or -errno */
 };
 
-/* One event; killsnoopd/event.py decodes it. pid 0: the kernel is the sender. tpid 0: the target is not known. */
-struct event {
-	u64 time_ns;               /* CLOCK_BOOTTIME, which includes suspend */
-	u64 elapsed_ns;            /* of a death: since the delivery; of an escalation: since the SIGTERM */
-	u64 start_ns, tstart_ns;   /* start times of the processes, CLOCK_BOOTTIME; they detect a reused pid */
-	u64 cgroup, tcgroup;       /* ids in the cgroup v2 tree */
-	u64 bucket_id;             /* the token bucket that pays for the event, see bucket_of() */
+/* A process that sends a signal, at that moment. pid 0: the kernel sent it, or nobody did. */
+struct sender {
+	u64 start_ns; /* CLOCK_BOOTTIME; with the pid it identifies a process */
+	u64 cgroup;   /* id in the cgroup v2 tree */
 	u32 pid, tid, uid, ppid;
-	u32 loginuid, sessionid;   /* (u32)-1: not set */
-	s32 ns_pid, tns_pid;       /* pids in the processes' own pid namespaces; 0: the initial one; -1: nested too deeply */
-	u32 tpid, tuid;
+	u32 loginuid, sessionid; /* (u32)-1: not set */
+	s32 ns_pid; /* in its own pid namespace; 0: the initial one; -1: nested too deeply */
+	u32 exe_dev;
+	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN];
+};
+
+/* One event; killsnoopd/event.py decodes it. tpid 0: the target is not known. */
+struct event {
+	u64 time_ns;    /* CLOCK_BOOTTIME, which includes suspend */
+	u64 elapsed_ns; /* of a death or an exit: since the signal; of an escalation: since the SIGTERM */
+	u64 bucket_id;  /* the sender whose token buckets pay for the event, see bucket_of() */
+	struct sender sender;
+	u64 tstart_ns, tcgroup;
+	u32 tpid, ttid, tuid;
+	s32 tns_pid;
 	s32 target_arg, sig, res, code;
-	u32 exe_dev, ttid;
+	s32 status;      /* of an exit: the status */
+	u32 trigger_pid; /* see add_trigger() */
 	u16 exe_len, cgroup_len, tcgroup_len; /* lengths of the parts of the text, in this order */
 	u8 kind, origin, call, outcome, flags, padding[5];
-	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN], tcomm[COMM_LEN];
+	char tcomm[COMM_LEN], trigger_comm[COMM_LEN];
+	char tty[COMM_LEN]; /* the target's terminal, for origin TTY */
 };
 
 /*
  * INFERRED: the origin is the likeliest one; nothing rules out the others (is_inferred() in origin.c).
  * SELF_TEST: one of the two signals that the daemon sends to test the probe.
+ * HANDLED: the target handles the signal, so that it need not die of it.
  */
-enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4, INFERRED = 8, SELF_TEST = 16 };
+enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4, INFERRED = 8, SELF_TEST = 16, HANDLED = 32 };
+
+/*
+ * The last signals that may end a process: the last SIGKILL, the last SIGTERM, and the last of all others. A process has
+ * an entry from the first such signal until it ends.
+ */
+enum slot { KILL_SLOT, TERM_SLOT, OTHER_SLOT, HISTORY };
+struct sent {
+	u64 time_ns;
+	struct sender sender;
+	u64 bucket_id;
+	u32 ttid, trigger_pid;
+	s32 code, target_arg;
+	u8 sig, origin, call, flags, padding[4]; /* sig 0: no such signal yet */
+	char trigger_comm[COMM_LEN], tty[COMM_LEN];
+};
+struct history {
+	u64 start_ns; /* of the process */
+	u64 payer;    /* the bucket_id whose share of the table the entry is in */
+	struct sent sent[HISTORY];
+};
 
 /* Scratch buffer for one event and its text: the names on each path from leaf to root, each ending with a NUL. */
 #define TEXT_MAX 2048 /* a power of two; `text` holds one more name, so that the verifier sees every index in bounds */
@@ -73,9 +113,11 @@ struct scratch {
 	struct event event;
 	char text[TEXT_MAX + NAME_MAX];
 	u32 text_len;
-	/* Of a delivery: emit an event; wait for oom:mark_victim; the target may die of it. */
+	/* Of a delivery: emit an event; wait for oom:mark_victim; the target will die of it unless it blocks it. */
 	bool emit, undecided, fatal;
 	bool by_kernel; /* the kernel is the sender: the current task has nothing to do with it */
+	bool terminating; /* the target may exit because of it */
+	struct running running; /* of a delivery: in memory, where the verifier does not track its values */
 	u64 now;
 	u64 claimed; /* of an undecided SIGKILL: 1 once a CPU has decided its origin */
 };
@@ -109,13 +151,16 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
  */
 #define SELF_TEST_PID 5 /* index of the pid, as seen in the daemon's own pid namespace; 0: no test is running */
 BPF_F_TABLE("array", u32, u64, ledger, 16, BPF_F_MMAPABLE);
-BPF_TABLE("array", u32, struct scratch, scratch_buffers, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
+BPF_TABLE("array", u32, struct scratch, scratch_buffers, CPUS * EXIT); /* by CPU and kind; an exit uses that of DEATH */
 
-/* The last fatal signal of each number, by process. If the process dies of that number, its sender is the killer. */
-struct fatal_key {
-	u32 tgid, sig;
-};
-BPF_TABLE("lru_hash", struct fatal_key, struct event, fatal_signals, 8192);
+/*
+ * By tgid. Entries go when their processes do. A payer has a share of them, so that no user can push out the entries of
+ * others. An LRU in case an exit is missed.
+ */
+#define HISTORIES_MAX 8192
+BPF_TABLE("lru_hash", u32, struct history, histories, HISTORIES_MAX);
+BPF_TABLE("array", u32, struct history, no_history, 1); /* all zero, to begin an entry with */
+BPF_TABLE("lru_hash", u64, u32, history_shares, 4096); /* by payer: its entries in `histories` */
 
 /* SIGKILLs that the OOM killer may have sent, by target thread, until oom:mark_victim or the exit decides. */
 BPF_TABLE("hash", u32, struct scratch, undecided_kills, 64);
@@ -136,8 +181,7 @@ struct cpu_cache {
 	u32 era;           /* the era in which the slot is valid */
 	u64 bucket_id;     /* over its limit throughout `jiffy` */
 	u64 jiffy;
-	u32 over;          /* 1: over the limit except for fatal signals; 2: for every event */
-	u32 padding[3];    /* to a cache line */
+	u32 padding[4];    /* to a cache line */
 };
 
 BPF_TABLE("array", u32, struct cpu_cache, cpu_caches, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */

@@ -3,19 +3,21 @@
 
 #define SI_USER 0 /* codes, see sigaction(2) */
 #define SI_QUEUE -1
+#define SI_TIMER -2
+#define SI_MESGQ -3
+#define SI_ASYNCIO -4
+#define SI_SIGIO -5
 #define SI_TKILL -6
 #define SI_KERNEL 0x80
+#define CLD_EXITED 1
+#define CLD_DUMPED 3
+#define TRAP_PERF 6
 
 /*
  * The kernel may pass a special number instead of the address of a siginfo (SEND_SIG_NOINFO and SEND_SIG_PRIV in
  * include/linux/sched/signal.h). User space cannot do that.
  */
 enum info { NOINFO, PRIV, ADDRESS };
-
-#if RDONLY_CAST
-/* A kernel function (Linux 6.2) that costs nothing at run time. The loader replaces this number with its BTF id. */
-static void *(*bpf_rdonly_cast)(u64 address, u32 btf_id) = (void *)RDONLY_CAST;
-#endif
 
 /* A siginfo's code. Some kernels (6.12.117 for one) treat the argument as a number, which it may be: see enum info. */
 static __always_inline s32 code_of(struct kernel_siginfo *siginfo, u64 address)
@@ -63,24 +65,109 @@ static __always_inline bool is_sending(u32 sig, struct task_struct *sender, stru
 	return running->call < WRITE && running->sig == (s32)sig && !(sender->flags & PF_EXITING);
 }
 
-/* User space cannot send others a code that is not negative, so it cannot pretend to be the kernel. */
+/*
+ * Whether a call of the sender can have passed this code. An interrupt may generate another signal of the same number
+ * during the call. kill, tkill and tgkill pass one code each. The other calls take any code for the sender's own
+ * process, and for other processes the negative ones and that of kill (do_rt_sigqueueinfo, kernel/signal.c).
+ */
+static __always_inline bool is_code_of_call(s32 code, bool own, struct running *running)
+{
+	return running->call <= TGKILL ? code == SI_USER || code == SI_TKILL : own || code <= SI_USER;
+}
+
+static __always_inline bool is_fault(u32 sig)
+{
+	return sig == SIGILL || sig == SIGTRAP || sig == SIGBUS || sig == SIGFPE || sig == SIGSEGV || sig == SIGSYS;
+}
+
+/*
+ * The origin of a signal with a siginfo that no system call passed: its code is the kernel's own.
+ *
+ * SELF: the process's own timer, message queue or USB request, and its faults.
+ * SIGIO: fcntl(2) F_SETSIG chooses the signal, and any process may be the F_SETOWN of a file. For signals with codes of
+ * their own the code is SI_SIGIO, else one of POLL_IN to POLL_HUP, 1 to 6 (send_sigio_to_task, fs/fcntl.c).
+ * EXIT_SIGNAL: clone(2) chooses the signal that the parent gets (do_notify_parent).
+ * PTRACE: the tracer has injected a signal that its tracee blocks (ptrace_signal).
+ */
+static __always_inline enum origin origin_by_code(s32 code, u32 sig, struct task_struct *sender, struct task_struct *target)
+{
+	bool own = sender->tgid == target->tgid;
+
+	if (code == SI_TIMER || code == SI_MESGQ || code == SI_ASYNCIO)
+		return SELF;
+	if (code == SI_SIGIO)
+		return SIGIO;
+	if (code <= 0 || code == SI_KERNEL)
+		return !own ? KERNEL : code == SI_KERNEL ? SELF : target->ptrace ? PTRACE : KERNEL;
+	if (is_fault(sig)) /* others: memory errors, and traps that a perf event of another process may set */
+		return own && !(sig == SIGTRAP && code == TRAP_PERF) ? SELF : KERNEL;
+	struct task_struct *leader = sender->group_leader;
+
+	if (code <= CLD_DUMPED && sender->flags & PF_EXITING && leader && leader->exit_signal == (s32)sig)
+		return EXIT_SIGNAL;
+	return SIGIO;
+}
+
+/* Whether the hard limit of the process's CPU time is set (RLIMIT_CPU). */
+static __always_inline bool has_cpu_limit(struct task_struct *task)
+{
+	struct signal_struct *signal = task->signal;
+
+	return signal && signal->cpu_limit[1] != (u64)-1;
+}
+
+/* The terminal's own signals: its keys, hangup, job control, change of size. Only init gets SIGINT for Ctrl-Alt-Del. */
+static __always_inline bool is_of_tty(u32 sig, struct task_struct *target)
+{
+	switch (sig) {
+	case SIGINT: case SIGQUIT: case SIGTSTP: case SIGHUP: case SIGCONT: case SIGTTIN: case SIGTTOU: case SIGWINCH:
+		return target->tgid != 1;
+	default:
+		return false;
+	}
+}
+
+/*
+ * docs/design.md has this as a table, with the functions of the kernel. The origin of a SEND_SIG_PRIV SIGKILL to a
+ * process comes from provisional_origin().
+ */
 static __always_inline enum origin origin_of(enum info info, s32 code, u32 sig, bool group, struct task_struct *sender,
 					     struct task_struct *target, struct running *running)
 {
+	bool own = sender->tgid == target->tgid;
+	bool sending = is_sending(sig, sender, running);
+
 	if (info == ADDRESS)
-		return code != SI_KERNEL && running->call < WRITE ? SYSCALL : KERNEL;
-	/* SEND_SIG_PRIV to its own process: the sender exceeds its CPU time limit during the call. */
-	if (is_sending(sig, sender, running) && (info == NOINFO || sender->tgid != target->tgid))
+		return sending && is_code_of_call(code, own, running) ? SYSCALL :
+		       origin_by_code(code, sig, sender, target);
+	if (sending && (info == NOINFO || !own))
 		return SYSCALL;
-	if (info == PRIV || sender->flags & PF_KTHREAD)
-		return KERNEL;
-	/* cgroup.kill: send_sig(SIGKILL, task, 0) in the context of the process that writes the file (__cgroup_kill). */
-	if (sig == SIGKILL && !group && (sender->tgid != target->tgid || running->call == WRITE))
-		return CGROUP;
-	/* An exiting parent sends PR_SET_PDEATHSIG to its children (forget_original_parent). */
-	if (group && sender->flags & PF_EXITING && target->pdeath_signal == sig)
-		return PDEATHSIG;
-	return KERNEL;
+	if (info == NOINFO) {
+		if (sender->flags & PF_KTHREAD)
+			return KERNEL;
+		if (sig == SIGKILL && !group && running->call == PTRACE_CALL)
+			return PTRACE; /* PTRACE_KILL */
+		/* cgroup.kill: send_sig(SIGKILL, task, 0) in the context of the process that writes the file. */
+		if (sig == SIGKILL && !group && (!own || running->call == WRITE))
+			return CGROUP;
+		if (own && !group) /* send_sig(sig, current, 0): SIGPIPE, SIGXFSZ, SIGTRAP at exec */
+			return sig == SIGXFSZ ? RLIMIT : SELF;
+		/* An exiting parent sends PR_SET_PDEATHSIG to its children (forget_original_parent). */
+		if (group && sender->flags & PF_EXITING && target->pdeath_signal == sig)
+			return PDEATHSIG;
+		return group && is_of_tty(sig, target) ? TTY : KERNEL; /* TIOCNOTTY */
+	}
+	if (sig == SIGALRM || sig == SIGVTALRM || sig == SIGPROF)
+		return SELF; /* alarm(2), setitimer(2) */
+	if (sig == SIGPOLL || sig == SIGURG)
+		return SIGIO;
+	if (!group)
+		return (sig == SIGSTOP && running->call == PTRACE_CALL) || /* PTRACE_ATTACH */
+				       (sig == SIGKILL && sender->flags & PF_EXITING && target->ptrace) ? /* PTRACE_O_EXITKILL */
+			       PTRACE : KERNEL;
+	if (own && sig == SIGXCPU)
+		return RLIMIT;
+	return is_of_tty(sig, target) ? TTY : KERNEL;
 }
 
 /* A child made by clone3(2) with CLONE_AUTOREAP, which CLONE_PIDFD_AUTOKILL requires. */
@@ -99,7 +186,7 @@ static __always_inline bool is_autoreaped(struct task_struct *task)
  * The origin of a SEND_SIG_PRIV SIGKILL to a process, unless oom:mark_victim follows. The OOM killer sends such a
  * SIGKILL, and mark_victim follows at once; but the victim may die on another CPU first, and then this origin stands.
  * The kernel sends the same SIGKILL to a child when the last reference to its CLONE_PIDFD_AUTOKILL pidfd goes
- * (pidfs_file_release), to a process that exceeds its CPU time limit (in its own context), and for SysRq (from a kernel
+ * (pidfs_file_release), to a process that exceeds its CPU time limit (in its own context, as bpf_send_signal), and for SysRq (from a kernel
  * thread or in write(2)).
  */
 static __always_inline enum origin provisional_origin(struct task_struct *sender, struct task_struct *target,
@@ -111,6 +198,8 @@ static __always_inline enum origin provisional_origin(struct task_struct *sender
 		return AUTOKILL;
 	if (!own && is_sending(SIGKILL, sender, running))
 		return SYSCALL;
+	if (own && has_cpu_limit(target))
+		return RLIMIT;
 	return own || sender->flags & PF_KTHREAD || running->call == WRITE ? KERNEL : OOM;
 }
 
@@ -126,7 +215,7 @@ static __always_inline bool is_inferred(enum origin origin, enum info info, stru
 	case CGROUP: return running->call != WRITE;
 	case AUTOKILL: return !closes_files(sender);
 	case OOM: return true; /* until oom:mark_victim confirms it */
-	case PDEATHSIG: return false;
+	case PDEATHSIG: case PTRACE: case SIGIO: case EXIT_SIGNAL: case RLIMIT: return false;
 	default: return sender->tgid != target->tgid && !namespace_end;
 	}
 }

@@ -38,6 +38,19 @@ static __always_inline u64 bucket_of(struct task_struct *task)
 	return user_ns->owner ? user_ns->owner : 1ULL << 32 | user_ns->inum;
 }
 
+/*
+ * Each sender has separate buckets, so that a flood of one sort cannot hide another: for SIGKILLs, for other signals that
+ * kill, for everything else, and again for what the kernel sends on its own account, which the target pays for.
+ */
+#define BY_KERNEL (1ULL << 40)
+#define FATAL_CLASS (1ULL << 41)
+#define KILL_CLASS (1ULL << 42)
+
+static __always_inline u64 class_of(u32 sig, bool fatal)
+{
+	return !fatal ? 0 : sig == SIGKILL ? KILL_CLASS : FATAL_CLASS;
+}
+
 #define RING_BYTES (RING_PAGES * PAGE_SIZE)
 
 /* Unread bytes in the ring buffer. bcc has no method for this helper; the loader replaces EVENTS_FD by the map's fd. */
@@ -88,17 +101,17 @@ static __always_inline bool take_tokens(struct bucket *bucket, u64 now, bool fat
 }
 
 /*
- * One bucket for each bucket_id. Fatal signals may use one more burst, so a flood of failed calls cannot hide a kill.
- * The table is an LRU. A new id needs a token of a bucket that all new ids share (one for fatal signals, one for the
- * rest). So a user with many uids can neither evict other ids nor get a burst for each uid.
+ * One bucket for each bucket_id and class. The table is an LRU. A new id needs a token of a bucket that all new ids
+ * share (one for fatal signals, one for the rest). So a user with many uids can neither evict other ids nor get a burst
+ * for each uid.
  */
-static __always_inline bool over_limit(u64 bucket_id, bool fatal, u64 now, bool *storm)
+static __always_inline bool over_limit(u64 id, bool fatal, u64 now, bool *storm)
 {
 #if EVENT_INTERVAL_NS
-	struct bucket *bucket = buckets.lookup(&bucket_id);
+	struct bucket *bucket = buckets.lookup(&id);
 
 	if (bucket)
-		return !take_tokens(bucket, now, fatal, fatal ? 2 * EVENT_BURST_NS : EVENT_BURST_NS, storm);
+		return !take_tokens(bucket, now, fatal, EVENT_BURST_NS, storm);
 	u32 which = fatal;
 	struct bucket *shared = shared_buckets.lookup(&which);
 
@@ -108,7 +121,7 @@ static __always_inline bool over_limit(u64 bucket_id, bool fatal, u64 now, bool 
 	u64 next = now + EVENT_INTERVAL_NS;
 	struct bucket fresh = { next + (crowd ? EVENT_BURST_NS : 0), next };
 
-	buckets.update(&bucket_id, &fresh);
+	buckets.update(&id, &fresh);
 #endif
 	return false;
 }
@@ -121,10 +134,10 @@ static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_i
 		count_event_status(cpu, kind, FILTERED);
 		return false;
 	}
-	u64 jiffy = bpf_jiffies64();
+	u64 jiffy = bpf_jiffies64(), id = bucket_id | class_of(sig, fatal);
 
 	/* In a storm, read the clock and the bucket once per jiffy: that costs more than all the rest. */
-	if (cache && cache->bucket_id == bucket_id && cache->jiffy == jiffy && cache->over > fatal) {
+	if (cache && cache->bucket_id == id && cache->jiffy == jiffy) {
 		count_event_status(cpu, kind, RATE_LIMITED);
 		return false;
 	}
@@ -132,11 +145,10 @@ static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_i
 
 	if (!*now)
 		*now = bpf_ktime_get_boot_ns();
-	if (over_limit(bucket_id, fatal, *now, &storm)) {
+	if (over_limit(id, fatal, *now, &storm)) {
 		if (cache && storm) {
-			cache->bucket_id = bucket_id;
+			cache->bucket_id = id;
 			cache->jiffy = jiffy;
-			cache->over = fatal + 1;
 		}
 		count_event_status(cpu, kind, RATE_LIMITED);
 		return false;

@@ -7,7 +7,7 @@
 
 #include "task.h"
 
-enum call { KILL, TKILL, TGKILL, RT_SIGQUEUEINFO, RT_TGSIGQUEUEINFO, PIDFD_SEND_SIGNAL, WRITE, OTHER_CALL };
+enum call { KILL, TKILL, TGKILL, RT_SIGQUEUEINFO, RT_TGSIGQUEUEINFO, PIDFD_SEND_SIGNAL, WRITE, PTRACE_CALL, OTHER_CALL };
 
 #if defined(__x86_64__)
 struct pt_regs {
@@ -32,6 +32,7 @@ static inline __attribute__((always_inline)) enum call native_call(u32 number)
 	case 297: case 536: return RT_TGSIGQUEUEINFO;
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 1: return WRITE;
+	case 101: case 521: return PTRACE_CALL;
 	default: return OTHER_CALL;
 	}
 }
@@ -46,6 +47,7 @@ static inline __attribute__((always_inline)) enum call compat_call(u32 number)
 	case 335: return RT_TGSIGQUEUEINFO;
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 4: return WRITE;
+	case 26: return PTRACE_CALL;
 	default: return OTHER_CALL;
 	}
 }
@@ -92,6 +94,7 @@ static inline __attribute__((always_inline)) enum call native_call(u32 number)
 	case 240: return RT_TGSIGQUEUEINFO;
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 64: return WRITE;
+	case 117: return PTRACE_CALL;
 	default: return OTHER_CALL;
 	}
 }
@@ -106,6 +109,7 @@ static inline __attribute__((always_inline)) enum call compat_call(u32 number)
 	case 363: return RT_TGSIGQUEUEINFO;
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 4: return WRITE;
+	case 26: return PTRACE_CALL;
 	default: return OTHER_CALL;
 	}
 }

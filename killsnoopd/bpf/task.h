@@ -83,13 +83,29 @@ struct mm_struct {
 	FIELD_AT(MM_EXE_FILE, struct file *exe_file);
 };
 
+struct tty_struct {
+	FIELD_AT(TTY_NAME, char name[COMM_LEN]); /* the start of it: pts/4, ttyS0 */
+};
+
 struct signal_struct {
 	union {
 		FIELD_AT(SIGNAL_LIVE, int live); /* threads that have not begun to exit */
+		FIELD_AT(SIGNAL_FLAGS, unsigned int flags);
+		FIELD_AT(SIGNAL_GROUP_EXIT_CODE, int group_exit_code);
+		FIELD_AT(SIGNAL_TTY, struct tty_struct *tty);
+		FIELD_AT(SIGNAL_CPU_LIMIT, u64 cpu_limit[2]); /* RLIMIT_CPU: soft, hard */
 #ifdef SIGNAL_AUTOREAP /* Linux 7.1 */
 		FIELD_AT(SIGNAL_AUTOREAP, unsigned char autoreap); /* lowest bit: CLONE_AUTOREAP */
 #endif
 	};
+};
+
+struct sighand_struct {
+	FIELD_AT(SIGHAND_ACTION, char action[1]);
+};
+
+struct k_sigaction {
+	u64 handler; /* SIG_DFL, SIG_IGN, or an address (struct sigaction begins with it) */
 };
 
 struct task_struct {
@@ -101,6 +117,10 @@ struct task_struct {
 		FIELD_AT(TASK_MM, struct mm_struct *mm);
 		FIELD_AT(TASK_EXIT_CODE, int exit_code);
 		FIELD_AT(TASK_PDEATH_SIGNAL, int pdeath_signal);
+		FIELD_AT(TASK_EXIT_SIGNAL, int exit_signal);
+		FIELD_AT(TASK_PTRACE, unsigned int ptrace); /* not 0: traced */
+		FIELD_AT(TASK_PARENT, struct task_struct *parent); /* the tracer, if there is one */
+		FIELD_AT(TASK_SIGHAND, struct sighand_struct *sighand);
 		FIELD_AT(TASK_PID, int pid);
 		FIELD_AT(TASK_TGID, int tgid);
 		FIELD_AT(TASK_REAL_PARENT, struct task_struct *real_parent);
@@ -122,6 +142,7 @@ struct task_struct {
 	};
 };
 
+#define SIGNAL_GROUP_EXIT 4 /* in signal->flags (linux/sched/signal.h) */
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
 

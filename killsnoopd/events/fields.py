@@ -4,23 +4,27 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from killsnoopd import names
-from killsnoopd.event import Event, Sender, Target
+from killsnoopd.event import Event, Target
 from killsnoopd.events.processes import Identity
 
 # MESSAGE_ID by kind of event; deploy/killsnoopd.catalog has the texts for `journalctl -x`.
 SENT = "6ef50b79ef9645078bf77f74db2e322a"
 FAILED = "d90354b8f65a4b51a8fc97ab86ea4051"
 DIED = "5410a8730dd0432c8e1e921961037e7b"
+EXITED = "5895531a62284904852f78a95ce8d8e7"
 
 _WARNING, _NOTICE, _INFO, _DEBUG = 4, 5, 6, 7  # syslog(3)
 
 
 def priority(event: Event) -> int:
-    """syslog priority: 4 SIGKILL, 5 other fatal signals, deaths and EPERM, 6 the rest, 7 signal 0."""
+    """syslog priority: 4 SIGKILL, 5 other fatal signals, deaths and EPERM, 6 the rest, 7 signal 0.
+
+    A fatal signal that its target handles or ignores is one of the rest.
+    """
     if event.sig == 0:
         return _DEBUG
     fatal = event.sig in names.FATAL and event.outcome in ("delivered", "lose_info", "died")
-    if fatal:
+    if fatal and not event.handled:
         return _WARNING if event.signal == "SIGKILL" else _NOTICE
     return _NOTICE if event.result == "EPERM" else _INFO
 
@@ -42,6 +46,10 @@ def meant(event: Event) -> str:
 def _sender(event: Event) -> str:
     sender = event.sender
     if sender is None:
+        if event.origin == "tty":
+            return f"terminal {event.tty}" if event.tty else "a terminal"
+        if event.origin == "rlimit":
+            return f"kernel, {'file size' if event.signal == 'SIGXFSZ' else 'CPU time'} limit,"
         return "kernel, out of memory," if event.origin == "oom" else "kernel"
     thread = f" (thread {sender.thread_comm}[{sender.tid}])" if sender.tid != sender.pid else ""
     return f"{sender.comm}[{sender.pid}]{thread} uid {sender.uid}"
@@ -69,21 +77,55 @@ _ROUTES = {
     "cgroup": " through cgroup.kill",
     "pdeathsig": " by exiting (PR_SET_PDEATHSIG)",
     "autokill": " by closing its pidfd (CLONE_PIDFD_AUTOKILL)",
+    "ptrace": " by ptrace",
+    "sigio": " for I/O on a file (F_SETOWN)",
+    "exit_signal": " by exiting (the exit signal of clone)",
 }
+
+
+def _route(event: Event) -> str:
+    route = _ROUTES.get(event.origin, "")
+    if event.origin == "tty" and event.sender:
+        route = f" through terminal {event.tty}" if event.tty else " through a terminal"
+    if event.origin == "sigio" and event.trigger:
+        route += f", triggered by {event.trigger.comm}[{event.trigger.pid}],"
+    return route
+
+
+def _end(event: Event, target: str) -> str:
+    """The text of a death or an exit."""
+    sender, signal, route = _sender(event), _signal(event), _route(event)
+    sent = "probably sent" if event.inferred else "sent"
+    lapse = duration(event.elapsed_ns or 0)
+    if event.kind == "exit":
+        return f"{target} exited with status {event.status}, {lapse} after {sender} {sent} it {signal}{route}"
+    died = f"{target} died of {signal}"
+    if event.origin == "self":
+        if event.sender:
+            return f"{died}, which it sent itself"
+        code = names.code_name(event.sig, event.code) if event.code else None
+        return f"{died}, its own {'fault' if event.code > 0 else 'doing'}" + (f" ({code})" if code else "")
+    if event.origin == "unknown":
+        return f"{died}, sender not seen"
+    if event.elapsed_ns is None:
+        return f"{died}, {sent} by its tracer {sender}"
+    late = " (SIGTERM had not been enough)" if event.escalation_ns is not None else ""
+    traced = ""
+    if event.trigger and event.origin not in ("oom", "sigio"):  # of a death from these, the trigger is no tracer
+        traced = f", while traced by {event.trigger.comm}[{event.trigger.pid}]"
+    return f"{died}{late}, {lapse} after {sender} {sent} it{route}{traced}"
 
 
 def message(event: Event, identity: Identity) -> str:
     """The text for people: sender, signal, target and outcome."""
+    if event.kind in ("death", "exit") and event.target:
+        return _end(event, _target(event.target, identity))
     sender, signal = _sender(event), _signal(event)
     sent = "probably sent" if event.inferred else "sent"
-    if event.kind == "death" and event.target:
-        late = " (SIGTERM had not been enough)" if event.escalation_ns is not None else ""
-        lapse = duration(event.died_after_ns or 0)
-        return f"{_target(event.target, identity)} died of {signal}{late}, {lapse} after {sender} {sent} it"
     if event.target is None:
         verb = "sent" if event.res == 0 else "could not send"
         return f"{sender} {verb} {signal} to {meant(event)}: {event.result}"
-    route = _ROUTES.get(event.origin, "")
+    route = _route(event)
     outcome = (event.outcome or "").replace("_", " ")
     line = f"{sender} {sent} {signal}{route} to {_target(event.target, identity)}: {outcome}"
     if event.namespace_end:
@@ -105,9 +147,11 @@ def timestamp(realtime_ns: int) -> str:
     return f"{_to_the_second(seconds)}.{ns // 1000:06d}Z"
 
 
-def _of_sender(sender: Sender | None) -> dict[str, object]:
+def _of_sender(event: Event) -> dict[str, object]:
+    sender = event.sender
     if sender is None:
-        return {"KILLSNOOP_PID": 0, "KILLSNOOP_COMM": "kernel"}
+        nobody = event.origin in ("self", "unknown")
+        return {} if nobody else {"KILLSNOOP_PID": 0, "KILLSNOOP_COMM": "kernel"}
     return {
         "KILLSNOOP_PID": sender.pid,
         "KILLSNOOP_COMM": sender.comm,
@@ -134,26 +178,32 @@ def _of_target(event: Event) -> dict[str, object]:
     }
 
 
+_ENDS = {"death": DIED, "exit": EXITED}
+
+
 def _ms(ns: int | None) -> str | None:
     return None if ns is None else f"{ns / 1e6:.3f}"
 
 
 def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
     """The journal fields of an event. `boot_ns`: the realtime clock at boot."""
+    trigger = event.trigger
+    code = None if event.kind == "call" or event.origin == "unknown" else event.code
     found: dict[str, object] = {
         "MESSAGE": message(event, identity),
         "PRIORITY": priority(event),
         "SYSLOG_IDENTIFIER": "killsnoopd",
-        "MESSAGE_ID": DIED if event.kind == "death" else SENT if event.res == 0 else FAILED,
+        "MESSAGE_ID": _ENDS.get(event.kind) or (SENT if event.res == 0 else FAILED),
         "KILLSNOOP_EVENT": event.kind,
         "KILLSNOOP_TIMESTAMP": timestamp(event.time_ns + boot_ns),
-        **_of_sender(event.sender),
+        **_of_sender(event),
         "KILLSNOOP_EXE": identity.exe,
         "KILLSNOOP_UNIT": identity.unit,
         "KILLSNOOP_CONTAINER": identity.container,
         "KILLSNOOP_SIGNAL": event.signal,
         "KILLSNOOP_SIG": event.sig,
-        "KILLSNOOP_CODE": None if event.kind == "call" else event.code,
+        "KILLSNOOP_CODE": code,
+        "KILLSNOOP_CODE_NAME": None if code is None else names.code_name(event.sig, code),
         "KILLSNOOP_TARGET_ARG": event.target_arg,
         **_of_target(event),
         "KILLSNOOP_TARGET_UNIT": identity.target_unit,
@@ -166,7 +216,12 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_ORIGIN_INFERRED": 1 if event.inferred else None,
         "KILLSNOOP_SYSCALL": event.syscall,
         "KILLSNOOP_COMPAT": 1 if event.compat else None,
-        "KILLSNOOP_DIED_AFTER_MS": _ms(event.died_after_ns),
+        "KILLSNOOP_HANDLED": 1 if event.handled else None,
+        "KILLSNOOP_TTY": event.tty or None,
+        "KILLSNOOP_TRIGGER_PID": trigger and trigger.pid,
+        "KILLSNOOP_TRIGGER_COMM": trigger and trigger.comm,
+        "KILLSNOOP_ELAPSED_MS": _ms(event.elapsed_ns),
+        "KILLSNOOP_EXIT_STATUS": event.status,
         "KILLSNOOP_ESCALATION_MS": _ms(event.escalation_ns) if event.kind == "delivery" else None,
         # With this, `journalctl -u UNIT` shows the event among the unit's own lines.
         "OBJECT_SYSTEMD_UNIT": identity.target_unit,

@@ -94,16 +94,28 @@ def deliveries(counts: Counts) -> Metric:
 
 
 def deaths(counts: Counts) -> Iterator[Metric]:
-    """Deaths by signal, with and without a known sender, and escalations."""
-    totals = {(names.signal_number(name), seen): 0 for name in ("SIGKILL", "SIGTERM") for seen in (False, True)}
-    totals |= {(sig, seen): count for sig, seen, count in counts.deaths}
+    """Deaths by signal and origin, exits after a handled signal, and escalations."""
+    totals = {(names.signal_number("SIGTERM"), "syscall"): 0}
+    totals |= {(names.signal_number("SIGKILL"), origin): 0 for origin in names.DEATH_ORIGINS}
+    totals |= {(sig, origin): count for sig, origin, count in counts.deaths}
     family = CounterMetricFamily(
         "killsnoop_deaths",
-        "Processes killed by a signal, by signal and whether its sender was seen. A fault of their own has no sender.",
-        labels=("signal", "attributed"),
+        "Processes killed by a signal, by signal and origin. self: a fault of their own, or a signal that they sent "
+        "themselves. unknown: no signal was seen.",
+        labels=("signal", "origin"),
     )
-    for (sig, seen), count in sorted(totals.items()):
-        family.add_metric((names.signal_name(sig), str(seen).lower()), count)
+    for (sig, origin), count in sorted(totals.items()):
+        family.add_metric((names.signal_name(sig), origin), count)
+    yield family
+    exits = {names.signal_number("SIGTERM"): 0} | dict(counts.exits)
+    family = CounterMetricFamily(
+        "killsnoop_exits",
+        "Processes that exited by themselves within --events.grace-period of a signal that they handled: SIGTERM, "
+        "SIGINT, SIGQUIT or SIGHUP.",
+        labels=("signal",),
+    )
+    for sig, count in sorted(exits.items()):
+        family.add_metric((names.signal_name(sig),), count)
     yield family
     yield CounterMetricFamily(
         "killsnoop_escalations",

@@ -45,7 +45,8 @@ class Counts:
     series_taken: int  # series that have a slot; slots in the queue are left out
     series_recycled: int  # slots recycled since the probe started
     deliveries: list[tuple[int, str, str, int]]  # signal 1..64, origin (names.ORIGINS), outcome (names.OUTCOMES), n
-    deaths: list[tuple[int, bool, int]]  # signal 1..64, whether its sender was seen, n
+    deaths: list[tuple[int, str, int]]  # signal 1..64, origin (names.DEATH_ORIGINS), n
+    exits: list[tuple[int, int]]  # signal 1..64, processes that handled it and then exited, n
     escalations: int  # SIGKILLs that followed a SIGTERM to the same process
 
     @property
@@ -131,9 +132,10 @@ class Probe:
         series = [(comm, sig, res, calls) for (comm, sig, res), calls in counted if calls]
         overflow, aged = (self._by_result(first, rows) for first in (layout.overflow, layout.aged))
         deliveries, deaths = self._deliveries(layout, rows), self._deaths(layout, rows)
+        exits = [(sig, n) for sig, n in enumerate(self._sum(layout.exits, len(names.SIGNALS), rows)) if n]
         (escalations,) = self._sum(layout.escalations, 1, rows)
         retired, recycled = slot_state["queue_tail"] - slot_state["queue_head"], slot_state["queue_head"]
-        return Counts(series, overflow, aged, taken - retired, recycled, deliveries, deaths, escalations)
+        return Counts(series, overflow, aged, taken - retired, recycled, deliveries, deaths, exits, escalations)
 
     def _by_result(self, first: int, rows: list[memoryview]) -> list[tuple[int, str, int]]:
         cells = self._sum(first, len(names.SIGNALS) * len(RESULTS), rows)
@@ -151,9 +153,14 @@ class Probe:
                 found.append((sig, names.ORIGINS[origin], names.OUTCOMES[outcome], count))
         return found
 
-    def _deaths(self, layout: Layout, rows: list[memoryview]) -> list[tuple[int, bool, int]]:
-        cells = self._sum(layout.deaths, layout.escalations - layout.deaths, rows)
-        return [(index // 2, bool(index % 2), count) for index, count in enumerate(cells) if count]
+    def _deaths(self, layout: Layout, rows: list[memoryview]) -> list[tuple[int, str, int]]:
+        cells = self._sum(layout.deaths, layout.exits - layout.deaths, rows)
+        origins = len(names.DEATH_ORIGINS)
+        return [
+            (index // origins, names.DEATH_ORIGINS[index % origins], count)
+            for index, count in enumerate(cells)
+            if count
+        ]
 
     @contextlib.contextmanager
     def self_testing(self) -> Iterator[RingBuffer]:

@@ -62,8 +62,8 @@ def macros(settings: Settings) -> dict[str, int]:
     """All macros that the source requires: from the settings, this machine, and this kernel's types."""
     found = btf.task_macros() | program.macros(settings, possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
     found["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
-    cast = libbpf.rdonly_cast_ids()
-    found |= {"RDONLY_CAST": RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": cast[1] if cast else 0}
+    cast, siginfo, action = libbpf.rdonly_cast_ids() or (0, 0, 0)
+    found |= {"RDONLY_CAST": RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": siginfo, "K_SIGACTION": action}
     return found | {"EVENTS_FD": EVENTS_FD, "MARK_VICTIM_PID": hooks.field_offset(hooks.by_name("mark_victim"), "pid")}
 
 

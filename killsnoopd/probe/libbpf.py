@@ -237,9 +237,11 @@ def _vmlinux_btf() -> Iterator[int]:
 
 
 @cache
-def rdonly_cast_ids() -> tuple[int, int] | None:
-    """BTF ids of bpf_rdonly_cast and of struct kernel_siginfo; None before Linux 6.2."""
+def rdonly_cast_ids() -> tuple[int, int, int] | None:
+    """BTF ids of bpf_rdonly_cast and of the structs kernel_siginfo and k_sigaction; None before Linux 6.2."""
     with _vmlinux_btf() as btf:
         function = _lib().btf__find_by_name_kind(btf, b"bpf_rdonly_cast", _BTF_FUNCTION)
-        struct = _lib().btf__find_by_name_kind(btf, b"kernel_siginfo", _BTF_STRUCT)
-    return (function, struct) if function > 0 and struct > 0 else None
+        siginfo, action = (
+            _lib().btf__find_by_name_kind(btf, name, _BTF_STRUCT) for name in (b"kernel_siginfo", b"k_sigaction")
+        )
+    return (function, siginfo, action) if min(function, siginfo, action) > 0 else None

@@ -77,7 +77,7 @@ def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
     maps = {number: loaded.maps[name] for name, number in probe.map_numbers.items()} | {
         EVENTS_FD: loaded.maps["events"]
     }
-    rdonly_cast, _ = libbpf.rdonly_cast_ids() or (0, 0)
+    rdonly_cast, *_ = libbpf.rdonly_cast_ids() or (0,)
 
     def load_program(function: str, program: str) -> int:
         instructions = relocated(probe.functions[function], maps, rdonly_cast)

@@ -26,14 +26,14 @@ PROBE_STATUSES = ("filtered", "rate_limited", "ring_full", "emitted")  # of an e
 DAEMON_STATUSES = ("logged", "journal_error", "decode_error")  # of an emitted event: the first words of `ledger`
 LEDGER_WORDS = 16  # of 8 bytes
 SELF_TEST_PID = 5  # index of the word with the pid of the process that tests the probe
-KINDS = 3  # of events, enum kind: the probe counts each kind by status
+KINDS = 4  # of events, enum kind: the probe counts each kind by status
 SERIES_BYTES = 24
 DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # read by the daemon
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
 PROBE_MAPS = (  # used by the probe and the next loader only
-    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "fatal_signals", "undecided_kills",
-    "dead", "cpu_caches", *JUMPS,
+    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "histories", "no_history",
+    "history_shares", "undecided_kills", "dead", "cpu_caches", *JUMPS,
 )  # fmt: skip
 
 
@@ -139,13 +139,18 @@ class Layout:
 
     @property
     def deaths(self) -> int:
-        """First cell of the deaths: two per signal, sender not seen and sender seen."""
+        """First cell of the deaths: one per signal and origin."""
         return self.deliveries + len(names.SIGNALS) * len(names.ORIGINS) * len(names.OUTCOMES)
+
+    @property
+    def exits(self) -> int:
+        """First cell of the exits after a handled signal: one per signal."""
+        return self.deaths + len(names.SIGNALS) * len(names.DEATH_ORIGINS)
 
     @property
     def escalations(self) -> int:
         """The cell of the escalations."""
-        return self.deaths + len(names.SIGNALS) * 2
+        return self.exits + len(names.SIGNALS)
 
     @property
     def ledger(self) -> int:

@@ -54,7 +54,7 @@ def moment(record: Record) -> datetime:
 def lapse(record: Record) -> str:
     """The time from the signal to the death, in words."""
     try:
-        return duration(int(float(record["KILLSNOOP_DIED_AFTER_MS"]) * 1e6))
+        return duration(int(float(record["KILLSNOOP_ELAPSED_MS"]) * 1e6))
     except (KeyError, ValueError, OverflowError):
         return "? ms"
 

@@ -9,6 +9,7 @@ import pytest
 from examples import BASH, KILL, NGINX
 
 from killsnoopd import names
+from killsnoopd.event import Trigger
 from killsnoopd.events import fields
 from killsnoopd.events.processes import Identity
 
@@ -20,6 +21,7 @@ KNOWN = Identity(
     target_container="d" * 64,
 )
 BOOT_NS = 1_700_000_000 * 10**9
+DIED = {"kind": "death", "outcome": "died"}
 CALL = {"kind": "call", "target": None, "outcome": None}
 
 
@@ -33,7 +35,9 @@ def changed(sender=BASH, **changes):
     [
         ("delivery", KILL),
         ("call", changed(**CALL, res=-3)),
-        ("death", changed(kind="death", outcome="died", died_after_ns=1_400_000, escalation_ns=0)),
+        ("death", changed(kind="death", outcome="died", elapsed_ns=1_400_000, escalation_ns=0)),
+        ("fault", changed(None, **DIED, origin="self", sig=11, code=1, syscall=None, target_arg=None)),
+        ("exit", changed(kind="exit", outcome="exited", elapsed_ns=1_400_000, sig=15, status=0)),
     ],
 )
 def test_fields_are_those_of_the_golden_file(name, event):
@@ -51,7 +55,8 @@ def every_field():
     """The names of all fields that an event can have."""
     everything = changed(
         dataclasses.replace(BASH, ns_pid=7), target=dataclasses.replace(NGINX, ns_pid=1), res=-1,
-        compat=True, inferred=True, died_after_ns=1, escalation_ns=1,
+        compat=True, inferred=True, elapsed_ns=1, escalation_ns=1, handled=True, status=1, tty="pts/4",
+        trigger=Trigger(1, "nc"),
     )  # fmt: skip
     found = set(fields.fields(everything, KNOWN, BOOT_NS))
     named = re.findall(r'"((?:KILLSNOOP|OBJECT)_[A-Z_]+|ERRNO)"', Path(fields.__file__).read_text())
@@ -64,8 +69,8 @@ def test_every_field_is_in_the_man_page():
     page = (TOP / "docs/killsnoopd.8").read_text()
     section = page.partition(".SH JOURNAL FIELDS\n")[2].partition(".SH")[0]
     assert set(re.findall(r"\b[A-Z]+_[A-Z_]+\b|\b(?:MESSAGE|PRIORITY|ERRNO)\b", section)) == every_field()
-    assert f"({', '.join(names.ORIGINS)})" in section
-    assert f"({', '.join(names.OUTCOMES)}; of a death, died)" in section
+    assert f"({', '.join(names.ORIGINS)}; of a death, also self and unknown)" in section
+    assert f"({', '.join(names.OUTCOMES)}; of a death, died; of an exit, exited)" in section
 
 
 def test_every_field_is_in_the_tables_of_the_documents():
@@ -80,8 +85,8 @@ def test_every_field_is_in_the_tables_of_the_documents():
 def test_the_catalog():
     """`journalctl -x` explains each kind of event and each origin, with fields that exist."""
     catalog = (TOP / "deploy/killsnoopd.catalog").read_text()
-    assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED, fields.DIED}
-    assert tuple(re.findall(r"^([a-z]+): ", catalog, re.M)) == names.ORIGINS
+    assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED, fields.DIED, fields.EXITED}
+    assert tuple(re.findall(r"^([a-z_]+): ", catalog, re.M)) == names.DEATH_ORIGINS
     assert set(re.findall(r"KILLSNOOP_[A-Z_]+", catalog)) <= every_field()
 
 
@@ -123,13 +128,16 @@ def test_the_kernel_as_sender():
         ({"outcome": "ignored"}, 6),
         ({"outcome": "already_pending"}, 6),
         ({"sig": 15}, 5),
+        ({"sig": 15, "handled": True}, 6),
+        ({"kind": "exit", "outcome": "exited", "sig": 15}, 6),
+        ({**DIED, "sig": 11, "origin": "self", "sender": None}, 5),
         ({"sig": 40}, 5),
         ({"sig": 40, "outcome": "lose_info"}, 5),
         ({"sig": 15, "outcome": "ignored"}, 6),
         ({"sig": 19}, 6),
         ({"sig": 17}, 6),
-        ({"kind": "death", "outcome": "died", "died_after_ns": 1}, 4),
-        ({"kind": "death", "outcome": "died", "died_after_ns": 1, "sig": 15}, 5),
+        ({"kind": "death", "outcome": "died", "elapsed_ns": 1}, 4),
+        ({"kind": "death", "outcome": "died", "elapsed_ns": 1, "sig": 15}, 5),
         ({**CALL, "sig": 15, "res": -1}, 5),
         ({**CALL, "res": -1}, 5),
         ({**CALL, "res": -3}, 6),
@@ -168,16 +176,43 @@ REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
          "kernel probably sent SIGKILL to nginx[812] (nginx.service): delivered"),
         ({"origin": "cgroup", "inferred": True},
          "bash[3325] uid 0 probably sent SIGKILL through cgroup.kill to nginx[812] (nginx.service): delivered"),
-        ({"kind": "death", "outcome": "died", "died_after_ns": 10**6, "sender": None, "origin": "oom", "inferred": True},
+        ({"kind": "death", "outcome": "died", "elapsed_ns": 10**6, "sender": None, "origin": "oom", "inferred": True},
          "nginx[812] (nginx.service) died of SIGKILL, 1.0 ms after kernel, out of memory, probably sent it"),
         ({"escalation_ns": 10_040_000_000},
          "bash[3325] uid 0 sent SIGKILL to nginx[812] (nginx.service): delivered, 10.0 s after SIGTERM"),
-        ({"kind": "death", "outcome": "died", "died_after_ns": 1_400_000},
+        ({"kind": "death", "outcome": "died", "elapsed_ns": 1_400_000},
          "nginx[812] (nginx.service) died of SIGKILL, 1.4 ms after bash[3325] uid 0 sent it"),
-        ({"kind": "death", "outcome": "died", "died_after_ns": 42_000, "escalation_ns": 0},
+        ({"kind": "death", "outcome": "died", "elapsed_ns": 42_000, "escalation_ns": 0},
          "nginx[812] (nginx.service) died of SIGKILL (SIGTERM had not been enough), 0.04 ms after bash[3325] uid 0 sent it"),
-        ({"kind": "death", "outcome": "died", "died_after_ns": 10**6, "sender": None, "origin": "oom"},
+        ({"kind": "death", "outcome": "died", "elapsed_ns": 10**6, "sender": None, "origin": "oom"},
          "nginx[812] (nginx.service) died of SIGKILL, 1.0 ms after kernel, out of memory, sent it"),
+        ({**DIED, "sig": 11, "code": 1, "origin": "self", "sender": None},
+         "nginx[812] (nginx.service) died of SIGSEGV, its own fault (SEGV_MAPERR)"),
+        ({**DIED, "sig": 13, "origin": "self", "sender": None}, "nginx[812] (nginx.service) died of SIGPIPE, its own doing"),
+        ({**DIED, "sig": 14, "code": -2, "origin": "self", "sender": None},
+         "nginx[812] (nginx.service) died of SIGALRM, its own doing (SI_TIMER)"),
+        ({**DIED, "sig": 6, "origin": "self", "elapsed_ns": 5}, "nginx[812] (nginx.service) died of SIGABRT, which it sent itself"),
+        ({**DIED, "origin": "unknown", "sender": None}, "nginx[812] (nginx.service) died of SIGKILL, sender not seen"),
+        ({**DIED, "origin": "ptrace", "inferred": True},
+         "nginx[812] (nginx.service) died of SIGKILL, probably sent by its tracer bash[3325] uid 0"),
+        ({**DIED, "origin": "syscall", "elapsed_ns": 10**9, "sig": 15, "inferred": True, "trigger": Trigger(9, "gdb")},
+         "nginx[812] (nginx.service) died of SIGTERM, 1.0 s after bash[3325] uid 0 probably sent it, while traced by gdb[9]"),
+        ({"kind": "exit", "outcome": "exited", "sig": 15, "elapsed_ns": 8 * 10**8, "status": 0},
+         "nginx[812] (nginx.service) exited with status 0, 800.0 ms after bash[3325] uid 0 sent it SIGTERM"),
+        ({"origin": "tty", "sender": None, "sig": 2, "tty": "pts/4"},
+         "terminal pts/4 sent SIGINT to nginx[812] (nginx.service): delivered"),
+        ({"origin": "tty", "sender": None, "sig": 2}, "a terminal sent SIGINT to nginx[812] (nginx.service): delivered"),
+        ({"origin": "tty", "sig": 1, "tty": "pts/4"},
+         "bash[3325] uid 0 sent SIGHUP through terminal pts/4 to nginx[812] (nginx.service): delivered"),
+        ({"origin": "sigio", "sender": None, "trigger": Trigger(9, "nc")},
+         "kernel sent SIGKILL for I/O on a file (F_SETOWN), triggered by nc[9], to nginx[812] (nginx.service): delivered"),
+        ({"origin": "rlimit", "sender": None},
+         "kernel, CPU time limit, sent SIGKILL to nginx[812] (nginx.service): delivered"),
+        ({"origin": "rlimit", "sender": None, "sig": 25},
+         "kernel, file size limit, sent SIGXFSZ to nginx[812] (nginx.service): delivered"),
+        ({"origin": "ptrace"}, "bash[3325] uid 0 sent SIGKILL by ptrace to nginx[812] (nginx.service): delivered"),
+        ({"origin": "exit_signal"},
+         "bash[3325] uid 0 sent SIGKILL by exiting (the exit signal of clone) to nginx[812] (nginx.service): delivered"),
         ({**CALL, "res": -1}, "bash[3325] uid 0 could not send SIGKILL to pid 812: EPERM"),
         ({**CALL, "target_arg": 0, "res": -1}, "bash[3325] uid 0 could not send SIGKILL to its own process group: EPERM"),
         ({**CALL, "target_arg": -1, "res": -1}, "bash[3325] uid 0 could not send SIGKILL to every process: EPERM"),

@@ -243,7 +243,7 @@ class Running:
     def events(self, comm):
         """The JSON lines of this sender."""
         lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
-        return [line for line in lines if line["KILLSNOOP_COMM"] == comm]
+        return [line for line in lines if line.get("KILLSNOOP_COMM") == comm]
 
     def status(self):
         return Path(f"/proc/{self.pid}/status").read_text()

@@ -101,14 +101,14 @@ class Daemon:
         return found | {"pending": int(samples["killsnoop_events_pending", frozenset()])}
 
     def attempted(self):
-        """The number of events that there should be: failed calls and signal 0, deliveries, attributed deaths."""
+        """The number of events that there should be: failed calls and signal 0, deliveries, deaths, exits."""
         total = 0
         for (name, pairs), value in self.samples().items():
             labels = dict(pairs)
             total += value * (
                 (name == "killsnoop_signals_total" and (labels["result"] != "success" or labels["signal"] == "0"))
                 or name == "killsnoop_deliveries_total"
-                or (name == "killsnoop_deaths_total" and labels["attributed"] == "true")
+                or name in ("killsnoop_deaths_total", "killsnoop_exits_total")
             )
         return int(total)
 
@@ -121,9 +121,9 @@ class Daemon:
         }
 
     def deaths(self):
-        """{(signal, attributed): processes}, without zeros."""
+        """{(signal, origin): processes}, without zeros."""
         return {
-            (values["signal"], values["attributed"] == "true"): int(value)
+            (values["signal"], values["origin"]): int(value)
             for (name, labels), value in self.samples().items()
             if name == "killsnoop_deaths_total" and value and (values := dict(labels))
         }
@@ -136,7 +136,7 @@ class Daemon:
         """The JSON lines so far, of these comms or of all; waits until the ring buffer is empty."""
         self.settled_ledger()
         lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
-        return [line for line in lines if not comms or line["KILLSNOOP_COMM"] in comms]
+        return [line for line in lines if not comms or line.get("KILLSNOOP_COMM") in comms]
 
     def status(self, field):
         """A field of /proc/PID/status."""

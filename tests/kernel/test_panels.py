@@ -220,7 +220,8 @@ EXPECTED = {
         "E": lambda m: m.grown("killsnoop_events_total", HOST, status=LOST),
         "F": lambda m: dict.fromkeys(m.last("killsnoop_series"), 0.0),
     },
-    "Deaths by signal": {"A": lambda m: m.grown("killsnoop_deaths_total", ("signal", "attributed"))},
+    "Deaths by signal": {"A": lambda m: m.grown("killsnoop_deaths_total", ("signal", "origin"))},
+    "Exits after a signal": {"A": lambda m: m.grown("killsnoop_exits_total", ("signal",))},
     "Escalations by host": {"A": lambda m: m.grown("killsnoop_escalations_total", HOST)},
 }  # fmt: skip
 
@@ -273,7 +274,7 @@ MANY, ONCE, TRIES = {"comm": ["kd-many"]}, {"comm": ["kd-once"]}, {"comm": ["kd-
         ("Deliveries by origin", {"signal": ["SIGRTMIN+11"]}, ("origin",), {("syscall",): 6}),
         ("Deliveries by outcome", {"signal": ["SIGRTMIN+11", "SIGRTMIN+12"]}, ("outcome",), {("delivered",): 6, ("ignored",): 2}),
         ("Deaths", {"signal": ["SIGRTMIN+13"]}, (), {(): 2}),
-        ("Deaths by signal", {"signal": ["SIGRTMIN+13"]}, ("signal", "attributed"), {("SIGRTMIN+13", "true"): 2}),
+        ("Deaths by signal", {"signal": ["SIGRTMIN+13"]}, ("signal", "origin"), {("SIGRTMIN+13", "syscall"): 2}),
     ],
 )  # fmt: skip
 def test_known_load(measured, title, choice, by, counts):

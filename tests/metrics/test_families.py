@@ -35,7 +35,8 @@ def test_the_page_is_that_of_the_golden_file():
         aged=[(9, "success", 8)],
         series_recycled=6,
         deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
-        deaths=[(9, True, 3), (11, False, 1)],
+        deaths=[(9, "syscall", 3), (11, "self", 1)],
+        exits=[(15, 2)],
         escalations=1,
     )
     statuses = {

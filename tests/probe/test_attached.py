@@ -2,12 +2,12 @@
 
 from array import array
 
-from killsnoopd.names import ORIGINS, OUTCOMES
+from killsnoopd.names import DEATH_ORIGINS, ORIGINS, OUTCOMES
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.program import RESULTS, SLOT_STATE, Layout
 
 VERSION, QUEUE_HEAD, QUEUE_TAIL = map(SLOT_STATE.index, ("version", "queue_head", "queue_tail"))
-SIGKILL, CALLS = 9, 5
+SIGKILL, SIGTERM, CALLS = 9, 15, 5
 
 
 def series(comm):
@@ -57,12 +57,14 @@ def test_cells_are_added_over_the_cpus():
     largest = 2**64 - 1
     cells, slot_state = array("Q", [0] * layout.row * layout.cpus), array("Q", [0] * len(SLOT_STATE))
     slot_state[SLOT_STATE.index("taken")] = 2
-    delivery, death = layout.deliveries + SIGKILL * len(ORIGINS) * len(OUTCOMES), layout.deaths + 2 * SIGKILL + 1
+    delivery = layout.deliveries + SIGKILL * len(ORIGINS) * len(OUTCOMES)
+    death = layout.deaths + SIGKILL * len(DEATH_ORIGINS)
     for cpu, at, count in [
         (0, 0, 1), (2, 0, largest - 1),
         (0, 1, 2**53), (2, 1, 1),
         (0, layout.overflow, 3), (2, layout.overflow, 4),
         (2, delivery, 5), (0, death, 6), (2, death, 7), (0, layout.escalations, 8), (2, layout.escalations, 9),
+        (1, layout.exits + SIGTERM, 10),
     ]:  # fmt: skip
         cells[cpu * layout.row + at] = count
     probe = Probe.__new__(Probe)
@@ -72,5 +74,6 @@ def test_cells_are_added_over_the_cpus():
     assert [calls for *_, calls in counts.series] == [largest, 2**53 + 1]
     assert counts.overflow == [(0, "success", 7)]
     assert counts.deliveries == [(SIGKILL, "syscall", "delivered", 5)]
-    assert counts.deaths == [(SIGKILL, True, 13)]
+    assert counts.exits == [(SIGTERM, 10)]
+    assert counts.deaths == [(SIGKILL, "syscall", 13)]
     assert counts.escalations == 17

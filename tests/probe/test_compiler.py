@@ -99,7 +99,7 @@ def test_every_macro_is_listed_in_the_source(monkeypatch):
     prefixes = {macro.partition("_")[0] for macro, *_ in (*btf.FIELDS, *btf.OPTIONAL_FIELDS)}
     monkeypatch.setattr(btf, "task_macros", dict)
     monkeypatch.setattr(libbpf, "may_read_kernel_memory", lambda: True)
-    monkeypatch.setattr(libbpf, "rdonly_cast_ids", lambda: (1, 2))
+    monkeypatch.setattr(libbpf, "rdonly_cast_ids", lambda: (1, 2, 3))
     monkeypatch.setattr(hooks, "field_offset", lambda *_: 12)
     monkeypatch.setattr(compiler, "possible_cpus", lambda: 2)
     listed = program.MAIN.read_text().partition("The loader defines these macros")[2].partition("*/")[0]

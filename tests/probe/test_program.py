@@ -128,12 +128,13 @@ def test_layout_is_that_of_the_source():
 
     assert enum("event_status") == [*program.PROBE_STATUSES, "event_statuses"]
     assert enum("program") == [*PROGRAMS, "programs"]
-    assert enum("origin") == [*names.ORIGINS, "origins"]
+    origins = [*names.ORIGINS, "origins", *names.DEATH_ORIGINS[len(names.ORIGINS) :], "death_origins"]
+    assert list(dict.fromkeys(enum("origin"))) == origins
     assert enum("outcome") == [*names.OUTCOMES, "outcomes"]
     assert len(enum("kind")) - 1 == program.KINDS
     assert enum("slot_state") == [*program.SLOT_STATE, "slot_state"]
     registers = (program.BPF_DIR / "registers.h").read_text()
-    assert enum("call", registers) == [*names.SYSCALLS, "write", "other_call"]
+    assert enum("call", registers) == [*names.SYSCALLS, "write", "ptrace_call", "other_call"]
     entries_and_workers = {name for program_name in PROGRAMS for name in (program_name, f"on_{program_name}")}
     assert entries_and_workers == set(re.findall(r"^int (\w+)\(", source, re.M))
     maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)
@@ -147,7 +148,7 @@ def test_cells_are_where_the_probe_counts():
     layout = Layout(cpus=2, series_max=10)
     cells = {
         "SERIES_MAX": layout.series_max, "SIGNALS": len(names.SIGNALS), "RESULTS": len(program.RESULTS),
-        "ORIGINS": len(names.ORIGINS), "OUTCOMES": len(names.OUTCOMES), "KINDS": program.KINDS,
+        "ORIGINS": len(names.ORIGINS), "DEATH_ORIGINS": len(names.DEATH_ORIGINS), "OUTCOMES": len(names.OUTCOMES), "KINDS": program.KINDS,
         "EVENT_STATUSES": len(program.PROBE_STATUSES), "PROGRAMS": len(PROGRAMS),
     }  # fmt: skip
     constants = len(cells)

@@ -21,7 +21,7 @@ class Host:
         self.instance = f"host{number:02d}"
         self.signals = dict(signals or {})  # {(comm, signal, errno): calls}
         self.deliveries = {}  # {(signal, origin): signals}
-        self.deaths = {}  # {(signal, attributed): processes}
+        self.deaths = {}  # {(signal, origin): processes}
         self.escalations = 0
         self.logged = 0
         self.registry = CollectorRegistry()
@@ -37,7 +37,7 @@ class Host:
         deliveries = [
             (names.signal_number(sig), origin, "delivered", n) for (sig, origin), n in self.deliveries.items()
         ]
-        deaths = [(names.signal_number(sig), attributed, n) for (sig, attributed), n in self.deaths.items()]
+        deaths = [(names.signal_number(sig), origin, n) for (sig, origin), n in self.deaths.items()]
         return counts(series, deliveries=deliveries, deaths=deaths, escalations=self.escalations)
 
 

@@ -21,7 +21,7 @@ def hosts():
             host.signals[f"only-on-{number}", "SIGKILL", 0] = 1
             host.signals[f"sender{sender}", "0", 3] = 10**9 + number  # ESRCH
         host.deliveries = {("SIGTERM", "syscall"): 17 * number, ("SIGKILL", "oom"): number % 3}
-        host.deaths = {("SIGKILL", True): number, ("SIGKILL", False): 1}
+        host.deaths = {("SIGKILL", "syscall"): number, ("SIGKILL", "self"): 1}
         host.escalations = number % 2
         host.logged = 10_000 + number
         found.append(host)
@@ -52,12 +52,12 @@ def totals(hosts):
             signals[labels(signal=sig, result={0: "success", 3: "ESRCH"}[errno])] += calls
         for (sig, origin), count in host.deliveries.items():
             deliveries[labels(signal=sig, origin=origin, outcome="delivered")] += count
-        for (sig, attributed), count in host.deaths.items():
-            deaths[labels(signal=sig, attributed=str(attributed).lower())] += count
+        for (sig, origin), count in host.deaths.items():
+            deaths[labels(signal=sig, origin=origin)] += count
     return {
         "job_signal_result:killsnoop_signals:sum": dict(signals),
         "job_signal_origin_outcome:killsnoop_deliveries:sum": dict(deliveries),
-        "job_signal_attributed:killsnoop_deaths:sum": dict(deaths),
+        "job_signal_origin:killsnoop_deaths:sum": dict(deaths),
         "job:killsnoop_escalations:sum": {labels(): sum(host.escalations for host in hosts)},
         "job_status:killsnoop_events:sum": {labels(status="logged"): sum(host.logged for host in hosts)},
     }

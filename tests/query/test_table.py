@@ -63,7 +63,7 @@ def test_rows():
     assert cells(record()) == ["3325", "bash", "SIGKILL", "812", "0", "nginx", "delivered", "kill", "nginx.service"]
     failure = record("call", RES="-1", RESULT="EPERM", TCOMM=None, OUTCOME=None, TARGET_UNIT=None)
     assert cells(failure) == ["3325", "bash", "SIGKILL", "812", "EPERM", "kill"]
-    death = record("death", DIED_AFTER_MS="1.432", SYSCALL=None, ORIGIN="oom", PID="0", COMM="kernel", TARGET_UNIT=None,
+    death = record("death", ELAPSED_MS="1.432", SYSCALL=None, ORIGIN="oom", PID="0", COMM="kernel", TARGET_UNIT=None,
                    TARGET_CONTAINER="0123456789abcdef")  # fmt: skip
     assert cells(death) == [
         "0",

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* How processes end: deaths by a signal, exits soon after a signal that was handled, and OOM kills. */
+
+/* The origin of an undecided SIGKILL is now known: count it and emit its event. */
+static __always_inline void decide_kill(u32 tid, bool oom)
+{
+	struct scratch *scratch = undecided_kills.lookup(&tid);
+	u32 cpu = bpf_get_smp_processor_id();
+
+	if (!scratch || __sync_lock_test_and_set(&scratch->claimed, 1))
+		return;
+	struct event *event = &scratch->event;
+
+	if (oom) {
+		event->origin = OOM;
+		event->flags &= ~INFERRED;
+		describe_nobody(&event->sender);
+		remember(event);
+	}
+	count_late_delivery(cpu, SIGKILL, event->origin);
+	scratch->now = event->time_ns;
+	/* Counted as kind DEATH: signal_generate may interrupt this program, and writes the cells of kind DELIVERY. */
+	if (admit(cpu, DEATH, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
+		output_scratch(cpu, DEATH, true, scratch);
+	undecided_kills.delete(&tid);
+}
+
+/* The event of a process's end, from the signal that ended it. */
+static __always_inline void from_sent(struct event *event, struct sent *sent)
+{
+	event->sender = sent->sender;
+	event->elapsed_ns = event->time_ns - sent->time_ns;
+	event->bucket_id = sent->bucket_id;
+	event->trigger_pid = sent->trigger_pid;
+	event->code = sent->code;
+	event->target_arg = sent->target_arg;
+	event->sig = sent->sig;
+	event->origin = sent->origin;
+	event->call = sent->call;
+	event->flags = sent->flags & ~HANDLED;
+	__builtin_memcpy(event->trigger_comm, sent->trigger_comm, COMM_LEN);
+	__builtin_memcpy(event->tty, sent->tty, COMM_LEN);
+}
+
+/* No signal was seen: a tracer may have injected it (PTRACE_CONT), which generates none. */
+static __always_inline void from_tracer(struct event *event, struct task_struct *task)
+{
+	struct task_struct *tracer = task->ptrace ? task->parent : NULL;
+
+	event->elapsed_ns = 0;
+	event->trigger_pid = 0;
+	event->code = event->target_arg = 0;
+	event->call = 0;
+	event->flags = tracer ? INFERRED : 0;
+	event->origin = tracer ? PTRACE : UNKNOWN;
+	event->bucket_id = tracer ? bucket_of(tracer) : bucket_of(task) | BY_KERNEL;
+	__builtin_memset(event->trigger_comm, 0, COMM_LEN);
+	__builtin_memset(event->tty, 0, COMM_LEN);
+	if (tracer)
+		describe_sender(&event->sender, tracer);
+	else
+		describe_nobody(&event->sender);
+}
+
+/* The signal in the wait status of a process whose threads have ended (wait_task_zombie, kernel/exit.c), and its exit status. */
+static __always_inline u32 wait_status(struct task_struct *task, struct signal_struct *signal)
+{
+	struct task_struct *leader = task->group_leader;
+
+	if (signal->flags & SIGNAL_GROUP_EXIT)
+		return signal->group_exit_code;
+	return leader ? leader->exit_code : 0;
+}
+
+/*
+ * A traced thread ends with its process, and others still run. If no signal was seen, remember the tracer, for the last
+ * thread may not be traced.
+ */
+static __always_inline void remember_tracer(struct task_struct *task, struct signal_struct *signal)
+{
+	u32 sig = signal->group_exit_code & 0x7f, at = EXIT * bpf_get_smp_processor_id() + DEATH;
+	struct scratch *scratch = scratch_buffers.lookup(&at);
+
+	if (!scratch || !sig || !(signal->flags & SIGNAL_GROUP_EXIT))
+		return;
+	struct event *event = &scratch->event;
+
+	describe_target(event, task);
+	struct history *history = history_of(event->tpid, event->tstart_ns);
+
+	if (history && history->sent[slot_of(sig)].sig == sig)
+		return;
+	event->time_ns = bpf_ktime_get_boot_ns();
+	event->sig = sig;
+	from_tracer(event, task);
+	remember(event);
+}
+
+/* The signal after which a process exited by itself, if it was recent; NULL if there was none. */
+static __always_inline struct sent *ended_by(struct history *history, u32 tgid, u64 now)
+{
+	struct sent *term = &history->sent[TERM_SLOT], *other = &history->sent[OTHER_SLOT];
+	struct sent *last = other->sig && is_terminating(other->sig) && other->time_ns > term->time_ns ? other : term;
+
+	return last->sig && now - last->time_ns <= GRACE_NS && last->sender.pid != tgid ? last : NULL;
+}
+
+/* BTF tracepoint sched:sched_process_exit(task, ...): a thread ends. */
+int on_sched_process_exit(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	struct signal_struct *signal = task ? task->signal : NULL;
+
+	if (!signal)
+		return 0;
+	if (signal->live > 0) { /* other threads of the process still run */
+		if (task->ptrace)
+			remember_tracer(task, signal);
+		return 0;
+	}
+	u32 status = wait_status(task, signal), sig = status & 0x7f, zero = 0, cpu = bpf_get_smp_processor_id();
+	u32 tgid = task->tgid, at = EXIT * cpu + DEATH;
+	struct process process = { start_of(task->group_leader), tgid };
+	struct history *history = history_of(tgid, process.start_ns);
+
+	if (!history && !sig)
+		return 0;
+	struct scratch *scratch = scratch_buffers.lookup(&at);
+
+	if (!scratch || dead.insert(&process, &zero))
+		return 0;
+	decide_kill(history && history->sent[KILL_SLOT].sig ? history->sent[KILL_SLOT].ttid : tgid, false);
+
+	struct event *event = &scratch->event;
+	struct sent *sent = NULL;
+	enum kind kind = sig ? DEATH : EXIT;
+
+	event->time_ns = bpf_ktime_get_boot_ns();
+	if (history)
+		sent = sig ? &history->sent[slot_of(sig)] : ended_by(history, tgid, event->time_ns);
+	if (sig && sent && sent->sig != sig)
+		sent = NULL;
+	if (sig && sig < INVALID || sent) {
+		if (sent)
+			from_sent(event, sent);
+		else
+			from_tracer(event, task);
+		BARRIER;
+		event->kind = kind;
+		event->sig = sig ? sig : event->sig;
+		event->res = 0;
+		event->status = status >> 8 & 0xff;
+		event->outcome = 0;
+		event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
+		scratch->text_len = 0;
+		describe_target(event, task);
+		scratch->now = event->time_ns;
+		if (event->sender.pid == tgid) /* it sent itself the signal */
+			event->origin = SELF;
+		else if (sent && sig && sig != SIGKILL && task->ptrace) { /* or its tracer injected another one */
+			event->flags |= INFERRED;
+			add_trigger(event, task->parent);
+		}
+		BARRIER;
+		if (kind == DEATH)
+			add_one(cpu, DEATHS + sig * DEATH_ORIGINS + event->origin);
+		else
+			add_one(cpu, EXITS + event->sig);
+		BARRIER;
+		if (admit(cpu, kind, event->sig, event->bucket_id, true, NULL, &scratch->now)) {
+			add_cgroup(scratch, task, &event->tcgroup_len);
+			output_scratch(cpu, kind, true, scratch);
+		}
+	}
+	if (history) {
+		take_share(history->payer, -1);
+		histories.delete(&tgid);
+	}
+	return 0;
+}

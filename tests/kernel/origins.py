@@ -1,0 +1,559 @@
+"""The ways in which the kernel comes to generate a signal, other than a system call that sends one: each done for real.
+
+docs/design.md has the table. cases.py has the system calls, cgroup.kill, the OOM killer, the end of a pid namespace,
+PR_SET_PDEATHSIG and CLONE_PIDFD_AUTOKILL.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import mmap
+import os
+import pty
+import resource
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cases import Processes
+from senders import NOBODY, forked, run, send, set_name
+from waiting import wait_for
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_F_SETSIG, _F_SETOWN_EX, _F_OWNER_TID = 10, 15, 0
+_PTRACE_CONT, _PTRACE_KILL, _PTRACE_ATTACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 7, 8, 16, 0x4206, 0x4207
+_PTRACE_O_EXITKILL = 1 << 20
+_TIOCSIG = 0x40045436
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+
+NOBODY_SENT = ""
+"""The sender where the kernel knows none."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """An event of a victim: its kind, signal and origin, and the name of the sender (the daemon's own for the kernel)."""
+
+    kind: str
+    signal: str
+    origin: str
+    sender: str = "kernel"
+    trigger: str = ""
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What the daemon must say of the processes with this name; `inferred`: it may call the origin likely."""
+
+    victim: str
+    said: tuple[Said, ...]
+
+
+def _signal_and_death(signal_name: str, origin: str, sender: str = "kernel", trigger: str = "") -> tuple[Said, ...]:
+    return tuple(Said(kind, signal_name, origin, sender, trigger) for kind in ("delivery", "death"))
+
+
+def _own(signal_name: str) -> tuple[Said, ...]:
+    return (Said("death", signal_name, "self", NOBODY_SENT),)
+
+
+def _waited(pid: int) -> int:
+    """The wait status of a child; it must end within the tests' deadline."""
+    found: list[int] = []
+
+    def ended() -> bool:
+        with contextlib.suppress(ChildProcessError):
+            pid_now, status = os.waitpid(pid, os.WNOHANG)
+            if not pid_now:
+                return False
+            found.append(status)
+        return True
+
+    wait_for(ended, f"the end of {pid}")
+    return found[0] if found else 0
+
+
+def _arm(sock: socket.socket, owner: int, number: int) -> None:
+    """Signal-driven I/O: the next byte on the socket sends `number` to the owner."""
+    fcntl.fcntl(sock, fcntl.F_SETOWN, owner)
+    if number:
+        fcntl.fcntl(sock, _F_SETSIG, number)
+    fcntl.fcntl(sock, fcntl.F_SETFL, fcntl.fcntl(sock, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _by_file(
+    number: int, owner: Callable[[int], int] = lambda pid: pid, uid: int | None = NOBODY, as_uid: int | None = NOBODY
+) -> Callable[[Processes], Happened]:
+    """A socket's F_SETOWN is the victim; one byte arrives."""
+    name = f"kv-io-{number}-{'g' if owner(1) < 0 else 'p'}{uid or 0}"[:15]
+
+    def case(processes: Processes) -> Happened:
+        def prepare() -> None:
+            os.setpgid(0, 0)
+            if as_uid is not None:
+                os.setresuid(as_uid, as_uid, as_uid)
+
+        pid = processes.victim(name, prepare)
+
+        def act() -> None:
+            ours, theirs = socket.socketpair()
+            _arm(ours, owner(pid), number)
+            theirs.send(b"!")
+
+        run(act, b"ks-io", uid)
+        _waited(pid)
+        return Happened(name, _signal_and_death(_NAMES[number or signal.SIGIO], "sigio", trigger="ks-io"))
+
+    return case
+
+
+_NAMES = {int(s): s.name for s in signal.Signals if s.name.startswith("SIG") and s < 32} | {29: "SIGIO"}
+
+
+def _by_thread_owner(processes: Processes) -> Happened:
+    """F_SETOWN_EX with F_OWNER_TID."""
+    pid = processes.victim("kv-io-tid")
+
+    def act() -> None:
+        ours, theirs = socket.socketpair()
+        fcntl.fcntl(ours, _F_SETOWN_EX, struct.pack("=ii", _F_OWNER_TID, pid))
+        fcntl.fcntl(ours, _F_SETSIG, signal.SIGTERM)
+        fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC)
+        theirs.send(b"!")
+
+    run(act, b"ks-io")
+    _waited(pid)
+    return Happened("kv-io-tid", _signal_and_death("SIGTERM", "sigio", trigger="ks-io"))
+
+
+def _armed_by_another(processes: Processes) -> Happened:
+    """One process arms a file against the victim; another one writes to it, and is not the sender."""
+    pid = processes.victim("kv-io-bystand")
+
+    def act() -> None:
+        ours, theirs = socket.socketpair()
+        _arm(ours, pid, signal.SIGKILL)
+        run(lambda: theirs.send(b"!"), b"ks-bystander")
+
+    run(act, b"ks-armed")
+    _waited(pid)
+    return Happened("kv-io-bystand", _signal_and_death("SIGKILL", "sigio", trigger="ks-bystander"))
+
+
+def _own_file(_: Processes) -> Happened:
+    """Signal-driven I/O on a file of one's own, and urgent data: neither counted nor logged."""
+
+    def act() -> None:
+        for number in (signal.SIGIO, signal.SIGURG, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)
+        ours, theirs = socket.socketpair()
+        _arm(ours, os.getpid(), 0)
+        for _ in range(100):
+            theirs.send(b"!")
+        fcntl.fcntl(ours, _F_SETSIG, signal.SIGUSR1)
+        theirs.send(b"!")
+        server = socket.create_server(("127.0.0.1", 0))
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        fcntl.fcntl(accepted, fcntl.F_SETOWN, os.getpid())
+        client.send(b"!", socket.MSG_OOB)
+
+    run(act, b"kv-own-file")
+    return Happened("kv-own-file", ())
+
+
+def _timer(notify: int, number: int) -> Callable[[Processes], Happened]:
+    """timer_create(2) with SIGEV_SIGNAL (0) or SIGEV_THREAD_ID (4)."""
+    name = f"kv-timer-{notify}-{number}"
+
+    def case(_: Processes) -> Happened:
+        def act() -> None:
+            event = (ctypes.c_int * 16)(0, 0, number, notify, os.getpid())
+            timer = ctypes.c_void_p()
+            assert _libc.timer_create(1, event, ctypes.byref(timer)) == 0
+            assert _libc.timer_settime(timer, 0, (ctypes.c_long * 4)(0, 0, 0, 1_000_000), None) == 0
+            signal.pause()
+
+        assert os.WTERMSIG(_waited(forked(act, name.encode()))) == number
+        return Happened(name, _own(_NAMES[number]))
+
+    return case
+
+
+def _message_queue(_: Processes) -> Happened:
+    """mq_notify(3): another process sends the message, but the victim asked for the signal."""
+    librt = ctypes.CDLL("librt.so.1", use_errno=True)
+    queue = b"/ks-origins"
+    librt.mq_unlink(queue)
+    fd = librt.mq_open(queue, os.O_CREAT | os.O_RDWR, 0o600, None)
+    assert fd >= 0
+    ready, told = os.pipe()
+
+    def act() -> None:
+        event = (ctypes.c_int * 16)(0, 0, signal.SIGTERM, 0)
+        assert librt.mq_notify(fd, event) == 0
+        os.write(told, b"!")
+        signal.pause()
+
+    pid = forked(act, b"kv-mqueue")
+    os.read(ready, 1)
+    run(lambda: librt.mq_send(fd, b"!", ctypes.c_size_t(1), 0), b"ks-message")
+    _waited(pid)
+    for each in (fd, ready, told):
+        os.close(each)
+    librt.mq_unlink(queue)
+    return Happened("kv-mqueue", _own("SIGTERM"))
+
+
+def _fault(name: str, signal_name: str, act: Callable[[], object]) -> Callable[[Processes], Happened]:
+    def case(_: Processes) -> Happened:
+        _waited(forked(act, name.encode()))
+        return Happened(name, _own(signal_name))
+
+    return case
+
+
+def _machine_code(code: bytes) -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(code)
+    ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+
+
+def _beyond_the_file() -> None:
+    fd = os.memfd_create("short")
+    os.ftruncate(fd, 1)
+    page = mmap.mmap(fd, 0x2000 if os.truncate(fd, 0x2000) is None else 0)
+    os.ftruncate(fd, 0)
+    page[0x1000]
+
+
+def _seccomp(action: int) -> Callable[[], None]:
+    """A filter that kills the process at its next getppid(2)."""
+
+    def act() -> None:
+        number = 110 if os.uname().machine == "x86_64" else 173
+        # BPF_LD nr; BPF_JEQ number; BPF_RET action; BPF_RET ALLOW
+        code = ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, action), (0x06, 0, 0, 0x7FFF0000))
+        filters = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+        buffer = ctypes.create_string_buffer(filters)
+        program = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", 4, ctypes.addressof(buffer)))
+        assert _libc.prctl(38, 1, 0, 0, 0) == 0
+        assert _libc.prctl(22, 2, program, 0, 0) == 0
+        os.getppid()
+
+    return act
+
+
+def _broken_pipe() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.write(writer, b"!")
+
+
+def _alarm() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    signal.pause()
+
+
+def _terminal(
+    name: str, act: Callable[[int, int], object], *said: Said, prepare: Callable[[], object] = int
+) -> Callable:
+    """The victim leads a session on a terminal of its own; act(master, its pid)."""
+
+    def case(processes: Processes) -> Happened:
+        pid, master = pty.fork()
+        if pid == 0:
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            set_name(name.encode())
+            prepare()
+            os.write(1, b"ready")
+            while True:
+                signal.pause()
+        processes.pids.append(pid)
+        seen = b""
+        while b"ready" not in seen:
+            seen += os.read(master, 100)
+        act(master, pid)
+        _waited(pid)
+        with contextlib.suppress(OSError):
+            os.close(master)
+        return Happened(name, said)
+
+    return case
+
+
+def _sends(name: bytes, action: Callable[[], object]) -> None:
+    run(action, name)
+
+
+def _session_leader_exits(processes: Processes) -> Happened:
+    """A shell ends; the terminal hangs up on its foreground job."""
+    ready, told = os.pipe()
+    pid, master = pty.fork()
+    if pid == 0:
+        set_name(b"ks-leader")
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+
+        def job() -> None:
+            os.setpgid(0, 0)
+            os.tcsetpgrp(0, os.getpid())
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            os.write(told, struct.pack("=i", os.getpid()))
+            signal.pause()
+
+        forked(job, b"kv-job")
+        os.write(told, os.read(ready, 4))
+        time.sleep(0)
+        os._exit(0)
+    _waited(pid)
+    (victim,) = struct.unpack("=i", os.read(ready, 4))
+    wait_for(lambda: not Path(f"/proc/{victim}/status").exists(), "the job's end")
+    for fd in (ready, told, master):
+        os.close(fd)
+    return Happened("kv-job", _signal_and_death("SIGHUP", "tty", "ks-leader"))
+
+
+def _orphaned_group(processes: Processes) -> Happened:
+    """A process ends that was the last link to a group with a stopped member: SIGHUP and SIGCONT."""
+    ready, told = os.pipe()
+
+    def parent() -> None:
+        os.setsid()
+        os.setpgid(0, 0) if os.getpgid(0) != os.getpid() else None
+
+        def middle() -> None:
+            def member() -> None:
+                os.setpgid(0, 0)
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
+                os.write(told, struct.pack("=i", os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
+                signal.pause()
+
+            child = forked(member, b"kv-orphan")
+            os.waitpid(child, os.WUNTRACED)
+
+        run(middle, b"ks-middle")
+
+    run(parent, b"ks-session")
+    (victim,) = struct.unpack("=i", os.read(ready, 4))
+    wait_for(lambda: not Path(f"/proc/{victim}/status").exists(), "the member's end")
+    os.close(ready)
+    os.close(told)
+    return Happened(
+        "kv-orphan",
+        (
+            Said("delivery", "SIGSTOP", "syscall", "kv-orphan"),
+            *_signal_and_death("SIGHUP", "tty", "ks-middle"),
+        ),
+    )
+
+
+def _ptrace(request: int, pid: int, data: int = 0) -> None:
+    assert _libc.ptrace(request, pid, None, data) == 0, os.strerror(ctypes.get_errno())
+
+
+def _traced(name: str, act: Callable[[int], object], *said: Said, prepare: Callable[[], object] = int) -> Callable:
+    def case(processes: Processes) -> Happened:
+        pid = processes.victim(name, prepare)
+        run(lambda: act(pid), b"ks-tracer")
+        _waited(pid)
+        return Happened(name, said)
+
+    return case
+
+
+def _seized(pid: int) -> None:
+    _ptrace(_PTRACE_SEIZE, pid)
+    _ptrace(_PTRACE_INTERRUPT, pid)
+    os.waitpid(pid, 0)
+
+
+def _kill_by_ptrace(pid: int) -> None:
+    _seized(pid)
+    _ptrace(_PTRACE_KILL, pid)
+
+
+def _inject(number: int) -> Callable[[int], None]:
+    """The tracee stops for SIGWINCH, which kills nobody, and goes on with another signal."""
+
+    def act(pid: int) -> None:
+        _ptrace(_PTRACE_SEIZE, pid)
+        os.kill(pid, signal.SIGWINCH)
+        os.waitpid(pid, 0)
+        _ptrace(_PTRACE_CONT, pid, number)
+        os.waitpid(pid, 0)
+
+    return act
+
+
+def _inject_blocked(pid: int) -> None:
+    """The injected SIGTERM stays pending; the tracee dies of its own alarm, which the tracer passes on."""
+    _ptrace(_PTRACE_SEIZE, pid)
+    for number in (signal.SIGWINCH, signal.SIGALRM):
+        os.kill(pid, signal.SIGWINCH) if number == signal.SIGWINCH else None
+        os.waitpid(pid, 0)
+        _ptrace(_PTRACE_CONT, pid, signal.SIGTERM if number == signal.SIGWINCH else number)
+    os.waitpid(pid, 0)
+
+
+def _exitkill(pid: int) -> None:
+    _ptrace(_PTRACE_SEIZE, pid, _PTRACE_O_EXITKILL)
+
+
+def _attach(pid: int) -> None:
+    _ptrace(_PTRACE_ATTACH, pid)
+    os.waitpid(pid, 0)
+    _ptrace(_PTRACE_CONT, pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _exit_signal(_: Processes) -> Happened:
+    """clone(2) lets a process choose what its parent gets when it ends: here the parent dies of it."""
+
+    def act() -> None:
+        parent = ctypes.PyDLL(None)
+        arguments = (ctypes.c_uint64 * 8)()
+        arguments[4] = signal.SIGKILL  # exit_signal
+        if parent.syscall(435, arguments, ctypes.c_size_t(ctypes.sizeof(arguments))) == 0:
+            set_name(b"ks-child")
+            os._exit(0)
+        signal.pause()
+
+    _waited(forked(act, b"kv-parent"))
+    return Happened("kv-parent", _signal_and_death("SIGKILL", "exit_signal", "ks-child"))
+
+
+def _cpu_limit(name: str, limits: tuple[int, int], signal_name: str, others: bool = False) -> Callable:
+    """RLIMIT_CPU, set by the process itself or by another one."""
+
+    def case(processes: Processes) -> Happened:
+        def act() -> None:
+            if not others:
+                resource.setrlimit(resource.RLIMIT_CPU, limits)
+            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+            while True:
+                continue
+
+        pid = forked(act, name.encode())
+        processes.pids.append(pid)
+        if others:
+            resource.prlimit(pid, resource.RLIMIT_CPU, limits)
+        _waited(pid)
+        return Happened(name, _signal_and_death(signal_name, "rlimit"))
+
+    return case
+
+
+def _file_size(_: Processes) -> Happened:
+    """RLIMIT_FSIZE."""
+
+    def act() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        fd = os.open("/tmp", os.O_TMPFILE | os.O_WRONLY)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+        os.write(fd, b"!")
+        os.write(fd, b"!")
+
+    _waited(forked(act, b"kv-fsize"))
+    return Happened("kv-fsize", _signal_and_death("SIGXFSZ", "rlimit"))
+
+
+def _perf_trap(processes: Processes) -> Happened:
+    """perf_event_open(2) with sigtrap on another process; which one armed it, the kernel does not pass on."""
+    pid = forked(lambda: [None for _ in iter(int, 1)], b"kv-perf")
+    processes.pids.append(pid)
+    attributes = bytearray(136)
+    # type HARDWARE/SOFTWARE: PERF_TYPE_SOFTWARE, size, PERF_COUNT_SW_TASK_CLOCK, a period of 1 ms
+    struct.pack_into("=IIQQ", attributes, 0, 1, 136, 1, 1_000_000)
+    struct.pack_into("=Q", attributes, 40, 1 << 36 | 1 << 37 | 1 << 5 | 1 << 6)  # remove_on_exec, sigtrap, no kernel
+
+    def act() -> None:
+        number = 298 if os.uname().machine == "x86_64" else 241
+        assert _libc.syscall(number, ctypes.c_char_p(bytes(attributes)), pid, -1, -1, 0) >= 0, ctypes.get_errno()
+        time.sleep(0.3)
+
+    run(act, b"ks-perf")
+    _waited(pid)
+    return Happened("kv-perf", _signal_and_death("SIGTRAP", "kernel"))
+
+
+_TTY_INT = _signal_and_death("SIGINT", "tty")
+
+ORIGINS: dict[str, Callable[[Processes], Happened]] = {
+    "F_SETSIG SIGKILL, own uid": _by_file(signal.SIGKILL),
+    "F_SETSIG SIGTERM, root to another uid": _by_file(signal.SIGTERM, uid=None),
+    "F_SETSIG SIGTERM, to a group": _by_file(signal.SIGTERM, owner=lambda pid: -pid),
+    "F_SETSIG SIGSEGV (SI_SIGIO)": _by_file(signal.SIGSEGV),
+    "F_SETOWN, default SIGIO": _by_file(0),
+    "F_SETOWN_EX, a thread": _by_thread_owner,
+    "F_SETOWN, another process writes": _armed_by_another,
+    "signal-driven I/O on its own file": _own_file,
+    "timer_create, SIGEV_SIGNAL": _timer(0, signal.SIGKILL),
+    "timer_create, SIGEV_THREAD_ID": _timer(4, signal.SIGTERM),
+    "mq_notify": _message_queue,
+    "alarm": _fault("kv-alarm", "SIGALRM", _alarm),
+    "a NULL read": _fault("kv-segv", "SIGSEGV", lambda: ctypes.string_at(0)),
+    "beyond the end of a mapped file": _fault("kv-bus", "SIGBUS", _beyond_the_file),
+    "seccomp, KILL_PROCESS": _fault("kv-seccomp", "SIGSYS", _seccomp(0x80000000)),
+    "seccomp, KILL_THREAD": _fault("kv-seccomp-t", "SIGSYS", _seccomp(0)),
+    "SIGPIPE": _fault("kv-sigpipe", "SIGPIPE", _broken_pipe),
+    "^C": _terminal("kv-tty-c", lambda master, _: os.write(master, b"\x03"), *_TTY_INT),
+    "^\\": _terminal(
+        "kv-tty-q", lambda master, _: os.write(master, b"\x1c"), *_signal_and_death("SIGQUIT", "tty"),
+        prepare=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    ),
+    "TIOCSIG": _terminal(
+        "kv-tty-sig", lambda master, _: _sends(b"ks-ioctl", lambda: fcntl.ioctl(master, _TIOCSIG, signal.SIGINT)),
+        *_signal_and_death("SIGINT", "tty", "ks-ioctl"),
+    ),
+    "hangup: the other end is closed": _terminal(
+        "kv-tty-hup", lambda master, _: os.close(master),
+        *_signal_and_death("SIGHUP", "tty", "python3"),
+    ),
+    "exit of a session leader": _session_leader_exits,
+    "orphaned process group": _orphaned_group,
+    "PTRACE_KILL": _traced("kv-pt-kill", _kill_by_ptrace, *_signal_and_death("SIGKILL", "ptrace", "ks-tracer")),
+    "PTRACE_CONT with SIGKILL": _traced(
+        "kv-pt-9", _inject(signal.SIGKILL),
+        Said("delivery", "SIGWINCH", "syscall", "ks-tracer"), Said("death", "SIGKILL", "ptrace", "ks-tracer"),
+    ),
+    "PTRACE_CONT with SIGTERM": _traced(
+        "kv-pt-15", _inject(signal.SIGTERM),
+        Said("delivery", "SIGWINCH", "syscall", "ks-tracer"), Said("death", "SIGTERM", "ptrace", "ks-tracer"),
+    ),
+    "PTRACE_CONT with a blocked signal": _traced(
+        "kv-pt-block", _inject_blocked,
+        Said("delivery", "SIGWINCH", "syscall", "ks-tracer"), Said("delivery", "SIGTERM", "ptrace", "ks-tracer"),
+        Said("death", "SIGALRM", "self", NOBODY_SENT, "ks-tracer"),
+        prepare=lambda: (signal.alarm(1), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])),
+    ),
+    "PTRACE_O_EXITKILL": _traced("kv-pt-exit", _exitkill, *_signal_and_death("SIGKILL", "ptrace", "ks-tracer")),
+    "PTRACE_ATTACH": _traced(
+        "kv-pt-attach", _attach,
+        Said("delivery", "SIGSTOP", "ptrace", "ks-tracer"), Said("death", "SIGKILL", "ptrace", "ks-tracer"),
+    ),
+    "clone's exit signal": _exit_signal,
+    "RLIMIT_CPU, soft": _cpu_limit("kv-cpu-soft", (1, 5), "SIGXCPU"),
+    "RLIMIT_CPU, hard": _cpu_limit("kv-cpu-hard", (1, 1), "SIGKILL"),
+    "RLIMIT_CPU, by prlimit": _cpu_limit("kv-cpu-other", (1, 1), "SIGKILL", others=True),
+    "RLIMIT_FSIZE": _file_size,
+    "perf, sigtrap": _perf_trap,
+}  # fmt: skip
+
+
+def perform(name: str) -> Happened:
+    """Do it; what is to be said of it."""
+    processes = Processes()
+    try:
+        return ORIGINS[name](processes)
+    finally:
+        processes.close()
+
+
+__all__ = ["ORIGINS", "Happened", "Said", "perform", "send"]
