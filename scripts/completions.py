@@ -13,7 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from killsnoopd import cli, names
 from killsnoopd.query import command
 
-PARSERS = {"killsnoopd": (cli.parser(),), "killsnoop": (command.table_parser(), command.who_parser())}
+PARSERS = {
+    "killsnoopd": (cli.parser(),),
+    "killsnoop": (command.table_parser(), command.who_parser(), command.top_parser()),
+}
 
 _SIGNALS = ("all", "invalid", "0", *(name for name in names.SIGNALS if name.startswith("SIG") and "+" not in name))
 # Words for a value, by its name in --help. A list has a name like SIGNAL[,SIGNAL].
@@ -22,19 +25,23 @@ WORDS = {
     "TIME": ("today", "yesterday", "-1h", "-10min"),
 }  # fmt: skip
 
+_MACHINES = "machinectl list --no-legend 2>/dev/null"
 _UNITS = "systemctl list-units --all --plain --no-legend --full 2>/dev/null"
 # Values that the shell finds: arguments of bash's compgen, actions of zsh's _arguments, arguments of fish's complete.
 BASH = {
     "FILE": "-f", "DIR": "-d", "UNIT": f"""-W "$({_UNITS} | cut -d' ' -f1)\"""",
+    "MACHINE": f"""-W "$({_MACHINES} | cut -d' ' -f1)\"""",
     **dict.fromkeys(("PID", "TPID"), '-W "$(cd /proc && echo [0-9]*)"'),
 }  # fmt: skip
 ZSH = {
     "FILE": "_files", "DIR": "_directories", "UNIT": f'(${{(f)"$({_UNITS} | cut -d" " -f1)"}})',
+    "MACHINE": f'(${{(f)"$({_MACHINES} | cut -d" " -f1)"}})',
     **dict.fromkeys(("PID", "TPID"), "_pids"),
 }  # fmt: skip
 FISH = {
     "FILE": "-r -F", "DIR": "-x -a '(__fish_complete_directories)'",
     "UNIT": f"""-x -a '({_UNITS} | string replace -r " .*" "")'""",
+    "MACHINE": f"""-x -a '({_MACHINES} | string replace -r " .*" "")'""",
     **dict.fromkeys(("PID", "TPID"), "-x -a '(__fish_complete_pids)'"),
 }  # fmt: skip
 
@@ -92,13 +99,14 @@ def bash(program: str) -> str:
         others = f"""\
 		case ${{COMP_WORDS[1]}}:$word in
 		who:-*) {offered_flags(PARSERS[program][1])} ;;
+		top:-*) {offered_flags(PARSERS[program][2])} ;;
 		*:-*) {offered_flags(PARSERS[program][0])} ;;
 		who:*)
 			set -- -f {BASH["UNIT"]}
 			compopt -o filenames
 			;;
 		*)
-			set -- -f -W "$( ((COMP_CWORD > 1)) || echo who)"
+			set -- -f -W "$( ((COMP_CWORD > 1)) || echo who top)"
 			compopt -o filenames
 			;;
 		esac"""
@@ -163,6 +171,7 @@ def zsh(program: str) -> str:
     who = arguments(
         PARSERS[program][1], "'1:who:(who)'", quoted(f"2:UNIT:{ZSH['UNIT']}"), "'3:FILE:_files'", indent="\t\t"
     )
+    top = arguments(PARSERS[program][2], "'1:top:(top)'", "'2:FILE:_files'", indent="\t\t")
     return f"""\
 #compdef {program}
 
@@ -171,9 +180,27 @@ if [[ ${{words[2]}} == who && CURRENT -gt 2 ]]; then
 		{who}
 	return
 fi
+if [[ ${{words[2]}} == top && CURRENT -gt 2 ]]; then
+	_arguments \\
+		{top}
+	return
+fi
 _arguments -s \\
-	{arguments(first, "'1:FILE or who:{_files; compadd who}'")}
+	{arguments(first, "'1:FILE, who or top:{_files; compadd who top}'")}
 """
+
+
+def _long(action: argparse.Action) -> str:
+    return action.option_strings[-1]
+
+
+# When a flag is offered, by the parsers of PARSERS that do not know it.
+FISH_ONLY = {
+    frozenset(): "",
+    frozenset({1}): "-n 'not __fish_seen_subcommand_from who' ",
+    frozenset({1, 2}): "-n 'not __fish_seen_subcommand_from who top' ",
+    frozenset({0, 1}): "-n '__fish_seen_subcommand_from top' ",
+}
 
 
 def fish(program: str) -> str:
@@ -183,13 +210,15 @@ def fish(program: str) -> str:
         lines.append("complete -c killsnoopd -f")
     else:
         lines += [
-            "complete -c killsnoop -n __fish_is_first_token -a who -d 'Who killed it last'",
+            "complete -c killsnoop -n __fish_is_first_token -a who -d 'What ended it last'",
+            "complete -c killsnoop -n __fish_is_first_token -a top -d 'What has the most kills'",
             f"complete -c killsnoop -n '__fish_seen_subcommand_from who' {FISH['UNIT'].removeprefix('-x ')}",
         ]
-    everywhere = set.intersection(*({a.option_strings[-1] for a in flags(parser)} for parser in PARSERS[program]))
-    for action in flags(PARSERS[program][0]):
+    found = {action.option_strings[-1]: action for parser in reversed(PARSERS[program]) for action in flags(parser)}
+    for flag, action in found.items():
         name, _, words = value(action)
-        only = "" if action.option_strings[-1] in everywhere else "-n 'not __fish_seen_subcommand_from who' "
+        missing = {n for n, parser in enumerate(PARSERS[program]) if flag not in map(_long, flags(parser))}
+        only = FISH_ONLY[frozenset(missing)]
         options = " ".join(
             f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}" for option in action.option_strings
         )

@@ -13,7 +13,7 @@ from killsnoopd.query import command
 SCRIPT = Path(__file__).parent.parent / "scripts/completions.py"
 PARSERS = {
     "killsnoopd": (cli.parser(),),
-    "killsnoop": (command.table_parser(), command.who_parser()),
+    "killsnoop": (command.table_parser(), command.who_parser(), command.top_parser()),
 }
 
 
@@ -67,7 +67,8 @@ def fish_flags(text):
 def test_every_flag_is_completed(program):
     """For both programs, in all three shells."""
     known = flags(*PARSERS[program])
-    assert {word.rstrip("=") for word in bash(f"{program} -")} == known
+    offered = bash(f"{program} -") + (bash("killsnoop top -") if program == "killsnoop" else [])
+    assert {word.rstrip("=") for word in offered} == known
     assert zsh_flags(completions("zsh", program)) == known
     assert fish_flags(completions("fish", program)) == known
 
@@ -111,6 +112,9 @@ def test_a_flag_is_followed_by_its_sign():
         ("killsnoopd --web.config.file=/etc/host.co", ["/etc/host.conf"]),
         ("killsnoopd --events.rate=", []),
         ("killsnoop w", ["who"]),
+        ("killsnoop to", ["top"]),
+        ("killsnoop top --by=t", ["target"]),
+        ("killsnoop -D /us", ["/usr"]),
         ("killsnoop /et", ["/etc"]),
         ("killsnoop -x -s SIGSE", ["SIGSEGV"]),
         ("killsnoop --signal=SIGKILL,SIGSE", ["SIGKILL,SIGSEGV"]),
@@ -129,9 +133,10 @@ def test_bash_that_does_not_break_at_the_sign():
     assert bash("killsnoop --signal=SIGKILL,SIGSE", " \t\n") == ["--signal=SIGKILL,SIGSEGV"]
 
 
-def test_who_has_flags_of_its_own():
-    """`killsnoop who` does not get the flags of the table."""
+def test_who_and_top_have_flags_of_their_own():
+    """`killsnoop who` and `killsnoop top` do not get the flags of the table."""
     assert {word.rstrip("=") for word in bash("killsnoop who -")} == flags(command.who_parser())
+    assert {word.rstrip("=") for word in bash("killsnoop top -")} == flags(command.top_parser())
 
 
 @pytest.mark.parametrize("line", ["killsnoopd --events.exclude-signal=", "killsnoop -s "])

@@ -69,6 +69,7 @@ def test_every_module_has_a_test():
         "probe.self_test": "kernel/test_refusals.py", "web.connection": "web/test_connections.py",
         "web.config_file": "web/test_config.py", "web.tls": "web/test_config.py", "web.passwords": "web/test_secured.py",
         "web.policy": "web/test_server.py", "failure": "test_install.py",
+        "query.output": "query/test_command.py",
     }  # fmt: skip
     for module in MODULES:
         *folders, name = module.split(".")

@@ -8,6 +8,7 @@ from page_metrics import every_metric
 from killsnoopd import failure, names
 from killsnoopd.events import fields
 from killsnoopd.probe import program
+from killsnoopd.query import command
 
 TOP = Path(__file__).parent.parent
 REFERENCE = (TOP / "docs/reference.md").read_text()
@@ -59,6 +60,14 @@ def test_fields():
 def test_exit_codes():
     """Those of failure.Exit."""
     assert [int(code) for code, _ in rows("Exit codes")] == sorted(failure.Exit)
+
+
+def test_exit_codes_of_the_command():
+    """The same in --help, in the man page and here."""
+    documented = [code for code, _ in rows("Exit codes of killsnoop")]
+    told = command.table_parser().epilog.partition("exit codes:\n")[2]
+    page = (TOP / "docs/killsnoop.8").read_text().partition(".SH EXIT STATUS\n")[2].partition(".SH")[0]
+    assert documented == re.findall(r"^ *(\d+)  ", told, re.M) == re.findall(r"^\.TP\n(\d+)$", page, re.M)
 
 
 def test_resident_memory():

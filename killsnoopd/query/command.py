@@ -1,19 +1,23 @@
 """The `killsnoop` command: logged events as a table, and who killed a process. It only needs to read the journal."""
 
 import argparse
+import itertools
 import json
 import os
 import shutil
 import signal
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import IO, Any
 
 from killsnoopd import __version__, cli
-from killsnoopd.event import KINDS
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.query import records, table, who
-from killsnoopd.query.records import Wanted
+from killsnoopd.query import output, records, story, table, top, users, who
+from killsnoopd.query.output import Output
+from killsnoopd.query.records import Journal, Record, Wanted
+from killsnoopd.query.table import Style
+from killsnoopd.query.who import Answer, Around
 
 _EXAMPLES = """\
 examples:
@@ -21,15 +25,18 @@ examples:
   killsnoop --since=-1h -x       what failed in the last hour
   killsnoop -s KILL,TERM -u nginx --since=today
   killsnoop who nginx            who killed it last; also who 812, who nginx.service
+  killsnoop top --since=today    which senders have the most kills
   killsnoop events.jsonl         from a file of JSON lines; - is standard input
 
 exit codes:
    0  Printed what was asked for.
-   1  who: no signal that killed it is known.
+   1  who: no signal that ended it is known.
    2  A flag is unknown, or its value is wrong.
-  69  There is no journal, or no such file.
-  77  Not allowed to read the journal.
+  69  There is no journal or no such file, or the output cannot be written.
+  77  Not allowed to read all of the system's journal.
 """
+
+_Source = AbstractContextManager[Iterator[Record]]
 
 
 def _number(value: str) -> int:
@@ -48,22 +55,37 @@ def _parser(program: str, description: str, epilog: str | None = None) -> argpar
     )
     result.add_argument("--since", metavar="TIME", help="start time, as in journalctl: -1h, today, '2026-11-22 03:00'")
     result.add_argument("--until", metavar="TIME", help="end time")
+    result.add_argument("-D", "--directory", metavar="DIR", help="read the journal files in this folder")
+    result.add_argument("--merge", action="store_true", help="read the journals of all machines that are stored here")
+    result.add_argument("-M", "--machine", metavar="MACHINE", help="read the journal of this container")
+    result.add_argument("-n", "--numeric", action="store_true", help="show uids instead of user names")
     result.add_argument("--version", action="version", version=f"killsnoop {__version__}")
     return result
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    text = "read JSON lines from FILE (-: standard input) instead of the journal"
+    parser.add_argument("file", nargs="?", metavar="FILE", help=text)
+
+
+def _add_follow(parser: argparse.ArgumentParser) -> None:
+    text = "keep printing as events come (the default of the table on a terminal)"
+    parser.add_argument("-f", "--follow", action="store_true", help=text)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    text = "output format (default %(default)s)"
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help=text)
 
 
 def table_parser() -> argparse.ArgumentParser:
     """The flags of `killsnoop`; the single letters are those of bcc's killsnoop."""
     result = _parser("killsnoop", "Shows who sent which signal to whom, from killsnoopd's events. "
-                     "`killsnoop who PID|COMM|UNIT` says who killed a process.", _EXAMPLES)  # fmt: skip
+                     "`killsnoop who PID|COMM|UNIT` says who killed a process, "
+                     "`killsnoop top` who has the most kills.", _EXAMPLES)  # fmt: skip
     add = result.add_argument
-    add("file", nargs="?", metavar="FILE", help="read JSON lines from FILE (-: standard input) instead of the journal")
-    add(
-        "-f",
-        "--follow",
-        action="store_true",
-        help="keep printing new events (the default on a terminal)",
-    )
+    _add_file(result)
+    _add_follow(result)
     add("-x", "--failed", action="store_true", help="only signals that could not be sent")
     add("-p", "--pid", type=_number, metavar="PID", help="only signals that this process sent")
     add("-T", "--tpid", type=_number, metavar="TPID", help="only signals sent to this process")
@@ -76,8 +98,10 @@ def table_parser() -> argparse.ArgumentParser:
         help="only these signals, by name or number",
     )
     add("-u", "--unit", metavar="UNIT", help="only signals from or to this systemd unit")
-    add("-d", "--deaths", action="store_true", help="also show deaths")
-    add("-o", "--output", choices=("table", "json"), default="table", help="output format (default %(default)s)")
+    add("-d", "--deaths", action="store_true", help="also show deaths, and exits soon after a signal")
+    add("-c", "--cmdline", action="store_true", help="also show the sender's command line")
+    add("-a", "--ancestors", action="store_true", help="also show the sender's ancestors")
+    _add_output(result)
     return result
 
 
@@ -85,12 +109,21 @@ def who_parser() -> argparse.ArgumentParser:
     """The flags of `killsnoop who`."""
     result = _parser(
         "killsnoop who",
-        "Says who killed a process last, when and how, and what else that sender killed within a minute.",
+        "Says what ended a process last: which signal, or an exit soon after one; who sent it, when and how; "
+        "and what else that sender ended within a minute.",
     )
-    result.add_argument("asked", metavar="PID|COMM|UNIT", help="process id, process name, systemd unit or container id")
-    result.add_argument(
-        "file", nargs="?", metavar="FILE", help="read JSON lines from FILE (-: standard input) instead of the journal"
-    )
+    result.add_argument("asked", metavar="PID|COMM|UNIT", help="process id, name or path, systemd unit, container id")
+    _add_file(result)
+    return result
+
+
+def top_parser() -> argparse.ArgumentParser:
+    """The flags of `killsnoop top`."""
+    result = _parser("killsnoop top", "Shows which senders, targets or units have the most kills, in the last hour.")
+    _add_file(result)
+    result.add_argument("-b", "--by", choices=top.BY, default="sender", help="what to count by (default %(default)s)")
+    _add_follow(result)
+    _add_output(result)
     return result
 
 
@@ -98,59 +131,136 @@ def _complain(line: str) -> None:
     sys.stderr.write(f"killsnoop: {line}\n")
 
 
-def _source(args: argparse.Namespace, kinds: tuple[str, ...], **how: bool) -> AbstractContextManager[Any]:
+def _journal(args: argparse.Namespace) -> Journal:
+    return Journal(args.since, args.until, args.directory, args.merge, args.machine)
+
+
+def _check_file(args: argparse.Namespace) -> None:
+    if _journal(args) != Journal():
+        raise Failure(
+            Exit.USAGE,
+            "--since, --until, --directory, --merge and --machine apply to the journal: omit them with a FILE",
+        )
+
+
+def _source(args: argparse.Namespace, kinds: tuple[str, ...], *, follow: bool = False) -> _Source:
     if args.file is None:
-        return records.from_journal(records.journal_command(kinds, since=args.since, until=args.until, **how))
-    if args.since or args.until:
-        raise Failure(Exit.USAGE, "--since and --until apply to the journal: leave them out with a FILE")
+        every = (tuple(f"KILLSNOOP_EVENT={kind}" for kind in kinds),)
+        records.check_journal(records.check_command(_journal(args)))
+        return records.from_journal(records.journal_command(_journal(args), every, follow=follow))
+    _check_file(args)
     return records.from_file(args.file, _complain)
 
 
-def show(args: argparse.Namespace, out: IO[str], *, terminal: bool) -> int:
+def _elsewhere(args: argparse.Namespace) -> bool:
+    """Whether the events may be other machines'."""
+    return bool(args.file or args.directory or args.merge or args.machine)
+
+
+def _named(args: argparse.Namespace) -> users.Named:
+    return users.number if args.numeric or _elsewhere(args) else users.name
+
+
+def show(args: argparse.Namespace, out: Output) -> int:
     """Print events as a table or as JSON."""
-    kinds = KINDS if args.deaths else ("call", "delivery")
+    kinds = records.KINDS if args.deaths else ("call", "delivery")
     wanted = Wanted(args.failed, args.pid, args.tpid, frozenset().union(*(args.signal or ())), args.unit, kinds)
-    live = args.follow or (terminal and not (args.file or args.since or args.until))
-    size = shutil.get_terminal_size((160, 24)) if terminal else os.terminal_size((160, 24))
-    chosen = table.columns(size.columns, dated=not live)
-    coloured = terminal and not os.environ.get("NO_COLOR")
+    live = args.follow or (out.terminal and not (args.file or args.since or args.until or args.directory))
+    total = shutil.get_terminal_size((160, 24)).columns if out.terminal else 160
+    wide = tuple(name for name in table.WIDE if getattr(args, name))
+    style = Style(out.terminal and not os.environ.get("NO_COLOR"), out.encoding, _named(args))
     with _source(args, kinds, follow=live) as found:
+        # A journal that cannot be read is an error, and not a heading without rows; live, the heading does not wait.
+        first = [] if live else list(itertools.islice(found, 1))
+        hosts = args.merge or bool(args.directory) or any("_HOSTNAME" in record for record in first if args.file)
+        chosen = table.columns(total, dated=not live, hosts=hosts, wide=wide, cut=out.terminal)
         if args.output == "table":
-            print(table.head(chosen), file=out, flush=True)
-        for record in found:
+            out.line(table.head(chosen), flush=True)
+        for record in itertools.chain(first, found):
             if wanted.has(record):
-                as_json = args.output == "json"
                 # json.dumps escapes all but ASCII, so the line cannot move the cursor or reverse the text.
-                line = json.dumps(record) if as_json else table.row(record, chosen, coloured=coloured)
-                print(line, file=out, flush=live)
+                out.line(json.dumps(record) if args.output == "json" else table.row(record, chosen, style), flush=live)
     return Exit.OK
 
 
-def tell(args: argparse.Namespace, out: IO[str]) -> int:
-    """Print who killed it, as a sentence."""
-    with _source(args, ("delivery", "death"), newest_first=True) as found:
-        newest_first = found if args.file is None else reversed(list(found))
-        record, others = who.search(newest_first, args.asked)
-    if record is None:
-        _complain(f"no record of a signal that killed {table.safe(args.asked)}")
+def _search(args: argparse.Namespace) -> tuple[Answer, Around] | None:
+    if args.file is None:
+        journal = _journal(args)
+        matches = who.candidates(args.asked)
+        records.check_journal(records.check_command(journal))
+        with records.from_journal(records.journal_command(journal, matches, newest_first=True)) as found:
+            answer = who.search(found, args.asked, newest_first=True)
+        if answer is None:
+            return None
+        part = records.near(journal, answer.last, 2 * who.BEFORE, 2 * who.AROUND)
+        with records.from_journal(records.journal_command(part, who.company(answer.last))) as found:
+            return answer, who.around(found, answer.last)
+    _check_file(args)
+    with records.twice_from_file(args.file, _complain) as read:
+        answer = who.search(read(), args.asked)
+        return (answer, who.around(read(), answer.last)) if answer else None
+
+
+def _why_not(args: argparse.Namespace) -> str:
+    if args.file is None:
+        with _source(args, records.KINDS) as found:
+            if next(found, None) is None:
+                return "the journal has no event of killsnoopd at all for that time: check that it runs"
+    return "an end without a signal is not logged"
+
+
+def tell(args: argparse.Namespace, out: Output) -> int:
+    """Print what ended it, in a few sentences."""
+    if (found := _search(args)) is None:
+        _complain(f"no record of a signal that ended {table.safe(args.asked)}; {_why_not(args)}")
         return 1
-    print(who.sentence(record, others), file=out)
+    answer, around = found
+    if answer.note:
+        out.line(f"{answer.note}.")
+    out.line(story.sentences(answer, around, _named(args), hosts=_elsewhere(args)))
     return Exit.OK
+
+
+def rank(args: argparse.Namespace, out: Output) -> int:
+    """Print who has the most kills, once or again and again."""
+    style = Style(encoding=out.encoding, named=_named(args))
+    if args.follow and not (out.terminal and args.file is None and args.output == "table"):
+        raise Failure(Exit.USAGE, "--follow needs a terminal, and the journal: omit it with a FILE, a pipe or JSON")
+    if args.file is None and not (args.since or args.until):
+        args.since = "-1h"
+    while True:
+        began = time.monotonic()
+        with _source(args, top.KINDS) as events:
+            found = top.tally(events, args.by, style)
+        size = shutil.get_terminal_size() if out.terminal else os.terminal_size((1000, 1000))
+        if args.output == "json":
+            for kills in found:
+                out.line(json.dumps(top.as_json(kills, args.by)))
+        else:
+            shown = itertools.islice(top.lines(found, args.by, size.columns, style), max(2, size.lines - 1))
+            out.line(("\033[H\033[2J" if args.follow else "") + "\n".join(shown), flush=True)
+        if not args.follow:
+            return Exit.OK
+        # Reads the journal anew, so that old kills leave the period; never more than a fifth of the time.
+        time.sleep(max(2, 4 * (time.monotonic() - began)))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `killsnoop`."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end silently when piped into `head`
+    program, parser = _COMMANDS.get("".join(argv[:1]), (show, table_parser))
     try:
-        if argv[:1] == ["who"]:
-            return tell(who_parser().parse_args(argv[1:]), sys.stdout)
-        return show(table_parser().parse_args(argv), sys.stdout, terminal=sys.stdout.isatty())
+        with output.standard() as out:
+            return program(parser().parse_args(argv[program is not show :]), out)
     except Failure as failure:
         _complain(str(failure))
         return failure.exit_code
     except KeyboardInterrupt:
         return Exit.OK
+
+
+_COMMANDS = {"who": (tell, who_parser), "top": (rank, top_parser)}
 
 
 if __name__ == "__main__":

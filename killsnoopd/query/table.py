@@ -4,20 +4,36 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from killsnoopd.query import records
+from killsnoopd.query import records, users
 from killsnoopd.query.records import Record
+from killsnoopd.query.users import Named
 
 _RED, _YELLOW, _DIM, _PLAIN = "\033[31m", "\033[33m", "\033[2m", "\033[0m"
 
 
-def safe(text: str) -> str:
-    r"""The text with all unprintable characters, which a terminal might obey or hide, as `\xNN`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
-        for char in text
-    )
+@dataclass(frozen=True)
+class Style:
+    """What the output can show."""
+
+    coloured: bool = False
+    encoding: str = "utf-8"
+    named: Named = users.number
+
+
+def escaped(char: str) -> str:
+    r"""The bytes of a character, as `\xNN`."""
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
+
+
+def safe(text: str, encoding: str = "utf-8") -> str:
+    r"""The text with all characters that a terminal might obey or hide, or cannot show, as `\xNN` of their UTF-8."""
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else escaped(char) for char in text)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = "".join(char if char.encode(encoding, "ignore") else escaped(char) for char in text)
+    return text
 
 
 def width(text: str) -> int:
@@ -26,12 +42,13 @@ def width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
 
 
-def fitted(text: str, columns: int) -> str:
+def fitted(text: str, columns: int, encoding: str = "utf-8") -> str:
     """The text in exactly `columns` columns: padded, or cut off with an ellipsis."""
     if width(text) > columns:
+        text = text[:columns]
         while width(text) > columns - 1:
             text = text[:-1]
-        text += "…"
+        text += "…" if "…".encode(encoding, "ignore") else "~"
     return text + " " * (columns - width(text))
 
 
@@ -40,39 +57,69 @@ class Column:
     """A column: heading, width, and content."""
 
     head: str
-    columns: int
-    value: Callable[[Record], str]
+    columns: int | None  # None: the last one, which is not cut
+    value: Callable[[Record, Style], str]
 
 
-def _result(record: Record) -> str:
+def _result(record: Record, _: Style) -> str:
     return "0" if record.get("KILLSNOOP_RES", "0") == "0" else record.get("KILLSNOOP_RESULT", "?")
 
 
-def _outcome(record: Record) -> str:
+def _outcome(record: Record, _: Style) -> str:
     if record["KILLSNOOP_EVENT"] == "death":
-        return f"died in {records.lapse(record)}"
+        return "died" if "KILLSNOOP_ELAPSED_MS" not in record else f"died in {records.lapse(record)}"
+    if record["KILLSNOOP_EVENT"] == "exit":
+        return f"exited with {record.get('KILLSNOOP_EXIT_STATUS', '?')}"
     return record.get("KILLSNOOP_OUTCOME", "").replace("_", " ")
 
 
-def _field(name: str) -> Callable[[Record], str]:
-    return lambda record: record.get(f"KILLSNOOP_{name}", "")
+def _field(name: str) -> Callable[[Record, Style], str]:
+    return lambda record, _: record.get(f"KILLSNOOP_{name}", "")
 
 
-def _route(record: Record) -> str:
+def _of_sender(name: str) -> Callable[[Record, Style], str]:
+    def value(record: Record, _: Style) -> str:
+        sent_by_nobody = record.get("KILLSNOOP_ORIGIN") in ("self", "unknown")
+        return "-" if sent_by_nobody else record.get(f"KILLSNOOP_{name}", "")
+
+    return value
+
+
+def _route(record: Record, _: Style) -> str:
     return record.get("KILLSNOOP_SYSCALL") or record.get("KILLSNOOP_ORIGIN", "")
 
 
-def _belongs(record: Record) -> str:
+def _belongs(record: Record, _: Style) -> str:
     return record.get("KILLSNOOP_TARGET_UNIT") or record.get("KILLSNOOP_TARGET_CONTAINER", "")[:12]
 
 
-def columns(total: int, *, dated: bool) -> list[Column]:
-    """The columns for a terminal of width `total`: the classic six, and as many others as fit."""
+def _user(record: Record, style: Style) -> str:
+    return users.shown(record, "UID", style.named)
+
+
+def _host(record: Record, _: Style) -> str:
+    return record.get("_HOSTNAME", "")
+
+
+WIDE = {"ancestors": _field("ANCESTORS"), "cmdline": _field("CMDLINE")}
+"""Columns that are shown only if asked for."""
+
+_WIDE_MIN, _WIDE_UNCUT = 20, 60
+
+
+def columns(
+    total: int, *, dated: bool, hosts: bool = False, wide: tuple[str, ...] = (), cut: bool = True
+) -> list[Column]:
+    """The columns for a terminal of width `total`: the classic six, those asked for, and as many others as fit.
+
+    `wide`: of WIDE, at the end; the last one is as long as it must be unless `cut`.
+    """
     time_format = "%m-%d %H:%M:%S" if dated else "%H:%M:%S"
     chosen = [
-        Column("TIME", 14 if dated else 8, lambda record: records.moment(record).strftime(time_format)),
-        Column("PID", 7, _field("PID")),
-        Column("COMM", 15, _field("COMM")),
+        Column("TIME", 14 if dated else 8, lambda record, _: records.moment(record).strftime(time_format)),
+        *([Column("HOST", 12, _host)] if hosts else []),
+        Column("PID", 7, _of_sender("PID")),
+        Column("COMM", 15, _of_sender("COMM")),
         Column("SIG", 11, _field("SIGNAL")),
         Column("TPID", 8, _field("TPID")),
         Column("RES", 6, _result),
@@ -82,27 +129,41 @@ def columns(total: int, *, dated: bool) -> list[Column]:
         Column("OUTCOME", 15, _outcome),
         Column("ROUTE", 17, _route),
         Column("TARGET UNIT", 24, _belongs),
+        Column("USER", 8, _user),
     ]
-    used = sum(column.columns + 1 for column in chosen) - 1
+    used = sum((column.columns or 0) + 1 for column in chosen) - 1
+    reserved = len(wide) * (_WIDE_MIN + 1) if cut else 0
     for column in others:
-        if used + 1 + column.columns > total:
+        needed = 1 + (column.columns or 0)
+        if used + needed + reserved > total:
             break
         chosen.append(column)
-        used += 1 + column.columns
+        used += needed
     if used > total:  # a narrow terminal: shorten the names
-        chosen[2] = Column("COMM", max(4, 15 - (used - total)), _field("COMM"))
+        at = [column.head for column in chosen].index("COMM")
+        chosen[at] = Column("COMM", max(4, 15 - (used - total)), _of_sender("COMM"))
+    for number, name in enumerate(wide, 1):
+        share = max(_WIDE_MIN, (total - used) // (len(wide) - number + 1) - 1) if cut else _WIDE_UNCUT
+        chosen.append(Column(name.upper(), None if number == len(wide) and not cut else share, WIDE[name]))
+        used += share + 1
     return chosen
 
 
 def head(chosen: list[Column]) -> str:
     """The heading line."""
-    return " ".join(fitted(column.head, column.columns) for column in chosen).rstrip()
+    heads = [column.head if column.columns is None else fitted(column.head, column.columns) for column in chosen]
+    return " ".join(heads).rstrip()
 
 
-def row(record: Record, chosen: list[Column], *, coloured: bool) -> str:
+def row(record: Record, chosen: list[Column], style: Style) -> str:
     """The line of an event."""
-    line = " ".join(fitted(safe(column.value(record)), column.columns) for column in chosen).rstrip()
-    return f"{_colour(record)}{line}{_PLAIN}" if coloured and _colour(record) else line
+    cells = []
+    for column in chosen:
+        text = safe(column.value(record, style), style.encoding)
+        cells.append(text if column.columns is None else fitted(text, column.columns, style.encoding))
+    line = " ".join(cells).rstrip()
+    colour = _colour(record) if style.coloured else ""
+    return f"{colour}{line}{_PLAIN}" if colour else line
 
 
 def _colour(record: Record) -> str:

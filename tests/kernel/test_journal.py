@@ -104,8 +104,17 @@ def test_the_command_reads_the_journal(start, journald):
     ] + [[str(sender), "ks-re\\x1bd", "SIGKILL", str(NO_SUCH_PID), "ESRCH"]]
     answer = killsnoop(journald, "who", "kv-read-1")
     assert answer.returncode == 0, answer.stderr
-    assert f"kv-read-1[{victims[1]}] died of SIGKILL, which ks-re\\x1bd[{sender}] (uid 0" in answer.stdout
-    assert f"it also killed kv-read-2[{victims[2]}], kv-read-0[{victims[0]}]" in answer.stdout
+    by = f"ks-re\\x1bd[{sender}]"
+    assert re.search(
+        rf"kv-read-1\[{victims[1]}\] .*died of SIGKILL, \S+ ms after {re.escape(by)} \(user root", answer.stdout
+    )
+    others = re.search(re.escape(by) + r" also killed (\S+), (\S+)\.$", answer.stdout).groups()
+    assert set(others) == {f"kv-read-0[{victims[0]}]", f"kv-read-2[{victims[2]}]"}
+    assert killsnoop(journald, "who", "-n", "kv-read-1").stdout == answer.stdout.replace("user root", "uid 0")
+    counted = [json.loads(line) for line in killsnoop(journald, "top", "-o", "json").stdout.splitlines()]
+    assert {"sender": "ks-re\\x1bd", "user": "root", "killed": 3, "exited": 0, "signals": 3} in [
+        {name: value for name, value in row.items() if name != "last"} for row in counted
+    ]
     assert killsnoop(journald, "who", "kv-read-9").returncode == 1
     failed = killsnoop(journald, "--since=today", "-x", "-o", "json", "-p", str(sender)).stdout.splitlines()
     assert [json.loads(line)["KILLSNOOP_RESULT"] for line in failed] == ["ESRCH"]
@@ -153,6 +162,55 @@ def test_nobody_else_can_put_words_into_the_commands_mouth(journald):
     assert killsnoop(journald, "who", "kv-forged").returncode == 1
     run(lambda: forge(0), b"ks-root")  # only the uid made the difference
     wait_for(lambda: killsnoop(journald, "who", "kv-forged").returncode == 0, "the same entry, by root")
+
+
+def test_a_user_who_may_not_read_it(journald):
+    """A user with a readable journal of his own gets exit 77, and nothing from that journal."""
+    event = (
+        b"KILLSNOOP_EVENT=death\nKILLSNOOP_TIMESTAMP=2026-01-01T00:00:00.000000Z\nKILLSNOOP_TCOMM=kv-own\n"
+        b"KILLSNOOP_TPID=1\nKILLSNOOP_COMM=ks\nMESSAGE=own\n"
+    )
+    user = 4242
+
+    def log(uid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            journal.connect(f"/proc/{journald.process.pid}/root/run/systemd/journal/socket")
+            os.setresuid(uid, uid, uid)
+            journal.send(event)
+
+    def ask(*arguments, uid=user):
+        as_user = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+        command = [*journald.prefix, *as_user, sys.executable, "-m", "killsnoopd.query.command", *arguments]
+        found = subprocess.run(command, check=False, capture_output=True, text=True)
+        return found.returncode, found.stdout, found.stderr.count("\n")
+
+    for uid in (0, user):
+        run(lambda uid=uid: log(uid), b"ks-own")
+        wait_for(lambda uid=uid: journald.journalctl("KILLSNOOP_TCOMM=kv-own", f"_UID={uid}"), "the entry")
+    own = [
+        *journald.prefix,
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={user}",
+        "--clear-groups",
+        "journalctl",
+        "-q",
+        "-o",
+        "cat",
+    ]
+    wait_for(lambda: subprocess.run(own, check=False, capture_output=True).stdout, "a journal of his own")
+    for arguments in (
+        ("who", "kv-own"),
+        ("who", "nobody"),
+        ("--since=-1h",),
+        ("-d", "-o", "json", "--since=-1h"),
+        ("top",),
+    ):
+        assert ask(*arguments) == (77, "", 1)
+        assert ask(*arguments, "--merge") == ask(*arguments, "-D", "/var/log/journal") == (77, "", 1)
+    assert ask("-f") == (77, "", 1)
+    assert ask("who", "kv-own", uid=0)[0] == 0
+    assert ask("-D", "/no/such")[::2] == (69, 1)
 
 
 def test_an_event_in_the_journal(start, journald):

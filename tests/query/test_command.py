@@ -4,12 +4,14 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from logged import death, record
+from waiting import wait_for
 
 from killsnoopd.query import command
 
@@ -26,10 +28,11 @@ def events(tmp_path):
     return path
 
 
-def killsnoop(*arguments, stdin=None):
+def killsnoop(*arguments, stdin=None, **environment):
     return subprocess.run(
         [sys.executable, "-m", "killsnoopd.query.command", *map(str, arguments)],
-        input=stdin, capture_output=True, text=True, check=False, env={**os.environ, "TZ": "UTC"},
+        input=stdin, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False,
+        env={**os.environ, "TZ": "UTC", **environment},
     )  # fmt: skip
 
 
@@ -75,13 +78,19 @@ def test_json(events):
 
 
 def test_who(events):
-    """The sentence, or one line that says that nothing is known."""
+    """A few sentences in one line, or a line that says that nothing is known."""
     found = killsnoop("who", "nginx", events)
     assert (found.returncode, found.stdout.count("\n")) == (0, 1)
-    assert "nginx[812] (nginx.service) died of SIGKILL, which bash[3325]" in found.stdout
+    assert (
+        "nginx[812] (nginx.service) died of SIGKILL, 1.4 ms after bash[3325] (uid 0, ssh.service) sent it"
+        in found.stdout
+    )
+    assert killsnoop("who", "nginx", "-", stdin=events.read_text()).stdout == found.stdout
+    by_path = killsnoop("who", "/usr/sbin/nginx", events).stdout
+    assert by_path == "matched processes named nginx.\n" + found.stdout
     missing = killsnoop("who", "\x1b[2J", events)
     assert (missing.returncode, missing.stdout) == (1, "")
-    assert missing.stderr.endswith("no record of a signal that killed \\x1b[2J\n")
+    assert missing.stderr.endswith("no record of a signal that ended \\x1b[2J; an end without a signal is not logged\n")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def test_who(events):
         (["-p", "x"], 2, "'x' is not a process id"),
         (["--nope"], 2, "unrecognized arguments: --nope"),
         (["/no/such/file"], 69, "cannot read /no/such/file: No such file or directory"),
-        (["--since=today", "x"], 2, "--since and --until apply to the journal"),
+        (["--since=today", "x"], 2, "--since, --until, --directory, --merge and --machine apply to the journal"),
         (["who"], 2, "the following arguments are required"),
     ],
 )
@@ -111,13 +120,15 @@ def test_help_has_examples_and_exit_codes():
         assert part in text
 
 
+PARSERS = command.table_parser(), command.who_parser(), command.top_parser()
+
+
 def test_every_flag_is_in_the_man_page():
     """The man page has exactly these flags."""
     page = (Path(__file__).parent.parent.parent / "docs/killsnoop.8").read_text().replace("\\-", "-")
     section = page.partition(".SH FLAGS\n")[2].partition(".SH")[0]
     heads = [entry.partition("\n")[0] for entry in re.split(r"^\.T[PQ]\n", section, flags=re.M)[1:]]
-    actions = command.table_parser()._actions + command.who_parser()._actions
-    flags = {option for action in actions for option in action.option_strings} - {"-h"}
+    flags = {option for parser in PARSERS for action in parser._actions for option in action.option_strings} - {"-h"}
     assert set(re.findall(r"--?[a-zA-Z]+", " ".join(heads))) == flags
     default = command.table_parser().get_default("output")
     assert f"Default: {default}." in section
@@ -131,6 +142,165 @@ def test_a_reader_that_has_seen_enough(events):
         shell=True, input=many, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in found.stderr
+
+
+MANY = 60_000
+MEASURED = """
+import pathlib, sys
+from killsnoopd.query import command
+code = command.main(sys.argv[1:])
+print(pathlib.Path("/proc/self/status").read_text(), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A file of 60,000 deaths within a minute, 100 MB."""
+    path = tmp_path_factory.mktemp("many") / "events.jsonl"
+    with path.open("w") as out:
+        for number in range(MANY):
+            found = death(
+                f"w{number % 1000}", str(number), number // 1000, TARGET_CONTAINER="c" * 64, MESSAGE="m" * 1200
+            )
+            out.write(json.dumps(found) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("arguments", [("who", "w7"), ("who", "absent"), ("-d",), ("-d", "-o", "json"), ("top",)])
+@pytest.mark.parametrize("piped", [False, True])
+def test_memory(many, arguments, piped):
+    """The command holds a few events at a time, whatever the size of the file: here 100 MB."""
+    program = [sys.executable, "-c", MEASURED, *arguments, "-" if piped else str(many)]
+    command = ["sh", "-c", f'cat {many} | "$@" >/dev/null', "sh", *program] if piped else program
+    found = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    assert found.returncode == (1 if "absent" in arguments else 0)
+    assert many.stat().st_size > 100e6
+    peak_kb = int(re.search(r"^VmHWM:\s+(\d+) kB$", found.stderr, re.M)[1])
+    assert peak_kb < 60_000  # 16 MB of it are what a pipe may leave in memory
+
+
+def test_a_line_without_an_end():
+    """It is skipped in pieces, and not kept in memory."""
+    found = killsnoop("-", stdin="x" * 3_000_000 + "\n" + json.dumps(record()))
+    assert found.stdout.count("\n") == 2
+    assert found.stderr == "killsnoop: skipped 3 lines that are not killsnoopd events\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({"LC_ALL": "C"}, r"\xd0\xaf"),
+        ({"LC_ALL": "POSIX"}, r"\xd0\xaf"),
+        ({"LC_ALL": "C.UTF-8"}, "Я"),
+        ({"LC_ALL": "en_US.ISO-8859-1"}, r"\xd0\xaf"),
+        ({"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "iso-8859-1"}, r"\xd0\xaf"),
+    ],
+)
+def test_locales(latin_1, environment, name):
+    """A name that the locale cannot show is escaped, also where it is only asked for."""
+    events = json.dumps(death("Я", "7"))
+    for arguments in (("-d", "-"), ("who", "Я", "-"), ("who", "7", "-"), ("top", "--by=target", "-")):
+        found = killsnoop(*arguments, stdin=events, LOCPATH=str(latin_1), **environment)
+        assert found.stderr == ""
+        assert f" {name}" in found.stdout
+    assert killsnoop("who", "Ж", "-", stdin=events, LOCPATH=str(latin_1), **environment).returncode == 1
+
+
+@pytest.fixture(scope="module")
+def latin_1(tmp_path_factory):
+    """A folder with a locale of ISO 8859-1; where it cannot be made, C takes its place."""
+    folder = tmp_path_factory.mktemp("locales")
+    made = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", folder / "en_US.ISO-8859-1"]
+    subprocess.run(made, check=False, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [["-d"], ["-d", "-o", "json"], ["who", "nginx"], ["top"]])
+def test_output_that_cannot_be_written(events, arguments):
+    """One line, and no word from Python when it ends."""
+    events.write_text(json.dumps(death()) + "\n")
+    command = [sys.executable, "-m", "killsnoopd.query.command", *arguments, events]
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (found.returncode, found.stderr) == (69, "killsnoop: cannot write the output: No space left on device\n")
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_wide_columns_and_hosts(tmp_path):
+    """Asked for, or where the events name their machine."""
+    path = tmp_path / "events.jsonl"
+    path.write_text(json.dumps(record(CMDLINE="pkill -9 nginx", ANCESTORS="sh[9] cron[8]") | {"_HOSTNAME": "web1"}))
+    head, row = killsnoop("-c", "-a", path).stdout.splitlines()
+    assert head.split()[:3] == ["TIME", "HOST", "PID"]
+    assert head.split()[-2:] == ["ANCESTORS", "CMDLINE"]
+    assert row.split()[2] == "web1"
+    assert re.search(r"sh\[9\] cron\[8\] +pkill -9 nginx$", row)
+    assert " on web1: nginx[812]" in killsnoop("who", "nginx", path).stdout
+
+
+def test_top(events):
+    """The table or JSON; following takes a terminal and a journal."""
+    events.write_text("\n".join(json.dumps(found) for found in (record(), death())))
+    head, row = killsnoop("top", events).stdout.splitlines()
+    assert head.split() == ["KILLED", "EXITED", "SIGNALS", "LAST", "SENDER", "USER"]
+    assert row.split() == ["1", "0", "1", "11-22", "03:00:00", "bash", "0"]
+    (as_json,) = killsnoop("top", "-o", "json", "--by=unit", events).stdout.splitlines()
+    assert json.loads(as_json)["unit"] == "nginx.service"
+    refused = killsnoop("top", "-f", events)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("journal", "says"),
+    [
+        ("", "the journal has no event of killsnoopd at all for that time: check that it runs"),
+        (json.dumps(record(TCOMM="x", TPID="1", TARGET_UNIT=None)), "an end without a signal is not logged"),
+    ],
+)
+def test_who_without_an_answer(tmp_path, journal, says):
+    """The line says whether the journal has other events."""
+    script = tmp_path / "journalctl"
+    script.write_text(f"#!/bin/sh\necho '{journal}'\n")
+    script.chmod(0o755)
+    found = killsnoop("who", "nginx", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr == f"killsnoop: no record of a signal that ended nginx; {says}\n"
+
+
+def test_top_on_a_terminal(tmp_path):
+    """-f counts anew: a death that comes later appears."""
+    journal = tmp_path / "journal"
+    journal.write_text(json.dumps(death()) + "\n")
+    script = tmp_path / "journalctl"
+    script.write_text(f"#!/bin/sh\ncase $* in *lines=0*) ;; *) cat {journal} ;; esac\n")
+    script.chmod(0o755)
+    master, slave = pty.openpty()
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "COLUMNS": "60", "LINES": "20"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "killsnoopd.query.command", "top", "-f", "--by=target"], stdout=slave, env=environment
+    )
+    os.close(slave)
+    shown = b""
+    try:
+
+        def seen(name):
+            nonlocal shown
+            shown += os.read(master, 65536)
+            return name in shown
+
+        wait_for(lambda: seen(b"nginx"), "the first table")
+        assert b"late" not in shown
+        journal.write_text("\n".join(json.dumps(found) for found in (death(), death("late", "7"))))
+        wait_for(lambda: seen(b"late"), "the next one")
+    finally:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    os.close(master)
+    assert shown.count(b"\033[H\033[2J") >= 2
 
 
 def test_on_a_terminal(events):

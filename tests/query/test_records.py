@@ -4,13 +4,15 @@ import io
 import json
 import stat
 import subprocess
+from datetime import timedelta
 
 import pytest
 from logged import record
 
+from killsnoopd import event
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.query import records
-from killsnoopd.query.records import Wanted
+from killsnoopd.query.records import Journal, Wanted
 
 
 @pytest.mark.parametrize(
@@ -43,12 +45,18 @@ def test_wanted_failures():
 @pytest.mark.parametrize(
     "line",
     ["", "{", "[]", "7", "null", "{}", '{"KILLSNOOP_EVENT": "birth"}', '{"KILLSNOOP_EVENT": ["call"]}',
-     json.dumps(record(TIMESTAMP=None)), json.dumps(record(TIMESTAMP="yesterday")), "[" * 10_000],
-    ids=range(11),
+     json.dumps(record(TIMESTAMP=None)), json.dumps(record(TIMESTAMP="yesterday")), "[" * 10_000,
+     json.dumps(record(TIMESTAMP="9999-12-31T23:59:59-23:59"))],
+    ids=range(12),
 )  # fmt: skip
 def test_what_is_no_event(line):
     """It is left out, whatever it is."""
     assert records.parse(line) is None
+
+
+def test_kinds():
+    """Every event that killsnoopd logs is read."""
+    assert set(event.KINDS) <= set(records.KINDS)
 
 
 def test_stream():
@@ -62,12 +70,40 @@ def test_stream():
 
 def test_journal_command():
     """It matches journald's own field for the sender of a line; journalctl handles the rest."""
-    command = records.journal_command(("call", "death"), since="-1h", until="now", newest_first=True)
-    assert command[:5] == ["journalctl", "--quiet", "--no-pager", "--all", "--output=json"]
+    kinds = ("KILLSNOOP_EVENT=call", "KILLSNOOP_EVENT=death")
+    command = records.journal_command(Journal(since="-1h", until="now"), (kinds,), newest_first=True)
+    assert command[:5] == ["journalctl", "--no-pager", "--system", "--all", "--output=json"]
     assert {"--since=-1h", "--until=now", "--reverse"} < set(command)
-    matches = ["KILLSNOOP_EVENT=call", "KILLSNOOP_EVENT=death"]
-    assert command[-7:] == [*matches, "_UID=0", "+", *matches, "_SYSTEMD_UNIT=killsnoopd.service"]
-    assert "--follow" in records.journal_command(("call",), follow=True)
+    assert command[-7:] == [*kinds, "_UID=0", "+", *kinds, "_SYSTEMD_UNIT=killsnoopd.service"]
+    assert "--follow" in records.journal_command(Journal(), (kinds,), follow=True)
+    two = records.journal_command(Journal(), (("A=1",), ("B=2",)))
+    assert " ".join(two).endswith(
+        "A=1 _UID=0 + A=1 _SYSTEMD_UNIT=killsnoopd.service + B=2 _UID=0 + B=2 _SYSTEMD_UNIT=killsnoopd.service"
+    )
+
+
+@pytest.mark.parametrize(
+    ("journal", "flags"),
+    [
+        (Journal(machine="web"), ["--system", "--machine=web"]),
+        (Journal(merge=True), ["--merge"]),
+        (Journal(directory="/mnt/journal", merge=True), ["--directory=/mnt/journal"]),
+    ],
+)
+def test_other_journals(journal, flags):
+    """Files of other machines have other names than the system's, which --system would leave out."""
+    assert records.check_command(journal)[2:] == [*flags, "--lines=0"]
+    assert records.journal_command(journal, (("A=1",),))[2 : 2 + len(flags)] == flags
+
+
+def test_near():
+    """Whole seconds around the time at which the record was written, not at which it happened."""
+    stored = record() | {"__REALTIME_TIMESTAMP": "1795000000123456"}
+    minute = timedelta(minutes=1)
+    assert records.near(Journal(merge=True, until="now"), stored, minute, 2 * minute) == Journal(
+        since="@1794999940", until="@1795000120", merge=True
+    )
+    assert records.near(Journal(), record(), minute, minute) == Journal()
 
 
 @pytest.fixture
@@ -87,6 +123,7 @@ def journalctl(tmp_path, monkeypatch):
     ("says", "code", "line"),
     [
         ("No journal files were opened due to insufficient permissions.", Exit.NOPERM, "run as root or join group systemd-journal"),
+        ("Using the --machine= switch requires root privileges.", Exit.NOPERM, "requires root privileges: run as root"),
         ("Failed to parse timestamp: nonsense", Exit.USAGE, "write a time that journalctl accepts"),
         ("Boom", Exit.UNAVAILABLE, "cannot read the journal: Boom"),
     ],
@@ -97,12 +134,39 @@ def test_a_journal_that_cannot_be_read(journalctl, says, code, line):
     with pytest.raises(Failure, match=line) as refused, records.from_journal(command) as found:
         list(found)
     assert refused.value.exit_code == code
+    with pytest.raises(Failure, match=line):
+        records.check_journal(command)
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "line"),
+    [
+        ("Hint: You are currently not seeing messages from other users and the system.\n      Users in ...", Exit.NOPERM,
+         r"not allowed to read the system.s journal \(it is seen only in part\): run as root or join group systemd-journal"),
+        ("No journal files were found.", Exit.UNAVAILABLE, "no journal files here: give a FILE"),
+    ],
+)  # fmt: skip
+def test_a_journal_that_is_not_seen(journalctl, says, code, line):
+    """journalctl exits with 0, and shows the rest as if it were everything."""
+    with pytest.raises(Failure, match=line) as refused:
+        records.check_journal(journalctl(f"echo '{says}' >&2"))
+    assert refused.value.exit_code == code
+
+
+def test_other_words_of_journalctl(journalctl):
+    """A damaged file costs its entries only."""
+    command = journalctl(f"echo 'Journal file x is truncated, ignoring file.' >&2; echo '{json.dumps(record())}'")
+    records.check_journal(command)
+    with records.from_journal(command) as found:
+        assert len(list(found)) == 1
 
 
 def test_no_journalctl():
     """On a machine without systemd."""
     with pytest.raises(Failure, match="give a FILE"), records.from_journal(["no-such-journalctl"]):
         pass
+    with pytest.raises(Failure, match="give a FILE"):
+        records.check_journal(["no-such-journalctl"])
 
 
 def test_a_journal_that_goes_on_is_let_go(journalctl):

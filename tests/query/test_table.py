@@ -1,9 +1,10 @@
 """The table: what fits, and what a terminal must never receive."""
 
 import pytest
-from logged import record
+from logged import death, exit_after, record
 
 from killsnoopd.query import table
+from killsnoopd.query.table import Style
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,9 @@ def test_columns_fit(total, dated):
         COMM="x" * 15, PID="4194303", TPID="-4194303", SIGNAL="SIGRTMIN+10", TCOMM="y" * 15, TARGET_UNIT="z" * 80
     )
     if total >= 58:
-        assert table.width(table.row(long, chosen, coloured=False)) <= total
+        assert table.width(table.row(long, chosen, Style())) <= total
         assert table.width(table.head(chosen)) <= total
-    assert (len(chosen) == 10) == (total >= 150)
+    assert (len(chosen) == 11) == (total >= (150 if dated else 144))
 
 
 def test_rows():
@@ -58,11 +59,22 @@ def test_rows():
     chosen = table.columns(200, dated=False)
 
     def cells(found):
-        return table.row(found, chosen, coloured=False).split()[1:]
+        return table.row(found, chosen, Style()).split()[1:]
 
-    assert cells(record()) == ["3325", "bash", "SIGKILL", "812", "0", "nginx", "delivered", "kill", "nginx.service"]
+    assert cells(record()) == [
+        "3325",
+        "bash",
+        "SIGKILL",
+        "812",
+        "0",
+        "nginx",
+        "delivered",
+        "kill",
+        "nginx.service",
+        "0",
+    ]
     failure = record("call", RES="-1", RESULT="EPERM", TCOMM=None, OUTCOME=None, TARGET_UNIT=None)
-    assert cells(failure) == ["3325", "bash", "SIGKILL", "812", "EPERM", "kill"]
+    assert cells(failure) == ["3325", "bash", "SIGKILL", "812", "EPERM", "kill", "0"]
     death = record("death", ELAPSED_MS="1.432", SYSCALL=None, ORIGIN="oom", PID="0", COMM="kernel", TARGET_UNIT=None,
                    TARGET_CONTAINER="0123456789abcdef")  # fmt: skip
     assert cells(death) == [
@@ -78,14 +90,88 @@ def test_rows():
         "ms",
         "oom",
         "0123456789ab",
+        "0",
     ]
+
+
+def test_ends_that_nobody_sent():
+    """No sender is named; the kernel is none, either."""
+    chosen = table.columns(200, dated=False)
+
+    def cells(**fields):
+        return table.row(death(PID="0", COMM="kernel", UID=None, SYSCALL=None, **fields), chosen, Style()).split()[1:]
+
+    own = cells(ORIGIN="self", SIGNAL="SIGSEGV", SIG="11", ELAPSED_MS=None)
+    assert own == ["-", "-", "SIGSEGV", "812", "0", "nginx", "died", "self", "nginx.service"]
+    assert cells(ORIGIN="unknown", ELAPSED_MS=None)[:2] == ["-", "-"]
+    exited = table.row(exit_after(EXIT_STATUS="143"), chosen, Style()).split()[1:]
+    assert exited == [
+        "1",
+        "systemd",
+        "SIGTERM",
+        "812",
+        "0",
+        "nginx",
+        "exited",
+        "with",
+        "143",
+        "kill",
+        "nginx.service",
+        "0",
+    ]
+
+
+def test_users():
+    """By name, but for those of a container, which has users of its own."""
+    chosen = table.columns(200, dated=False)
+    style = Style(named={"0": "root"}.get)
+    assert table.row(record(), chosen, style).endswith(" root")
+    assert table.row(record(CONTAINER="c" * 64), chosen, style).endswith(" 0")
+
+
+@pytest.mark.parametrize("total", [60, 80, 132, 200])
+@pytest.mark.parametrize("wide", [("cmdline",), ("ancestors", "cmdline")])
+def test_wide_columns(total, wide):
+    """They come last and fill the terminal; in a pipe the last one is not cut."""
+    found = record(CMDLINE="x" * 500, ANCESTORS="y" * 500)
+    chosen = table.columns(total, dated=True, wide=wide)
+    assert [column.head.lower() for column in chosen][-len(wide) :] == list(wide)
+    if total >= 80 + 21 * len(wide):
+        assert table.width(table.row(found, chosen, Style())) == total
+    piped = table.row(found, table.columns(160, dated=True, wide=wide, cut=False), Style())
+    assert piped.endswith(" " + "x" * 500)
+    assert "nginx.service" in piped
+
+
+def test_hosts():
+    """After the time."""
+    chosen = table.columns(80, dated=True, hosts=True)
+    assert table.head(chosen).split()[:3] == ["TIME", "HOST", "PID"]
+    assert table.row(record() | {"_HOSTNAME": "web1"}, chosen, Style()).split()[2:4] == ["web1", "3325"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "shown"),
+    [
+        ("naïve 日", "latin-1", r"naïve \xe6\x97\xa5"),
+        ("naïve", "ascii", r"na\xc3\xafve"),
+        ("a\n", "ascii", r"a\x0a"),
+        ("\udc80", "ascii", r"\xed\xb2\x80"),
+    ],
+)
+def test_what_a_locale_cannot_show(text, encoding, shown):
+    """Is escaped as everywhere else; and the columns stay where they are."""
+    assert table.safe(text, encoding) == shown
+    long = table.row(record(TCOMM="я" * 7), table.columns(160, dated=False), Style(encoding=encoding))
+    assert len(long) == len(table.row(record(), table.columns(160, dated=False), Style()))
+    long.encode(encoding)
 
 
 def test_colour():
     """Only if enabled: kills, failures, and signals without effect."""
     chosen = table.columns(80, dated=False)
-    assert "\033" not in table.row(record(), chosen, coloured=False)
-    assert table.row(record(), chosen, coloured=True).startswith("\033[31m")
-    assert table.row(record(RES="-1"), chosen, coloured=True).startswith("\033[33m")
-    assert table.row(record(OUTCOME="ignored"), chosen, coloured=True).startswith("\033[2m")
-    assert "\033" not in table.row(record(SIGNAL="SIGTERM", SIG="15"), chosen, coloured=True)
+    assert "\033" not in table.row(record(), chosen, Style())
+    assert table.row(record(), chosen, Style(coloured=True)).startswith("\033[31m")
+    assert table.row(record(RES="-1"), chosen, Style(coloured=True)).startswith("\033[33m")
+    assert table.row(record(OUTCOME="ignored"), chosen, Style(coloured=True)).startswith("\033[2m")
+    assert "\033" not in table.row(record(SIGNAL="SIGTERM", SIG="15"), chosen, Style(coloured=True))

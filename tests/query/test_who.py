@@ -1,41 +1,109 @@
-"""`killsnoop who`: one sentence about who killed a process."""
-
-import re
+"""What ended it: which event answers, by what name it is found, and what else is known."""
 
 import pytest
-from logged import death, record
+from logged import death, exit_after, record
 
 from killsnoopd.query import who
 
+CONTAINER = "0123456789abcdef" * 4
 
-@pytest.mark.parametrize("asked", ["812", "nginx", "nginx.service", "0123456789ab"])
+
+def sent(signal, number, second=0, **fields):
+    time = f"2026-11-22T03:{second // 60:02d}:{second % 60:02d}.000000Z"
+    return record(SIGNAL=signal, SIG=str(number), TIMESTAMP=time, **fields)
+
+
+@pytest.mark.parametrize("asked", ["812", "nginx", "nginx.service", "0123456789ab", CONTAINER])
 def test_ways_to_ask(asked):
     """By pid, name, unit (with or without its suffix) and container."""
-    found, _ = who.search([death(TARGET_CONTAINER="0123456789abcdef" * 4)], asked)
-    assert found is not None
+    assert who.search([death(TARGET_CONTAINER=CONTAINER)], asked).note == ""
 
 
-@pytest.mark.parametrize("asked", ["81", "3325", "bash", "ssh.service", "0123", "ngin"])
+@pytest.mark.parametrize("asked", ["81", "3325", "bash", "ssh.service", "0123", "ngin", "", "/", "²"])
 def test_others_are_not_meant(asked):
     """The sender does not match, nor does a name that only begins alike."""
-    assert who.search([death(TARGET_CONTAINER="0123456789abcdef" * 4)], asked) == (None, [])
+    assert who.search([death(TARGET_CONTAINER=CONTAINER)], asked) is None
 
 
-def test_the_last_one_counts_and_its_company_is_told():
-    """The newer of two deaths; others by the same sender within a minute before or after, but not by other senders."""
-    newest_first = [
-        death("late", "7", 200, TARGET_UNIT=None),
-        death("after", "6", 100, TARGET_UNIT=None),
-        death("other", "5", 62, TARGET_UNIT=None, PID="99"),
+@pytest.mark.parametrize(
+    ("asked", "comm", "note"),
+    [
+        ("/usr/sbin/nginx", "nginx", "matched processes named nginx"),
+        ("a-name-of-fifteen-bytes", "a-name-of-fifte", "no process named a-name-of-fifteen-bytes; matched the first 15 bytes, a-name-of-fifte"),
+        ("/usr/bin/a-name-of-fifteen-bytes", "a-name-of-fifte", "no process named a-name-of-fifteen-bytes; matched the first 15 bytes, a-name-of-fifte"),
+        ("Приветствие", r"Приветс\xd1", r"no process named Приветствие; matched the first 15 bytes, Приветс\xd1"),
+        ("nginx-the-second.service", "nginx-the-secon", "no process named nginx-the-second.service; matched the first 15 bytes, nginx-the-secon"),
+        ("worker.service", "worker.service", "no unit worker.service; matched a process of that name"),
+        ("a\n", r"a\x0a", ""),
+        (r"a\x0a", r"a\x0a", ""),
+        ("a\\b", r"a\\b", ""),
+    ],
+)  # fmt: skip
+def test_a_name_is_found_as_the_kernel_has_it(asked, comm, note):
+    """By its first 15 bytes, by the last name of a path, escaped or not; and the answer says so."""
+    assert who.search([death(comm, TARGET_UNIT=None), death()], asked).note == note
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_a_unit_is_asked_first(newest_first):
+    """A process may call itself `nginx.service`, and be killed later."""
+    forged = death("nginx.service", "7", 30, TARGET_UNIT="evil.service")
+    events = [forged, death()] if newest_first else [death(), forged]
+    answer = who.search(events, "nginx.service", newest_first=newest_first)
+    assert (answer.last, answer.note) == (events[newest_first], "")
+
+
+def test_a_unit_with_a_long_name_is_no_longer_name():
+    """The unit answers, not a process that has its first 15 bytes."""
+    events = [death(TARGET_UNIT="nginx-the-second.service"), death("nginx-the-secon", "7", 30, TARGET_UNIT=None)]
+    for asked in ("nginx-the-second", "nginx-the-second.service"):
+        assert who.search(events, asked).last is events[0]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize(
+    ("events", "last", "earlier"),
+    [
+        # the newest of two deaths, and an exit after a signal
+        ([death(), death(second=60)], 1, None),
+        ([death(), sent("SIGTERM", 15, 60, TPID="813"), exit_after(tpid="813", second=61)], 2, None),
+        ([exit_after(), death(second=60)], 1, None),
+        # a reload is no end, whether its process died before or lives
+        ([death(), sent("SIGHUP", 1, 60, TPID="813")], 0, None),
+        ([sent("SIGHUP", 1, 60)], 0, None),
+        # stopped, and its end is not known: not the old SIGKILL
+        ([death(), sent("SIGTERM", 15, 60, TPID="813")], 1, 0),
+        ([sent("SIGTERM", 15, 60), sent("SIGHUP", 1, 61)], 0, None),
+        # a signal to a zombie
+        ([death(), sent("SIGTERM", 15, 1)], 0, None),
+        # another process of the same pid
+        ([death(), sent("SIGTERM", 15, 90)], 1, 0),
+        # nothing that could end it
+        ([death(), sent("SIGTERM", 15, 60, TPID="813", OUTCOME="ignored"), sent("SIGSTOP", 19, 61)], 0, None),
+        ([death(), record("call", TCOMM="nginx", TIMESTAMP="2026-11-22T04:00:00.000000Z")], 0, None),
+        # nobody sent it
+        ([death(), death(second=9, ORIGIN="self", PID="0", COMM="kernel")], 1, None),
+    ],
+)  # fmt: skip
+def test_the_last_end_answers(events, last, earlier, newest_first):
+    """Of the process, of the name and of the unit, whichever way the record is read."""
+    ordered = events[::-1] if newest_first else events
+    for asked in ("nginx", "nginx.service"):
+        answer = who.search(ordered, asked, newest_first=newest_first)
+        assert answer.last is events[last]
+        assert answer.earlier is (None if earlier is None else events[earlier])
+
+
+def test_a_file_may_be_out_of_order():
+    """It may have been put together from several."""
+    events = [
+        death("x", "1", 600, TARGET_UNIT=None),
         death(second=60),
-        death("before", "4", 30, TARGET_UNIT=None),
-        death("before", "4", 29, TARGET_UNIT=None),
-        death("early", "3", 0, TARGET_UNIT=None),
-        death(second=0),
+        death(second=30),
+        death("x", "2", 0, TARGET_UNIT=None),
     ]
-    found, others = who.search(newest_first, "nginx")
-    assert found is newest_first[3]
-    assert [other["KILLSNOOP_TCOMM"] for other in others] == ["after", "before", "before", "early"]
+    assert who.search(events, "nginx").last is events[1]
+    assert who.search(events[::-1], "nginx").last is events[1]
 
 
 def test_it_reads_no_further_than_it_must():
@@ -47,50 +115,52 @@ def test_it_reads_no_further_than_it_must():
             yield death("x", "1", second)
         pytest.fail("read to the end")
 
-    assert who.search(endless(), "nginx")[0] is not None
-
-
-def test_without_a_death_the_signal():
-    """If the rate limit dropped the death, the last fatal signal; an ignored one does not count."""
-    ignored = record(OUTCOME="ignored", TIMESTAMP="2026-11-22T03:00:09.000000Z")
-    stopped = record(SIGNAL="SIGSTOP", SIG="19")
-    found, others = who.search([ignored, stopped, record(SIG="15", SIGNAL="SIGTERM")], "nginx")
-    assert (found["KILLSNOOP_SIGNAL"], others) == ("SIGTERM", [])
-    assert (
-        "nginx[812] (nginx.service) was sent SIGTERM by bash[3325] (uid 0, ssh.service) by kill(2), and may have"
-        in (who.sentence(found, others))
-    )
-
-
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({}, "nginx[812] (nginx.service) died of SIGKILL, which bash[3325] (uid 0, ssh.service) had sent by kill(2) 1.4 ms before."),
-        ({"EXE": "/usr/bin/bash", "LOGINUID": "1000", "CONTAINER": "c" * 64, "PARENT_COMM": "sshd"},
-         "bash[3325] (uid 0, logged in as uid 1000, /usr/bin/bash, ssh.service, container cccccccccccc, child of sshd) had"),
-        ({"PID": "0", "COMM": "kernel", "ORIGIN": "oom", "SYSCALL": None},
-         "died of SIGKILL, which the kernel, out of memory, had sent 1.4 ms before."),
-        ({"PID": "0", "COMM": "kernel", "ORIGIN": "kernel", "SYSCALL": None}, "which the kernel had sent 1.4 ms before."),
-        ({"ORIGIN": "cgroup", "SYSCALL": None}, "had sent by a write to cgroup.kill 1.4 ms before."),
-        ({"ORIGIN": "pdeathsig", "SYSCALL": None}, "had sent by exiting (PR_SET_PDEATHSIG) 1.4 ms before."),
-        ({"ORIGIN": "autokill", "SYSCALL": None}, "had sent by closing its pidfd (CLONE_PIDFD_AUTOKILL) 1.4 ms before."),
-        ({"ORIGIN": "cgroup", "SYSCALL": None, "ORIGIN_INFERRED": "1"},
-         "had probably sent by a write to cgroup.kill 1.4 ms before."),
-        ({"TARGET_UNIT": None, "TARGET_CONTAINER": "d" * 64}, "nginx[812] (dddddddddddd) died"),
-        ({"TCOMM": "\x1b]0;pwned\x07"}, r"\x1b]0;pwned\x07[812] (nginx.service) died"),
-    ],
-)  # fmt: skip
-def test_sentence(fields, text):
-    """Every origin gives a readable sentence, and no name in it reaches the terminal raw."""
-    line = who.sentence(death(**fields), [])
-    assert text in line
-    assert line.isprintable()
-    assert re.match(r"2026-11-2\d \d\d:00:00 \S+: ", line)
+    assert who.search(endless(), "nginx", newest_first=True)
 
 
 def test_company():
-    """Ten are named; a process that was logged twice counts once."""
-    others = [death(f"w{number}", str(number)) for number in range(12)]
-    assert who.sentence(death(), [*others, others[0]]).endswith(
-        "; within a minute of that it also killed w0[0], w1[1], w2[2], w3[3], w4[4], w5[5], w6[6], w7[7], w8[8], w9[9] and 2 more."
-    )
+    """Others of the same sender within a minute before and after, once each; not those of other senders."""
+    events = [
+        death("long ago", "2", 0, TARGET_UNIT=None),
+        death("early", "3", 61, TARGET_UNIT=None),
+        death("before", "4", 90, TARGET_UNIT=None),
+        death("before", "4", 91, TARGET_UNIT=None),
+        death(second=121),
+        death("other", "5", 122, TARGET_UNIT=None, PID="99"),
+        death("rebooted", "5", 122, TARGET_UNIT=None) | {"_BOOT_ID": "2"},
+        exit_after("after", "6", 181, TARGET_UNIT=None, PID="3325", COMM="bash"),
+        death("late", "7", 182, TARGET_UNIT=None),
+    ]
+    found = who.around(events, events[4], shown=2)
+    assert (found.others, found.more, found.all_died) == ([("early", "3"), ("before", "4")], 1, False)
+
+
+@pytest.mark.parametrize(("origin", "others"), [("oom", [("b", "2")]), ("self", []), ("unknown", [])])
+def test_the_kernel_is_company_for_one_reason_only(origin, others):
+    """What the OOM killer kills belongs together; what dies of its own fault does not."""
+    events = [death(comm, pid, PID="0", COMM="kernel", ORIGIN=origin) for comm, pid in (("a", "1"), ("b", "2"))]
+    found = who.around([*events, death("c", "3", PID="0", COMM="kernel", ORIGIN="kernel")], events[0])
+    assert found.others == others
+
+
+def test_what_came_before():
+    """The last three deadly signals to the same process before the one that it died of, one for each sender."""
+    last = death(second=300)  # of a SIGKILL 1.4 ms before
+    events = [
+        sent("SIGTERM", 15, 290), sent("SIGHUP", 1, 200), sent("SIGHUP", 1, 280, PID="7"), sent("SIGINT", 2, 270), sent("SIGTERM", 15, 210),
+        record(TIMESTAMP="2026-11-22T03:04:59.998600Z"),
+        sent("SIGTERM", 15, 291, TPID="813"), sent("SIGTERM", 15, 292, OUTCOME="ignored"), last,
+    ]  # fmt: skip
+    assert who.around(events, last).before == [events[3], events[2], events[0]]
+
+
+def test_what_journalctl_is_asked_for():
+    """Everything that is looked at, and not the whole journal where a field says it."""
+    kinds = ("KILLSNOOP_EVENT=delivery", "KILLSNOOP_EVENT=death", "KILLSNOOP_EVENT=exit")
+    assert who.candidates("812") == ((*kinds, "KILLSNOOP_TPID=812"),)
+    assert {match[-1] for match in who.candidates("nginx")} == {
+        "KILLSNOOP_TCOMM=nginx", "KILLSNOOP_TARGET_UNIT=nginx", "KILLSNOOP_TARGET_UNIT=nginx.service",
+    }  # fmt: skip
+    assert who.candidates("0123456789ab") == (kinds,)
+    assert [match[-1] for match in who.company(death())] == ["KILLSNOOP_TPID=812", "KILLSNOOP_PID=3325"]
+    assert [match[-1] for match in who.company(death(ORIGIN="self"))] == ["KILLSNOOP_TPID=812"]
