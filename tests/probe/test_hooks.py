@@ -1,5 +1,8 @@
 """The table of hooks, and the messages when attaching fails."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from killsnoopd import names
@@ -78,6 +81,12 @@ def test_where_a_field_is(tmp_path, fields, offset):
     assert hooks.field_offset(hooks.by_name("mark_victim"), "pid", (tmp_path,)) == offset
     with pytest.raises(Failure, match="no field victim in tracepoint oom/mark_victim"):
         hooks.field_offset(hooks.by_name("mark_victim"), "victim", (tmp_path,))
+
+
+def test_the_programs_are_documented():
+    """docs/design.md has a row for each program."""
+    section = (Path(__file__).parent.parent.parent / "docs/design.md").read_text().partition("\n## Programs\n")[2]
+    assert re.findall(r"^\| `(\w+)`", section.partition("\n## ")[0], re.M) == list(hooks.PROGRAMS)
 
 
 def test_the_table():
