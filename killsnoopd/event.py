@@ -69,7 +69,8 @@ class Place:
     """A process's place in the cgroup v2 tree."""
 
     cgroup: int  # id: the inode number of the cgroup's folder
-    names: tuple[bytes, ...]  # from the cgroup up to the root, both included; empty: not readable
+    names: tuple[bytes, ...] | None  # from the root, which has none, down to the cgroup; None: not readable
+    trusted: int  # how many of them root has chosen; the others come from the owner of the cgroup above them
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Sender:
     parent_comm: str
     place: Place
     exe_dev: int  # the kernel's dev_t: major << 20 | minor
-    exe_names: tuple[bytes, ...]  # from the executable up to the root of its file system; empty: not known
+    exe_names: tuple[bytes, ...]  # from the executable up (maps.h: struct scratch); empty: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class Event:
     namespace_end: bool  # the target's pid namespace ended: its init exited
     inferred: bool  # the origin is only the likeliest one (docs/design.md)
     self_test: bool  # a test signal of the daemon, which is not logged
+    payer: int  # the token bucket that paid for it; the same of a death and its delivery
     sender: Sender | None  # None: the kernel
     target: Target | None  # None: not known; see target_arg
 
@@ -139,6 +141,14 @@ class Event:
 
 def _names(text: bytes) -> tuple[bytes, ...]:
     return tuple(text[:-1].split(b"\0")) if text else ()
+
+
+def _place(cgroup: int, text: bytes) -> Place:
+    if not text:
+        return Place(cgroup, None, 0)
+    _root, *found = _names(text)
+    parts = tuple(name for name in found if name != b"/")
+    return Place(cgroup, parts, found.index(b"/") if b"/" in found else len(parts))
 
 
 def decode(record: bytes) -> Event:
@@ -173,7 +183,7 @@ def decode(record: bytes) -> Event:
             names.text(head.comm),
             names.text(head.thread_comm),
             names.text(head.parent_comm),
-            Place(head.cgroup, _names(record[first:second])),
+            _place(head.cgroup, record[first:second]),
             head.exe_dev,
             _names(record[HEAD.size : first]),
         )
@@ -184,7 +194,7 @@ def decode(record: bytes) -> Event:
             head.tns_pid if head.tns_pid > 0 else None,
             head.tstart_ns,
             names.text(head.tcomm),
-            Place(head.tcgroup, _names(record[second:])),
+            _place(head.tcgroup, record[second:]),
         )
     return Event(
         kind,
@@ -202,6 +212,7 @@ def decode(record: bytes) -> Event:
         flags & _NAMESPACE_END != 0,
         flags & _INFERRED != 0,
         flags & _SELF_TEST != 0,
+        head.bucket_id,
         sender,
         target,
     )

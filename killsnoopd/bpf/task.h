@@ -48,13 +48,15 @@ struct cred {
 struct kernfs_node {
 	union {
 		FIELD_AT(KERNFS_ID, u64 id);
-		FIELD_AT(KERNFS_NAME, const char *name);
 		FIELD_AT(KERNFS_PARENT, struct kernfs_node *parent);
 	};
 };
 
 struct cgroup {
-	FIELD_AT(CGROUP_KN, struct kernfs_node *kn);
+	union {
+		FIELD_AT(CGROUP_KN, struct kernfs_node *kn);
+		FIELD_AT(CGROUP_LEVEL, int level); /* 0: the root */
+	};
 };
 
 struct css_set {
@@ -83,9 +85,12 @@ struct mm_struct {
 	FIELD_AT(MM_EXE_FILE, struct file *exe_file);
 };
 
+struct task_struct;
+
 struct signal_struct {
 	union {
 		FIELD_AT(SIGNAL_LIVE, int live); /* threads that have not begun to exit */
+		FIELD_AT(SIGNAL_CURR_TARGET, struct task_struct *curr_target); /* the thread that got the last signal */
 #ifdef SIGNAL_AUTOREAP /* Linux 7.1 */
 		FIELD_AT(SIGNAL_AUTOREAP, unsigned char autoreap); /* lowest bit: CLONE_AUTOREAP */
 #endif
