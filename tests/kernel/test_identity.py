@@ -11,28 +11,12 @@ from pathlib import Path
 
 import pytest
 from cases import cgroup, cgroup_tree
-from running import MAY_READ_KERNEL_MEMORY
 from senders import forked, run, send, set_name, siginfo
 from waiting import wait_for
-
-import killsnoopd
 
 _libc = ctypes.CDLL(None, use_errno=True)
 CONTAINER = "0123456789abcdef" * 4
 LONG = "a-program-with-a-name-that-no-dentry-can-hold-by-itself"
-
-
-@pytest.fixture(params=["named in the kernel", "found afterwards"] if MAY_READ_KERNEL_MEMORY else ["found afterwards"])
-def lockdown(request, tmp_path):
-    """Whether the probe may not read kernel memory, and an environment in which that is so."""
-    if request.param == "named in the kernel":
-        return False, {}
-    # lockdown=confidentiality cannot be undone, so only the answer to the loader's question is faked.
-    copy = tmp_path / "locked/killsnoopd"
-    shutil.copytree(Path(killsnoopd.__file__).parent, copy)
-    with (copy / "probe/libbpf.py").open("a") as file:
-        file.write("\n\ndef may_read_kernel_memory() -> bool:\n    return False\n")
-    return True, {"PYTHONPATH": str(copy.parent)}
 
 
 @pytest.fixture
