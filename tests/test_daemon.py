@@ -67,7 +67,7 @@ class FakeOpened(FakeProbe):
     ids=["all logged", "journald hangs", "stdout hangs", "a slow thread", "the deadline"],
 )
 def test_why_events_were_not_logged_at_the_end(writer, line, monkeypatch, caplog):
-    """The last line gives the true reason."""
+    """The last line gives the reason."""
     ended = []
     monkeypatch.setattr(daemon.os, "_exit", ended.append)
     monkeypatch.setattr(daemon.logging, "shutdown", lambda: None)

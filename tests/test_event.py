@@ -89,7 +89,7 @@ def test_decode():
     ids=["not readable", "below a folder of a user's", "in it"],
 )  # fmt: skip
 def test_whose_names_a_place_has(text, place):
-    """A mark follows the cgroup whose owner may make others in it."""
+    """A mark follows the first cgroup that does not belong to root."""
     assert event.decode(record(((), (), text))).target.place == place
 
 

@@ -1,4 +1,4 @@
-"""Kernel text about mounts: any bytes in any name."""
+"""Tables of mounts, with any bytes in any name."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,7 +53,7 @@ file_names = st.binary(min_size=1, max_size=30).filter(lambda name: not set(name
 @settings(max_examples=300, deadline=None)
 @given(st.lists(file_names, max_size=4), st.lists(file_names, max_size=4), file_names)
 def test_any_names(root, at, source):
-    """CR, VT, U+0085, U+2028, bytes that are not UTF-8: every name is found as it is, and no mount that is not there."""
+    """Every name is read as it is, also with CR, VT, U+0085, U+2028 or bytes that are not UTF-8."""
 
     def field(path):
         return b"/" + b"/".join(b"".join(KERNEL_ESCAPES.get(byte, bytes([byte])) for byte in name) for name in path)

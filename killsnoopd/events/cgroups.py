@@ -1,4 +1,4 @@
-"""What a process's cgroup says of it: systemd unit, container, unit of a user's own service manager."""
+"""Finds a process's systemd unit, container and user unit from its cgroup."""
 
 import contextlib
 import os
@@ -50,9 +50,10 @@ def _unit(parts: Sequence[bytes]) -> str | None:
 # A storm has one sender and few targets. The probe bounds each key to 639 bytes.
 @lru_cache(64)
 def membership(path: Names, trusted: int) -> Membership:
-    """What the path of a cgroup says, from the root down; whoever owns a cgroup named those after the first `trusted`.
+    """The unit and container of a cgroup, whose path is given from the root down.
 
-    Unit and container are taken from trusted names only: of containers in a container, the outermost one is told.
+    Root has chosen the first `trusted` names; only these can name a unit or a container. Of nested containers, the
+    outermost counts.
     """
     for number, part in enumerate(path[:trusted], 1):
         if _USER_MANAGER.fullmatch(part):
@@ -145,16 +146,16 @@ class Cgroups:
         return membership(path, len(path)) if path else None
 
     def walk(self) -> bool:
-        """Look through the tree anew, unless the last walk was a moment ago; whether it did."""
+        """Read the tree again, unless the last walk was a moment ago; whether it did."""
         if self._now_s() < self._next_walk_s:
             return False
         self._walk()
         return True
 
     def _walk(self) -> None:
-        """Look through the tree: a cgroup's id is the inode number of its folder.
+        """Read the tree: a cgroup's id is the inode number of its folder.
 
-        What is below a cgroup that does not belong to root is left out: users can make cgroups without end.
+        Cgroups below one that does not belong to root are left out: users can make any number of them.
         """
         began_s = self._now_s()
         found: dict[int, Names] = {}

@@ -1,6 +1,6 @@
-"""Identifies an event's processes: executable, unit, container. What this costs has a bound, whoever sends the signals.
+"""Identifies an event's processes by executable, unit and container, in bounded time and memory.
 
-The probe reads the names, so nothing is looked up as a rule. The exceptions are lockdown=confidentiality, and systemd
+The probe reads the names, so that usually nothing is looked up. The exceptions are lockdown=confidentiality and systemd
 on cgroup v1.
 """
 
@@ -21,8 +21,8 @@ from killsnoopd.events.lookup_budget import LookupBudget
 log = logging.getLogger("killsnoopd")
 
 SOURCES = ("kernel", "delivery", "tree", "proc", "over_budget", "none")
-"""How a cgroup was found: named by the kernel, from the delivery of a death, in the cgroup tree, in /proc; or not, for
-lack of time or since it is not known."""
+"""How a cgroup was found: named by the kernel, from a death's delivery, in the cgroup tree, in /proc; or why it was not
+found: the budget was spent, or nothing knows it."""
 _NOTHING = Membership()
 _ANSWER_S = 0.1  # how long an answer of /proc is kept: a lookup costs twice as much as the rest of an event
 _ANSWERS_MAX = 128  # processes
@@ -55,8 +55,7 @@ Delivery = tuple[int, int]  # CLOCK_BOOTTIME in ns, the target's pid
 class Deliveries:
     """The identities of deliveries that may kill, for the deaths that follow. Bounded in bytes.
 
-    A death's record has no names. What its sender and target were at the delivery is what is told of them: since then
-    either may have executed another program.
+    A death's record has no names, and since the delivery its sender may have executed another program.
     """
 
     def __init__(self, max_bytes: int = _DELIVERIES_BYTES) -> None:

@@ -79,7 +79,7 @@ USER = "/user.slice/user-1000.slice/user@1000.service"
         (f"/folder/{ID}", 1, Membership()),
     ],
 )  # fmt: skip
-def test_what_a_user_calls_his_own(cgroup, trusted, expected):
+def test_cgroups_of_users(cgroup, trusted, expected):
     """No unit and no container comes from below a cgroup that is not root's, nor below a user's service manager."""
     assert member(cgroup, trusted) == expected
 
@@ -102,7 +102,7 @@ def test_what_a_user_calls_his_own(cgroup, trusted, expected):
     ],
 )
 def test_of_proc(text, found):
-    """Only a newline ends a line, and the first line of a hierarchy counts: a cgroup may be called anything else."""
+    """Only a newline ends a line, and the first line of a hierarchy counts: a cgroup's name can have any other byte."""
     assert cgroups.of_proc(text) == found
 
 
@@ -113,7 +113,7 @@ def test_of_proc(text, found):
     )
 )
 def test_any_names(names):
-    """What a user calls cgroups below his own never is a unit or a container; and it is no error."""
+    """The names of a user's own cgroups are never units or containers, and never an error."""
     user = parts(USER)
     path, _ = cgroups.of_proc(b"1:name=systemd:/" + b"/".join((*user, *names)) + b"\n0::/\n")
     got = tuple(part for part in path.split(b"/") if part)
@@ -170,7 +170,7 @@ def test_the_tree(tree):
 
 
 def test_a_tree_of_a_users(tree):
-    """What is below a folder that is not root's costs nothing, however much it is; all of root's own is found."""
+    """Cgroups below one that belongs to a user cost nothing, however many; all of root's own are found."""
     if os.geteuid():
         pytest.skip("needs root, to give folders away")
     proc, folder = tree

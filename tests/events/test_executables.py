@@ -1,4 +1,4 @@
-"""Paths of executables: where root finds the file, or a mark that says why not."""
+"""Paths of executables, as root sees them, with a mark where root cannot find the file."""
 
 import pytest
 from hypothesis import given, settings
@@ -84,7 +84,7 @@ class Poll:
 
 
 def test_mounts_that_change(tmp_path, monkeypatch):
-    """Are read anew before the next path is told: a device number is given to another file system soon."""
+    """They are read again before the next path: the kernel reuses device numbers."""
     now_s = [1000.0]
     monkeypatch.setattr(executables.time, "monotonic", lambda: now_s[0])
     path = tmp_path / "mountinfo"
@@ -97,7 +97,7 @@ def test_mounts_that_change(tmp_path, monkeypatch):
         assert here.find(names("/x"), TMP) == "/mnt/ä/x"
         here._poll.changed = True
         assert here.find(names("/x"), TMP) == "elsewhere:/x"
-        here._next_read_s = now_s[0] + 1  # somebody mounts without end: 1 % of the time goes into this
+        here._next_read_s = now_s[0] + 1  # the last read was a moment ago
         path.write_bytes(MOUNTINFO)
         here._poll.changed = True
         assert here.find(names("/y"), TMP) == "elsewhere:/y"
@@ -108,7 +108,7 @@ def test_mounts_that_change(tmp_path, monkeypatch):
 
 
 def test_no_mountinfo(tmp_path):
-    """Costs the way to the file, no more."""
+    """Only the mount point is missing from the path."""
     here = Executables(tmp_path / "none")
     assert here.find(names("/bin/x"), ROOT) == "elsewhere:/bin/x"
     here.close()

@@ -89,7 +89,7 @@ def test_the_catalog():
 
 
 def test_the_units_of_a_user():
-    """Are in fields of their own, and in the message behind the unit of the user's manager: their names are his choice."""
+    """They have fields of their own, and follow the manager's unit in the message: users choose their names."""
     found = fields.fields(KILL, USERS, BOOT_NS)
     assert (found["KILLSNOOP_UNIT"], found["KILLSNOOP_USER_UNIT"]) == ("user@1.service", "a.scope")
     assert (found["KILLSNOOP_TARGET_UNIT"], found["KILLSNOOP_TARGET_USER_UNIT"]) == ("user@1.service", "nginx.service")

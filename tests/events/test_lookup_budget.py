@@ -1,4 +1,4 @@
-"""What lookups may cost: time, for all together and for each payer."""
+"""The time that lookups may take: of one payer, and of all together."""
 
 from killsnoopd.events.lookup_budget import LookupBudget
 
@@ -16,7 +16,7 @@ def spend(budget, payer, lookups, now_s, each_s=0.001, pause_s=0.0):
 
 
 def test_one_payer():
-    """Has a burst, then half of the share; when he stops, he may again."""
+    """A payer has a burst, then half of the share; after a pause, another burst."""
     now_s = [1000.0]
     budget = LookupBudget(0.04, lambda: now_s[0])
     assert 95 <= spend(budget, 1, 1000, now_s) <= 110
@@ -26,7 +26,7 @@ def test_one_payer():
 
 
 def test_others_are_not_held_up():
-    """One spends all that he may, without end; another one's lookups are all made."""
+    """While one payer is always over its limit, all lookups of another one are made."""
     now_s = [1000.0]
     budget = LookupBudget(0.04, lambda: now_s[0])
     refused = 0
@@ -37,7 +37,7 @@ def test_others_are_not_held_up():
 
 
 def test_all_together():
-    """Many payers share what there is."""
+    """Many payers share the whole."""
     now_s = [1000.0]
     budget = LookupBudget(0.04, lambda: now_s[0])
     allowed = sum(spend(budget, payer, 1, now_s, pause_s=0.001) for payer in range(10_000))
@@ -46,6 +46,6 @@ def test_all_together():
 
 
 def test_no_limit():
-    """As --events.rate=0 wants it."""
+    """--events.rate=0 removes the limit."""
     budget = LookupBudget(None)
     assert spend(budget, 1, 5000, [0.0]) == 5000

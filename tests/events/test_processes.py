@@ -1,4 +1,4 @@
-"""What an event's processes are called; what finding that out may cost."""
+"""Names for an event's processes, in bounded time and memory."""
 
 import dataclasses
 import tracemalloc
@@ -14,7 +14,7 @@ from killsnoopd.events.processes import Deliveries, Identity, Processes
 
 @pytest.fixture
 def machine(tmp_path):
-    """A /proc with a cgroup tree in another folder, and how to add a process to it; closed at the end."""
+    """A cgroup tree, a function that opens Processes on a /proc of its own, and one that adds a process to it."""
     tree, proc = tmp_path / "cgroup", tmp_path / "proc"
     tree.mkdir()
     (proc / "self").mkdir(parents=True)
@@ -54,7 +54,7 @@ def delivery(place, start_ns=0, **changes):
 
 
 def test_the_ways_to_a_cgroup(machine):
-    """As a rule the kernel has named it. Else the tree of root's cgroups knows it, or /proc, if the process lives."""
+    """Usually the kernel names it; otherwise it is in the tree of root's cgroups, or in /proc while the process exists."""
     tree, opened, add = machine
     (tree / "system.slice/a.service").mkdir(parents=True)
     found = opened()
@@ -70,7 +70,7 @@ def test_the_ways_to_a_cgroup(machine):
 
 
 def test_proc_is_asked_about_processes_at_the_root(machine):
-    """cgroup v1, where every process is at the root of v2; but only about the process that was meant."""
+    """With cgroup v1, every process is at the root of v2; /proc answers, but only for the process that was meant."""
     _, opened, add = machine
     add(812, 500, b"3:memory:/\n1:name=systemd:/system.slice/old.service\n0::/\n")
     found = opened()
@@ -81,7 +81,7 @@ def test_proc_is_asked_about_processes_at_the_root(machine):
 
 
 def test_a_cgroup_that_was_removed(machine):
-    """A zombie's cgroup may be gone; its path is still told."""
+    """A zombie's cgroup may be gone; its path is still reported."""
     tree, opened, add = machine
     (tree / "system.slice").mkdir()
     add(812, 500, b"0::/system.slice/gone.service (deleted)\n")
@@ -89,14 +89,14 @@ def test_a_cgroup_that_was_removed(machine):
 
 
 def test_a_line_break_in_a_cgroups_name(machine):
-    """A process in a cgroup of any name is told, and frames nobody: R3 and R4 of a local adversary."""
+    """It neither costs the event nor names the unit of another process."""
     _, opened, add = machine
     add(812, 500, b"1:name=systemd:/own.service/a\r1:name=systemd:/ssh.service\n0::/a\rb\n")
     assert opened().identify(delivery(ROOT, start_ns=5_000_000_000)).target_unit == "own.service"
 
 
 def test_an_error_costs_names_only(machine, monkeypatch, caplog):
-    """And is said once."""
+    """The event remains; the error is logged once."""
     _, opened, _ = machine
     found = opened()
     monkeypatch.setattr(found._executables, "find", lambda *_: 1 / 0)
@@ -123,7 +123,7 @@ def death(of, after_ns):
 
 
 def test_the_executable_of_a_death(machine):
-    """Is that of its own delivery, whatever the sender has executed since; without a delivery there is none."""
+    """It is that of its own delivery, even if the sender has executed another program since; else there is none."""
     _, opened, _ = machine
     found = opened()
     kill = shot(b"killer", 1000)
@@ -136,7 +136,7 @@ def test_the_executable_of_a_death(machine):
 
 
 def test_deliveries_without_end(machine):
-    """One payer cannot push out another one's; all together have a bound in bytes."""
+    """One payer cannot push out those of another, and all together are bounded in bytes."""
     _, opened, _ = machine
     found = opened()
     quiet = shot(b"quiet", 1, payer=1)
@@ -148,7 +148,7 @@ def test_deliveries_without_end(machine):
 
 
 def test_the_size_of_what_is_kept():
-    """Is counted to the byte, and goes back to nothing."""
+    """The sum is exact, and 0 at the end."""
     kept = Deliveries(5000)
     for number in range(100):
         kept.put(number, (number, number), Identity(exe="x" * number))
@@ -160,7 +160,7 @@ def test_the_size_of_what_is_kept():
 
 
 def test_long_paths_without_end(machine):
-    """A path with other names before each signal, the longest that the probe reads, escaped: memory stays flat (R5)."""
+    """Memory stays flat when each event has another path, as long as the probe reads it and full of escapes."""
     _, opened, _ = machine
     found = opened()
 
@@ -180,11 +180,11 @@ def test_long_paths_without_end(machine):
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 2_000_000  # what was kept before the start is not counted, what replaced it is
+    assert after - before < 2_000_000  # entries from before the start are not traced; those that replaced them are
 
 
 def test_pids_that_come_and_go_leave_nothing_behind(machine):
-    """Not in the interpreter's table of interned strings either, which is made anew, larger, when it has seen enough."""
+    """Nor in the interpreter's table of interned strings, which Python rebuilds, larger, once it has seen enough."""
     _, opened, _ = machine
     found = opened()
     event = delivery(ROOT, sig=0)
@@ -201,11 +201,11 @@ def test_pids_that_come_and_go_leave_nothing_behind(machine):
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 200_000  # what is kept of the last 128, in place of those before
+    assert after - before < 200_000  # the cache of the last 128, which replaces that of those before
 
 
 def test_lookups_are_paid_for(machine, monkeypatch):
-    """One payer's lookups are left out when they have taken too long, and counted; another one's are not (R1)."""
+    """When one payer's lookups have taken too long, they are left out and counted; those of another are made."""
     _, opened, _ = machine
     now_s = [1000.0]
     monkeypatch.setattr(processes.time, "monotonic", lambda: now_s[0])
@@ -226,7 +226,7 @@ def test_lookups_are_paid_for(machine, monkeypatch):
 
 
 def test_here():
-    """The real /proc of this machine can be read: its mounts make sense, and a cgroup tree is walked if there is one."""
+    """This machine's real /proc can be read: its mounts are valid, and its cgroup tree, if any, is walked."""
     found = Processes()
     assert found.identify(delivery(unreadable(0))) == Identity()
     sender = dataclasses.replace(BASH, exe_dev=Path("/proc").stat().st_dev, exe_names=(b"x", b"/"))

@@ -78,7 +78,7 @@ def test_a_test_of_the_probe_is_not_logged():
 
 
 def test_no_time_left():
-    """A ring buffer that is not pinned ends with the daemon: what it holds at the deadline is counted, not waited for."""
+    """A ring buffer that is not pinned ends with the daemon: events that it holds at the deadline are counted as lost."""
 
     class Slow(Sink):
         def send(self, fields):
@@ -92,7 +92,7 @@ def test_no_time_left():
     writer.start()
     assert writer.stop(10)
     deadline.close()
-    assert in_flight.outcomes == ["logged", "journal_error", "journal_error"]
+    assert in_flight.statuses == ["logged", "journal_error", "journal_error"]
     assert (writer.given_up, writer.sending) == (2, False)
 
 

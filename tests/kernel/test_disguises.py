@@ -1,4 +1,4 @@
-"""What a local user (uids 65534 and 4242) does to be taken for another, to hide, or to hold up the events of others."""
+"""A local user (uid 65534) tries to pass for another, to hide, or to delay the events of uid 4242."""
 
 import contextlib
 import ctypes
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cases import cgroup, cgroup_tree
+from running import load
 from senders import NO_SUCH_PID, forked, run, send, set_name
 from waiting import wait_for
 
@@ -84,7 +85,7 @@ def event_of(daemon, name):
 
 
 def quiet(count):
-    """Kill as another uid: each pid that was killed."""
+    """Kill as another uid; the pids of those killed."""
     pids = []
     for _ in range(count):
         pid = forked(lambda: threading.Event().wait(60), b"kv-quiet", QUIET)
@@ -102,8 +103,8 @@ def quiet(count):
     return pids
 
 
-def told(daemon, pids):
-    """(kind, pid) of the quiet uid's kills, as logged."""
+def logged(daemon, pids):
+    """(kind, pid) of the quiet uid's events: those logged, and those expected."""
     found = [(event["KILLSNOOP_EVENT"], int(event["KILLSNOOP_TPID"])) for event in daemon.events("ks-quiet")]
     return sorted(found), sorted((kind, pid) for kind in ("delivery", "death") for pid in pids)
 
@@ -120,8 +121,8 @@ def nested(folder, count, depth=14):
 
 
 def test_nested_cgroups(start, delegated, lockdown, record_property):
-    """R1: 117 signals a second, each from a new cgroup, 18 deep, beside 3,000 others. Nobody's kill is lost or late, memory
-    stays flat, and the unit is told of every one; under lockdown (R23), where it has to be looked for, no wrong one.
+    """117 signals a second, each from a new cgroup, 18 deep, beside 3,000 others: no kill of another uid is lost or late,
+    memory stays flat, and every event has the right unit. Under lockdown the unit may be missing.
     """
     locked, environment = lockdown
     daemon = start(env=environment)
@@ -148,7 +149,7 @@ def test_nested_cgroups(start, delegated, lockdown, record_property):
     time.sleep(1)
     before_kb, before_s, began_s = int(daemon.status("VmRSS")), daemon.on_cpu_s(), time.monotonic()
     killed = quiet(40)
-    events, expected = told(daemon, killed)
+    events, expected = logged(daemon, killed)
     assert os.waitpid(pid, 0)[1] == 0
     share = (daemon.on_cpu_s() - before_s) / (time.monotonic() - began_s)
     grown_kb = int(daemon.status("VmRSS")) - before_kb
@@ -166,9 +167,9 @@ def test_nested_cgroups(start, delegated, lockdown, record_property):
 
 
 @pytest.mark.parametrize("line_break", BREAKS)
-def test_line_breaks(start, tree, delegated, tmp_path, line_break):
-    """R3, R4, FIELD 2: in the name of a mount when the daemon starts and while it runs, in the names of cgroups v1 and v2.
-    Each event is told; no unit is another one's."""
+def test_line_breaks(start, pins, tree, delegated, tmp_path, line_break):
+    """In names of mounts, before the daemon starts and while it runs, and in names of cgroups v1 and v2: no event is lost,
+    no process has the unit of another."""
     v1 = cgroup_tree("name=systemd")
     mounts = [tmp_path / f"a{line_break}b", tmp_path / f"c{line_break}d"]
     with contextlib.ExitStack() as stack:
@@ -178,6 +179,7 @@ def test_line_breaks(start, tree, delegated, tmp_path, line_break):
             path = tmp_path / os.fsdecode(b"x\xb1")
             mount(path)
             stack.callback(unmount, path)
+        assert "pinned" in load(pins)
         daemon = start("--events.rate=0")
         mount(mounts[1])
         stack.callback(unmount, mounts[1])
@@ -216,8 +218,8 @@ def test_line_breaks(start, tree, delegated, tmp_path, line_break):
 
 
 def test_renamed(start, record_property):
-    """R5: the names of the folders above an executable, long and escaped, change before each signal. Memory stays flat, and
-    another uid's kills are told."""
+    """The folders above an executable have long names full of escapes, others before each signal: memory stays flat, and no
+    kill of another uid is lost."""
     daemon = start()
 
     def attack():
@@ -253,7 +255,7 @@ def test_renamed(start, record_property):
     wait_for(lambda: len(daemon.events("b")) > 200, "the first signals")  # what is bounded must be full
     before_kb = int(daemon.status("VmRSS"))
     killed = quiet(40)
-    events, expected = told(daemon, killed)
+    events, expected = logged(daemon, killed)
     assert os.waitpid(pid, 0)[1] == 0
     grown_kb = int(daemon.status("VmRSS")) - before_kb
     record_property("rss_grown_kb", grown_kb)
@@ -267,7 +269,7 @@ def test_renamed(start, record_property):
 
 
 def test_deep_folder(start, tmp_path):
-    """FIELD 10: twelve folders and sixteen are told in full; at the limits the end of the path is, with a mark."""
+    """A path with twelve or sixteen folders is complete; beyond the limits, the end of the path is there, marked."""
     daemon = start("--events.rate=0")
     paths = {
         "ks-12": "/".join(["d"] * 12),
@@ -289,8 +291,8 @@ def test_deep_folder(start, tmp_path):
 
 
 def test_another_file_system(start, tmp_path):
-    """R17, R18: a file system that is not mounted here is marked; one that was unmounted since the start is not taken for
-    the next one with its number."""
+    """A path on a file system that is not mounted here is marked, also if its device number was that of a file system that
+    was mounted here."""
     ours = tmp_path / "ours"
     mount(ours)
     script = f"""
@@ -316,7 +318,7 @@ def test_another_file_system(start, tmp_path):
 
 
 def test_executes_another(start, tmp_path):
-    """R19: a death has the executable that its sender had then, whatever it has executed since."""
+    """A death has the executable of its delivery, even if the sender has executed another program since."""
     daemon = start("--events.rate=0")
     shutil.copy("/bin/bash", tmp_path / "ks-second")
     victim = forked(lambda: threading.Event().wait(60), b"kv-stopped")
@@ -342,7 +344,7 @@ def test_executes_another(start, tmp_path):
 
 
 def test_delegated(start, delegated):
-    """R20: below a cgroup of one's own there is no unit and no container, whatever it is called."""
+    """No unit and no container comes from below a cgroup that belongs to a user."""
     daemon = start("--events.rate=0")
 
     def act():
@@ -365,7 +367,7 @@ def test_delegated(start, delegated):
 
 
 def test_user_units(start, tree):
-    """FIELD 11: a victim in a unit of a user's service manager has both units."""
+    """A process in a unit of a user's service manager has both units."""
     daemon = start("--events.rate=0")
     with contextlib.ExitStack() as stack:
         at = tree
@@ -382,7 +384,7 @@ def test_user_units(start, tree):
 
 
 def test_leader_has_ended(start, tree):
-    """R21: the leader's last cgroup is not the process's any more; that of its live threads is."""
+    """After the leader of a process has ended, the cgroup of a live thread counts, not the leader's last one."""
     daemon = start("--events.rate=0")
     with cgroup(tree, "ks-old.service") as old, cgroup(tree, "ks-new.service") as new:
         ready, told_by = os.pipe()
