@@ -57,7 +57,7 @@ def parse(lines: Iterable[bytes]) -> list[Mount]:
 
 
 def read(path: Path = MOUNTINFO) -> list[Mount]:
-    """The mounts of this process's mount namespace; none if they cannot be read."""
+    """The mounts in this file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             return parse(file)

@@ -1,6 +1,7 @@
 """The path of an executable, as root sees it, from the names that the probe read."""
 
 import contextlib
+import os
 import select
 import time
 from collections import defaultdict
@@ -67,8 +68,10 @@ def path(leaf_first: Names, dev: int, mounted: list[Mount]) -> str:
 class Executables:
     """Finds the paths of executables, with the mounts of this moment. Not thread-safe."""
 
-    def __init__(self, mountinfo: Path = mounts.MOUNTINFO) -> None:
-        self._path = mountinfo
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        # The host's mounts, also in the sandbox of killsnoopd.service, which hides /home, /var and others.
+        host, ours = proc / "1/mountinfo", proc / "self/mountinfo"
+        self._path = host if os.access(host, os.R_OK) else ours
         self._mounted: dict[int, list[Mount]] = {}
         self._next_read_s = 0.0
         self._changed = True
@@ -76,7 +79,7 @@ class Executables:
         self._poll = select.poll()
         self._file = None
         with contextlib.suppress(OSError):
-            self._file = mountinfo.open("rb", buffering=0)
+            self._file = self._path.open("rb", buffering=0)
             self._poll.register(self._file, select.POLLPRI)  # a mount or an unmount: proc_pid_mounts(5)
 
     def find(self, leaf_first: Names, dev: int) -> str:

@@ -95,7 +95,7 @@ class Processes:
         """`lookup_share`: of the time, for lookups where the probe could not read names; None: no limit."""
         self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
         """Senders and targets by how their cgroup was found."""
-        self._executables = Executables(proc / "self/mountinfo")
+        self._executables = Executables(proc)
         self._cgroups = Cgroups(proc)
         self._budget = LookupBudget(lookup_share)
         self._answers: dict[tuple[int, int], tuple[float, Membership | None]] = {}  # by pid and start time

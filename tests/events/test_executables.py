@@ -87,9 +87,10 @@ def test_mounts_that_change(tmp_path, monkeypatch):
     """They are read again before the next path: the kernel reuses device numbers."""
     now_s = [1000.0]
     monkeypatch.setattr(executables.time, "monotonic", lambda: now_s[0])
-    path = tmp_path / "mountinfo"
+    path = tmp_path / "self/mountinfo"
+    path.parent.mkdir()
     path.write_bytes(MOUNTINFO)
-    here = Executables(path)
+    here = Executables(tmp_path)
     try:
         here._poll = Poll()
         assert here.find(names("/x"), TMP) == "/mnt/ä/x"
@@ -109,6 +110,16 @@ def test_mounts_that_change(tmp_path, monkeypatch):
 
 def test_no_mountinfo(tmp_path):
     """Only the mount point is missing from the path."""
-    here = Executables(tmp_path / "none")
+    here = Executables(tmp_path)
     assert here.find(names("/bin/x"), ROOT) == "elsewhere:/bin/x"
+    here.close()
+
+
+def test_the_mounts_of_the_host(tmp_path):
+    """They count, not those of the daemon's sandbox, if /proc shows them."""
+    for pid, text in (("1", MOUNTINFO), ("self", b"")):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "mountinfo").write_bytes(text)
+    here = Executables(tmp_path)
+    assert here.find(names("/bin/bash"), USR) == "/usr/bin/bash"
     here.close()
