@@ -62,9 +62,8 @@ def run(config: cli.Config, argv: list[str]) -> int:
         _self_test(opened_probe, config.probe.syscalls)
         deadline = StopDeadline(DRAIN_S)
         stack.callback(deadline.close)
-        processes = Processes()
-        writer = _start_writer(config, opened_probe, processes, deadline)
-        asyncio.run(_serve(config, web_config, sockets, opened_probe, writer, processes))
+        writer = _start_writer(config, opened_probe, deadline)
+        asyncio.run(_serve(config, web_config, sockets, opened_probe, writer))
         _stop(opened_probe, writer)
     return Exit.OK
 
@@ -98,33 +97,33 @@ def choose_sink(target: str, deadline: StopDeadline, transmit: Callable[[int, by
     return JsonLines(deadline)
 
 
-def _start_writer(config: cli.Config, opened: Probe, processes: Processes, deadline: StopDeadline) -> Writer | None:
+def _start_writer(config: cli.Config, opened: Probe, deadline: StopDeadline) -> Writer | None:
     """Start the event thread, unless --events.target is none."""
     in_flight = InFlight(opened.ledger_words)
     sink = choose_sink(config.events_target, deadline, in_flight.send)
     if sink is None:
         return None
     cpu_share = cpu_budget.SHARE if config.probe.rate else None
+    processes = Processes(cpu_share and cpu_share / 2)
     writer = Writer(opened, sink, in_flight, processes, deadline, pinned=config.pin is not None, cpu_share=cpu_share)
     writer.start()
     log.info("events go to %s", "journald" if isinstance(sink, Journal) else "stdout")
     return writer
 
 
-async def _serve(  # noqa: PLR0917 # all the parts that run meanwhile
+async def _serve(
     config: cli.Config,
     web_config: WebConfigFile,
     sockets: list[socket],
     opened: Probe,
     writer: Writer | None,
-    processes: Processes,
 ) -> None:
     """Answer HTTP until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, processes, web_config)
+    loop.add_signal_handler(signal.SIGHUP, _reload, web_config)
     registry = families.registry(opened, writer, fold.folder(config.fold))
     port = server.Server(registry, config.telemetry_path, web_config, config.max_requests)
     await port.start(sockets)
@@ -143,12 +142,11 @@ async def _serve(  # noqa: PLR0917 # all the parts that run meanwhile
     await port.close()
 
 
-def _reload(processes: Processes, web_config: WebConfigFile) -> None:
+def _reload(web_config: WebConfigFile) -> None:
     """Reload what can change in a running daemon. (The loader applies changes of the probe's settings.)"""
     systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
-    processes.stale = True
     web_config.reload()  # logs errors; the daemon then keeps the former configuration
-    log.info("reloaded: mounts and cgroups will be read again")
+    log.info("reloaded")
     systemd.notify(READY=1)
 
 
@@ -184,8 +182,12 @@ def _stop(opened: Probe, writer: Writer | None) -> None:
     waiting = opened.ledger().pending
     if writer and not ended and writer.done.is_set():
         log.warning("journald is not accepting events: %d stay in the pinned ring buffer for the next start", waiting)
-    elif not ended:  # only a stream that blocks in write(2) can do this
+    elif not ended and writer and writer.sending:  # only a stream that blocks in write(2) can do this
         log.error("the last events could not be written: nothing reads stdout")
+    elif not ended or (writer and writer.given_up):
+        log.warning(
+            "there was no time to log the last events: %d are lost", waiting + (writer.given_up if writer else 0)
+        )
     if not ended:  # the thread must not use the probe after it is closed
         logging.shutdown()
         os._exit(Exit.OK)

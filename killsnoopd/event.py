@@ -73,7 +73,8 @@ class Place:
     """A process's place in the cgroup v2 tree."""
 
     cgroup: int  # id: the inode number of the cgroup's folder
-    names: tuple[bytes, ...]  # from the cgroup up to the root, both included; empty: not readable
+    names: tuple[bytes, ...] | None  # from the root, which has none, down to the cgroup; None: not readable
+    trusted: int  # how many of them root has chosen; the others come from the owner of the cgroup above them
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Sender:
     parent_comm: str
     place: Place
     exe_dev: int  # the kernel's dev_t: major << 20 | minor
-    exe_names: tuple[bytes, ...]  # from the executable up to the root of its file system; empty: not known
+    exe_names: tuple[bytes, ...]  # from the executable up (maps.h: struct scratch); empty: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Event:
     handled: bool  # the target handles the signal
     tty: str  # name of the terminal that sent the signal, like pts/4; empty: none, or not known
     trigger: Trigger | None
+    payer: int  # the token bucket that paid for it; the same of a death and its delivery
     sender: Sender | None  # None: the kernel, or nobody (origin self, unknown)
     target: Target | None  # None: not known; see target_arg
 
@@ -159,6 +161,14 @@ class Event:
 
 def _names(text: bytes) -> tuple[bytes, ...]:
     return tuple(text[:-1].split(b"\0")) if text else ()
+
+
+def _place(cgroup: int, text: bytes) -> Place:
+    if not text:
+        return Place(cgroup, None, 0)
+    _root, *found = _names(text)
+    parts = tuple(name for name in found if name != b"/")
+    return Place(cgroup, parts, found.index(b"/") if b"/" in found else len(parts))
 
 
 def decode(record: bytes) -> Event:
@@ -193,7 +203,7 @@ def decode(record: bytes) -> Event:
             names.text(head.comm),
             names.text(head.thread_comm),
             names.text(head.parent_comm),
-            Place(head.cgroup, _names(record[first:second])),
+            _place(head.cgroup, record[first:second]),
             head.exe_dev,
             _names(record[HEAD.size : first]),
         )
@@ -204,7 +214,7 @@ def decode(record: bytes) -> Event:
             head.tns_pid if head.tns_pid > 0 else None,
             head.tstart_ns,
             names.text(head.tcomm),
-            Place(head.tcgroup, _names(record[second:])),
+            _place(head.tcgroup, record[second:]),
         )
     return Event(
         kind,
@@ -226,6 +236,7 @@ def decode(record: bytes) -> Event:
         flags & _HANDLED != 0,
         names.text(head.tty),
         Trigger(head.trigger_pid, names.text(head.trigger_comm)) if head.trigger_pid else None,
+        head.bucket_id,
         sender,
         target,
     )

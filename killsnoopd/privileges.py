@@ -27,7 +27,7 @@ def drop() -> None:
         return  # as under systemd, whose sandbox also forbids capset(2)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     if _status("CapEff") & 1 << 8:  # changing the bounding set takes CAP_SETPCAP
-        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+        last = int(Path("/proc/sys/kernel/cap_last_cap").read_bytes())
         for capability in range(last + 1):
             _prctl(_PR_CAPBSET_DROP, capability)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
@@ -44,7 +44,7 @@ def _held() -> int:
 
 def _status(field: str) -> int:
     """A field of /proc/self/status that holds a bit set."""
-    match = re.search(rf"^{field}:\s*(\w+)$", Path("/proc/self/status").read_text(), re.M)
+    match = re.search(rb"^%b:\s*(\w+)$" % field.encode(), Path("/proc/self/status").read_bytes(), re.M)
     return int(match[1], 16) if match else 0
 
 

@@ -356,7 +356,7 @@ def health() -> list[Json]:
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
         series("Age of the newest event", "How long ago the newest logged event happened.",
                target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),
-        series("Unit lookups by source", "Where the cgroup of a target was found. none: the event has neither a unit nor a container.",
+        series("Unit lookups by source", "Where the cgroup of a sender or a target was found. none, over_budget: it has neither a unit nor a container in the event.",
                target(f"sum by (source) ({rate('killsnoop_cgroup_lookups_total')})", "{{source}}"), unit="cps"),
         series("CPU", "Share of one CPU used by the daemon. The probe's time is charged to the processes that call it.", target(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"), unit="percentunit"),
         series("Memory", "Resident memory of the daemon.", target(metric("process_resident_memory_bytes"), "{{instance}}"), unit="bytes"),

@@ -1,13 +1,16 @@
 """The daemon's choices."""
 
+import threading
 from pathlib import Path
 
 import pytest
+from fakes import FakeProbe
 
 from killsnoopd import cli, daemon
 from killsnoopd.events.journal import Journal
 from killsnoopd.events.json_lines import JsonLines
 from killsnoopd.events.stop_deadline import StopDeadline
+from killsnoopd.probe.attached import Ledger
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,47 @@ def test_where_events_go(target, there, kind, tmp_path, monkeypatch):
     )
     deadline.close()
     assert isinstance(sink, kind)
+
+
+class FakeWriter:
+    """An event thread that ends, or not."""
+
+    def __init__(self, ended, done=False, sending=False, given_up=0):
+        self.ended, self.sending, self.given_up = ended, sending, given_up
+        self.done = threading.Event()
+        if done:
+            self.done.set()
+
+    def stop(self, _timeout_s):
+        return self.ended
+
+
+class FakeOpened(FakeProbe):
+    def detach(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("writer", "line"),
+    [
+        (FakeWriter(ended=True, done=True), None),
+        (FakeWriter(ended=False, done=True), "journald is not accepting events: 3 stay in the pinned ring buffer"),
+        (FakeWriter(ended=False, sending=True), "the last events could not be written: nothing reads stdout"),
+        (FakeWriter(ended=False), "there was no time to log the last events: 3 are lost"),
+        (FakeWriter(ended=True, done=True, given_up=5), "there was no time to log the last events: 8 are lost"),
+    ],
+    ids=["all logged", "journald hangs", "stdout hangs", "a slow thread", "the deadline"],
+)
+def test_why_events_were_not_logged_at_the_end(writer, line, monkeypatch, caplog):
+    """The last line gives the reason."""
+    ended = []
+    monkeypatch.setattr(daemon.os, "_exit", ended.append)
+    monkeypatch.setattr(daemon.logging, "shutdown", lambda: None)
+    outcomes = dict.fromkeys(("logged", "rate_limited", "ring_full", "journal_error", "decode_error"), 0)
+    daemon._stop(FakeOpened(ledger=Ledger(outcomes, pending=3)), writer)
+    said = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+    assert [text.startswith(line) for text in said] == ([True] if line else [])
+    assert ended == ([] if writer.ended else [0])
 
 
 def test_the_time_to_stop_is_documented():

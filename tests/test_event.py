@@ -22,13 +22,13 @@ def call(**changes):
 DELIVERY = Event(
     kind="delivery", time_ns=5_000_000_000, sig=9, code=0, res=0, origin="syscall", syscall="kill", target_arg=-42,
     outcome="delivered", compat=False, elapsed_ns=None, escalation_ns=None, namespace_end=False,
-    inferred=False, self_test=False, handled=False, status=None, tty="", trigger=None,
+    inferred=False, self_test=False, handled=False, status=None, tty="", trigger=None, payer=1000,
     sender=Sender(
         pid=100, tid=101, uid=1000, ppid=1, loginuid=1000, sessionid=3, ns_pid=None, start_ns=1_000,
-        comm="bash", thread_comm="worker", parent_comm="sshd", place=Place(11, (b"ssh.service", b"system.slice", b"")),
+        comm="bash", thread_comm="worker", parent_comm="sshd", place=Place(11, (b"system.slice", b"ssh.service"), 2),
         exe_dev=8 << 20 | 1, exe_names=(b"bash", b"bin", b"usr", b"/"),
     ),
-    target=Target(pid=42, uid=33, ns_pid=None, start_ns=2_000, comm="nginx", place=Place(12, (b"",))),
+    target=Target(pid=42, uid=33, ns_pid=None, start_ns=2_000, comm="nginx", place=Place(12, (), 0)),
 )  # fmt: skip
 
 
@@ -81,8 +81,22 @@ def test_numbers_are_those_of_the_probe():
 
 def test_decode():
     """Every field is where it belongs."""
-    texts = (b"bash", b"bin", b"usr", b"/"), (b"ssh.service", b"system.slice", b""), (b"",)
+    texts = (b"bash", b"bin", b"usr", b"/"), (b"", b"system.slice", b"ssh.service"), (b"",)
     assert event.decode(record(texts)) == DELIVERY
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ((), Place(12, None, 0)),
+        ((b"", b"user.slice", b"user@1.service", b"/", b"a.scope"), Place(12, (b"user.slice", b"user@1.service", b"a.scope"), 2)),
+        ((b"", b"x.service", b"/"), Place(12, (b"x.service",), 1)),
+    ],
+    ids=["not readable", "below a folder of a user's", "in it"],
+)  # fmt: skip
+def test_whose_names_a_place_has(text, place):
+    """A mark follows the first cgroup that does not belong to root."""
+    assert event.decode(record(((), (), text))).target.place == place
 
 
 def test_a_call_that_reached_nobody():

@@ -1,7 +1,14 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* Fills in the scratch buffer (sender, target, the names on their paths) and copies it to the ring buffer. */
 
-#define DEPTH_MAX 12
+/*
+ * How far a path is followed, and how much of the text it may take: a name may begin before the limit of its path. A long
+ * path cannot take the room of the paths behind it, and all three end before TEXT_MAX.
+ */
+#define EXE_DEPTH_MAX 32
+#define EXE_TEXT_MAX 512
+#define CGROUP_DEPTH_MAX 12
+#define CGROUP_TEXT_MAX 384
 
 /* Without the asm, clang drops the mask as redundant. The verifier needs it. */
 static __always_inline u32 within_text(u32 end)
@@ -11,14 +18,14 @@ static __always_inline u32 within_text(u32 end)
 }
 
 /*
- * Where the next name goes; NULL if the text is full. The length lives in memory, not in a register, where the verifier
- * does not track its value. So it does not check the rest of the program once for each number of names.
+ * Where the next name goes; NULL if the text has reached `limit`. The length lives in memory, not in a register, where
+ * the verifier does not track its value. So it does not check the rest of the program once for each number of names.
  */
-static __always_inline char *next_name(struct scratch *scratch)
+static __always_inline char *next_name(struct scratch *scratch, u32 limit)
 {
 	u32 end = scratch->text_len;
 
-	return end < TEXT_MAX - NAME_MAX ? &scratch->text[within_text(end)] : NULL;
+	return end < limit ? &scratch->text[within_text(end)] : NULL;
 }
 
 static __always_inline bool add_name(struct scratch *scratch, int size)
@@ -27,6 +34,18 @@ static __always_inline bool add_name(struct scratch *scratch, int size)
 		return false;
 	scratch->text_len += size;
 	return true;
+}
+
+/* A slash where a name could be: no name has one. maps.h says what it means. */
+static __always_inline void add_mark(struct scratch *scratch, u32 limit)
+{
+	char *to = next_name(scratch, limit);
+
+	if (!to)
+		return;
+	to[0] = '/';
+	to[1] = 0;
+	add_name(scratch, 2);
 }
 
 /* Only fatal signals may use the second half of the ring buffer. */
@@ -82,9 +101,18 @@ static __always_inline int ns_pid_of(struct task_struct *leader)
 	return pid && pid->level ? innermost_pid(leader) : 0;
 }
 
+/* A leader that has ended stays in its last cgroup, wherever its threads have moved: then that of a live thread. */
+static __always_inline struct css_set *cgroups_of(struct task_struct *task)
+{
+	struct signal_struct *signal = task->flags & PF_EXITING ? task->signal : NULL;
+	struct task_struct *live = signal ? signal->curr_target : NULL;
+
+	return live ? live->cgroups : task->cgroups;
+}
+
 static __always_inline struct kernfs_node *cgroup_node(struct task_struct *task)
 {
-	struct css_set *css_set = task->cgroups;
+	struct css_set *css_set = cgroups_of(task);
 
 	if (!css_set)
 		return NULL;
@@ -172,8 +200,9 @@ static __always_inline void describe_target(struct event *event, struct task_str
 }
 
 /*
- * The names from the sender's executable up to the root of its file system; user space finds the mount by exe_dev.
- * Under lockdown=confidentiality only names inside the dentry are readable: a longer name means no path.
+ * The names from the sender's executable up to the root of its file system; user space finds the mount by exe_dev. If
+ * there are too many, those nearest to the root are missing. Under lockdown=confidentiality only names inside the dentry
+ * are readable: a mark stands for a longer one.
  */
 static __always_inline void add_exe(struct scratch *scratch, struct task_struct *task)
 {
@@ -181,12 +210,13 @@ static __always_inline void add_exe(struct scratch *scratch, struct task_struct 
 	struct file *file = mm ? mm->exe_file : NULL;
 	struct dentry *dentry = file ? file->dentry : NULL;
 	struct super_block *sb = dentry ? dentry->d_sb : NULL;
-	u32 start = scratch->text_len;
+	u32 start = scratch->text_len, limit = start + EXE_TEXT_MAX;
 
 	if (!sb)
 		return;
-	NO_UNROLL for (int depth = 0; depth < DEPTH_MAX; depth++) {
-		char *to = next_name(scratch);
+	scratch->event.sender.exe_dev = sb->s_dev;
+	NO_UNROLL for (int depth = 0; depth < EXE_DEPTH_MAX; depth++) {
+		char *to = next_name(scratch, limit);
 		struct dentry *parent = dentry->d_parent;
 
 		if (!to || !parent)
@@ -197,41 +227,77 @@ static __always_inline void add_exe(struct scratch *scratch, struct task_struct 
 #else
 		u32 len = dentry->name_len;
 
-		if (len >= SHORT_NAME_LEN)
-			break;
+		if (len < SHORT_NAME_LEN) {
 #pragma unroll
-		for (int word = 0; word < SHORT_NAME_LEN / 8; word++)
-			((u64 *)to)[word] = dentry->short_name[word];
-		add_name(scratch, len + 1);
-#endif
-		if (parent == dentry) {
-			scratch->event.sender.exe_dev = sb->s_dev;
-			scratch->event.exe_len = scratch->text_len - start;
-			return;
+			for (int word = 0; word < SHORT_NAME_LEN / 8; word++)
+				((u64 *)to)[word] = dentry->short_name[word];
+			add_name(scratch, len + 1);
+		} else {
+			add_mark(scratch, limit);
 		}
+#endif
+		if (parent == dentry)
+			break;
 		dentry = parent;
 	}
-	scratch->text_len = start;
+	scratch->event.exe_len = scratch->text_len - start;
 }
 
-/* The names from a task's cgroup up to the root. User space can look the path up by id only while the cgroup exists. */
+#if PROBE_READ
+/* The node of the cgroup's ancestor at a level; level 0 is the root. */
+static __always_inline void *node_at(struct cgroup *cgroup, u32 level, u32 depth)
+{
+#ifdef CGROUP_ANCESTORS
+	char *ancestor = NULL;
+	void *node = NULL;
+
+	if (!read_kernel(&ancestor, sizeof(ancestor), (char *)cgroup + CGROUP_ANCESTORS + depth * sizeof(void *)) && ancestor)
+		read_kernel(&node, sizeof(node), ancestor + CGROUP_KN);
+	return node;
+#else /* before Linux 6.1; a cgroup nested deeper than this has no names */
+	struct kernfs_node *node = cgroup->kn;
+
+	NO_UNROLL for (int up = 0; up < 64; up++) {
+		if (!node || level <= depth)
+			return node;
+		node = node->parent;
+		level--;
+	}
+	return NULL;
+#endif
+}
+#endif
+
+/*
+ * The names from the root down to a task's cgroup, or as far as there is room: what names the unit and the container is
+ * near the root. A mark follows the first cgroup that does not belong to root, whose owner names those below it.
+ */
 static __always_inline void add_cgroup(struct scratch *scratch, struct task_struct *task, u16 *len)
 {
 #if PROBE_READ
-	struct kernfs_node *node = cgroup_node(task);
-	u32 start = scratch->text_len;
+	struct css_set *css_set = cgroups_of(task);
+	struct cgroup *cgroup = css_set ? css_set->dfl_cgrp : NULL;
+	u32 start = scratch->text_len, limit = start + CGROUP_TEXT_MAX;
+	bool delegated = false;
 
-	NO_UNROLL for (int depth = 0; depth < DEPTH_MAX; depth++) {
-		char *to = next_name(scratch);
+	if (!cgroup)
+		return;
+	u32 level = cgroup->level;
 
-		if (!to || !node || !add_name(scratch, read_kernel_str(to, NAME_MAX, node->name)))
+	NO_UNROLL for (u32 depth = 0; depth < CGROUP_DEPTH_MAX; depth++) {
+		char *to = next_name(scratch, limit), *node = node_at(cgroup, level, depth);
+		void *name = NULL, *attributes = NULL;
+		u32 owner = 0;
+
+		if (depth > level || !to || !node || read_kernel(&name, sizeof(name), node + KERNFS_NAME) ||
+		    !add_name(scratch, read_kernel_str(to, NAME_MAX, name)))
 			break;
-		node = node->parent;
-		if (!node) {
-			*len = scratch->text_len - start;
-			return;
-		}
+		if (delegated || read_kernel(&attributes, sizeof(attributes), node + KERNFS_IATTR) || !attributes ||
+		    read_kernel(&owner, sizeof(owner), attributes + IATTR_UID) || !owner)
+			continue;
+		add_mark(scratch, limit);
+		delegated = true;
 	}
-	scratch->text_len = start;
+	*len = scratch->text_len - start;
 #endif
 }

@@ -106,7 +106,13 @@ struct history {
 	struct sent sent[HISTORY];
 };
 
-/* Scratch buffer for one event and its text: the names on each path from leaf to root, each ending with a NUL. */
+/*
+ * Scratch buffer for one event and its text, which is three lists of names, each name ending with a NUL.
+ *
+ * Executable: from the file up to the root of its file system; without the root: shortened. The name "/" before the last
+ * one stands for a name that could not be read.
+ * Cgroups: from the root, whose name is empty, down. The name "/": the owner of the cgroup before it is not root.
+ */
 #define TEXT_MAX 2048 /* a power of two; `text` holds one more name, so that the verifier sees every index in bounds */
 #define NAME_MAX 256
 struct scratch {

@@ -48,13 +48,15 @@ struct cred {
 struct kernfs_node {
 	union {
 		FIELD_AT(KERNFS_ID, u64 id);
-		FIELD_AT(KERNFS_NAME, const char *name);
 		FIELD_AT(KERNFS_PARENT, struct kernfs_node *parent);
 	};
 };
 
 struct cgroup {
-	FIELD_AT(CGROUP_KN, struct kernfs_node *kn);
+	union {
+		FIELD_AT(CGROUP_KN, struct kernfs_node *kn);
+		FIELD_AT(CGROUP_LEVEL, int level); /* 0: the root */
+	};
 };
 
 struct css_set {
@@ -86,6 +88,7 @@ struct mm_struct {
 struct tty_struct {
 	FIELD_AT(TTY_NAME, char name[COMM_LEN]); /* the start of it: pts/4, ttyS0 */
 };
+struct task_struct;
 
 struct signal_struct {
 	union {
@@ -94,6 +97,7 @@ struct signal_struct {
 		FIELD_AT(SIGNAL_GROUP_EXIT_CODE, int group_exit_code);
 		FIELD_AT(SIGNAL_TTY, struct tty_struct *tty);
 		FIELD_AT(SIGNAL_CPU_LIMIT, u64 cpu_limit[2]); /* RLIMIT_CPU: soft, hard */
+		FIELD_AT(SIGNAL_CURR_TARGET, struct task_struct *curr_target); /* the thread that got the last signal */
 #ifdef SIGNAL_AUTOREAP /* Linux 7.1 */
 		FIELD_AT(SIGNAL_AUTOREAP, unsigned char autoreap); /* lowest bit: CLONE_AUTOREAP */
 #endif

@@ -56,7 +56,8 @@ def _sender(event: Event) -> str:
 
 
 def _target(target: Target, identity: Identity) -> str:
-    belongs = identity.target_unit or (identity.target_container or "")[:12]
+    units = (identity.target_unit, identity.target_user_unit)
+    belongs = "/".join(filter(None, units)) or (identity.target_container or "")[:12]
     return f"{target.comm}[{target.pid}]" + (f" ({belongs})" if belongs else "")
 
 
@@ -199,6 +200,7 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         **_of_sender(event),
         "KILLSNOOP_EXE": identity.exe,
         "KILLSNOOP_UNIT": identity.unit,
+        "KILLSNOOP_USER_UNIT": identity.user_unit,
         "KILLSNOOP_CONTAINER": identity.container,
         "KILLSNOOP_SIGNAL": event.signal,
         "KILLSNOOP_SIG": event.sig,
@@ -207,6 +209,7 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_TARGET_ARG": event.target_arg,
         **_of_target(event),
         "KILLSNOOP_TARGET_UNIT": identity.target_unit,
+        "KILLSNOOP_TARGET_USER_UNIT": identity.target_user_unit,
         "KILLSNOOP_TARGET_CONTAINER": identity.target_container,
         "KILLSNOOP_RES": event.res,
         "KILLSNOOP_RESULT": event.result,

@@ -1,27 +1,34 @@
-"""Identifies processes by cgroup and executable: unit, container, path."""
+"""Identifies an event's processes by executable, unit and container, in bounded time and memory.
 
-import contextlib
-import os
-import re
+The probe reads the names, so that usually nothing is looked up. The exceptions are lockdown=confidentiality and systemd
+on cgroup v1.
+"""
+
+import logging
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from killsnoopd import names
-from killsnoopd.event import Event, Place, Sender
+from killsnoopd.event import Event, Place
+from killsnoopd.events import cgroups
+from killsnoopd.events.cgroups import Cgroups, Membership
+from killsnoopd.events.executables import Executables
+from killsnoopd.events.lookup_budget import LookupBudget
 
-_CACHE_MAX = 10_000  # entries in each cache of paths
-_PROC_CACHE_MAX = 500  # processes
-_PROC_CACHE_S = 0.1  # how long an answer of /proc is cached: a lookup costs twice as much as the rest of an event
-_TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
-_UNIT = re.compile(r"_?(.+\.(?:service|scope|socket|mount|swap|device|timer|path|target|automount))")
-# docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope, SLICE:cri-containerd:ID, or the bare ID;
-# conmon watches a container from outside.
-_CONTAINER = re.compile(r"(?:(?!.*conmon).*[-:])?([0-9a-f]{64})(?:\.scope)?")
-SOURCES = ("kernel", "cache", "tree", "proc", "none")
-"""How a target's cgroup was found: from the kernel, in the cache, in the cgroup tree, in /proc, not at all."""
+log = logging.getLogger("killsnoopd")
+
+SOURCES = ("kernel", "delivery", "tree", "proc", "over_budget", "none")
+"""How a cgroup was found: named by the kernel, from a death's delivery, in the cgroup tree, in /proc; or why it was not
+found: the budget was spent, or nothing knows it."""
+_NOTHING = Membership()
+_ANSWER_S = 0.1  # how long an answer of /proc is kept: a lookup costs twice as much as the rest of an event
+_ANSWERS_MAX = 128  # processes
+_DELIVERIES_BYTES = 1 << 20  # of identities that wait for a death
+_PAYERS = 251  # shares of them
+_ENTRY_BYTES = 600  # of an identity without its texts, with its place in the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,189 +38,133 @@ class Identity:
     exe: str | None = None
     unit: str | None = None
     container: str | None = None
+    user_unit: str | None = None
     target_unit: str | None = None
     target_container: str | None = None
+    target_user_unit: str | None = None
+
+    def size(self) -> int:
+        """Bytes of memory, at most."""
+        texts = (getattr(self, field) for field in self.__slots__)
+        return _ENTRY_BYTES + sum(sys.getsizeof(text) for text in texts if text)
 
 
-# A storm has one sender and few targets. Without this cache, identify() takes twice as long.
-_remembered = lru_cache(1000)
+Delivery = tuple[int, int]  # CLOCK_BOOTTIME in ns, the target's pid
 
 
-@_remembered
-def unit(cgroup: str) -> str | None:
-    """The systemd unit of a cgroup path, by the rules of sd_pid_get_unit(3): the first part that is not a slice."""
-    for part in cgroup.split("/"):
-        if part and not part.endswith(".slice"):
-            match = _UNIT.fullmatch(part)
-            return match[1] if match else None
-    return None
+class Deliveries:
+    """The identities of deliveries that may kill, for the deaths and exits that follow. Bounded in bytes.
 
-
-@_remembered
-def container(cgroup: str) -> str | None:
-    """The container's id, 64 hexadecimal digits, of a cgroup path of docker, containerd, CRI-O or podman."""
-    for part in reversed(cgroup.split("/")):
-        if match := _CONTAINER.fullmatch(part):
-            return match[1]
-    return None
-
-
-@_remembered
-def joined(parts: tuple[bytes, ...]) -> str:
-    """The path of a file from the names up to the root. A single name that is not a root (`memfd:x`) is unchanged."""
-    *rest, top = parts
-    if not rest and top not in (b"", b"/"):
-        return names.text(top)
-    return "/" + "/".join(names.text(part) for part in reversed(rest))
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A line of /proc/self/mountinfo."""
-
-    dev: int
-    root: str  # the mounted folder of the file system
-    at: str
-    fstype: str
-
-
-def mounts(mountinfo: str) -> list[Mount]:
-    """The mounts in a text like /proc/self/mountinfo (proc_pid_mountinfo(5))."""
-    found = []
-    for line in mountinfo.splitlines():
-        fields = line.split()
-        major, minor = map(int, fields[2].split(":"))
-        root, at = (re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), field) for field in fields[3:5])
-        found.append(Mount(major << 20 | minor, root, at, fields[fields.index("-") + 1]))
-    return found
-
-
-def visible_path(path: str, dev: int, mounted: list[Mount]) -> str:
-    """The path in our mount namespace of a path on file system `dev`; unchanged if that is not mounted here.
-
-    The root of a container is such a file system. The path is then the one that the container sees.
+    Their records have no names of the sender, and since the delivery it may have executed another program.
     """
-    candidates = []
-    for mount in mounted:
-        root = mount.root.rstrip("/")
-        if mount.dev == dev and path.startswith(root + "/"):
-            candidates.append((len(mount.at), mount.at.rstrip("/") + path[len(root) :]))
-    return min(candidates)[1] if candidates else path
 
+    def __init__(self, max_bytes: int = _DELIVERIES_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._shares: dict[int, dict[Delivery, Identity]] = {}
+        self._sizes: Counter[int] = Counter()
+        self._size = 0
 
-def _bytes_of(path: str) -> bytes:
-    """The content of a small file. Not by pathlib, which interns parts of paths: each new pid would leak memory."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        return file.read()
+    def put(self, payer: int, delivery: Delivery, identity: Identity) -> None:
+        """Keep an identity. If there are too many, the payer that has most loses its oldest one."""
+        self.pop(payer, delivery)
+        share = payer % _PAYERS
+        self._shares.setdefault(share, {})[delivery] = identity
+        self._count(share, identity.size())
+        while self._size > self._max_bytes:
+            largest = max(self._sizes, key=self._sizes.__getitem__)
+            oldest = next(iter(self._shares[largest]))
+            self._count(largest, -self._shares[largest].pop(oldest).size())
+
+    def pop(self, payer: int, delivery: Delivery) -> Identity | None:
+        """Take out the identity of a delivery."""
+        share = payer % _PAYERS
+        identity = self._shares.get(share, {}).pop(delivery, None)
+        if identity:
+            self._count(share, -identity.size())
+        return identity
+
+    def _count(self, share: int, size: int) -> None:
+        self._sizes[share] += size
+        self._size += size
 
 
 class Processes:
-    """Identifies senders and targets, with caches. Not thread-safe."""
+    """Identifies senders and targets. Not thread-safe."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc = proc
-        self._exes: dict[tuple[int, int], str] = {}
+    def __init__(self, lookup_share: float | None = None, proc: Path = Path("/proc")) -> None:
+        """`lookup_share`: of the time, for lookups where the probe could not read names; None: no limit."""
         self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
-        """Targets by how their cgroup was found."""
-        self.stale = False
-        """Set by any thread to reread mounts and cgroups before the next event."""
-        self._read()
-
-    def _read(self) -> None:
-        self._mounts = mounts((self._proc / "self/mountinfo").read_text())
-        self._tree = next((Path(mount.at) for mount in self._mounts if mount.fstype == "cgroup2"), None)
-        self._cgroups: dict[int, str | None] = {}
-        self._executable = lru_cache(_CACHE_MAX)(self._where)
-        self._from_proc_cached = lru_cache(_PROC_CACHE_MAX)(self._from_proc)
-        self._walk()
+        """Senders and targets by how their cgroup was found."""
+        self._executables = Executables(proc)
+        self._cgroups = Cgroups(proc)
+        self._budget = LookupBudget(lookup_share)
+        self._answers: dict[tuple[int, int], tuple[float, Membership | None]] = {}  # by pid and start time
+        self._deliveries = Deliveries()
+        self._failed = False
 
     def identify(self, event: Event) -> Identity:
-        """The names for the ids of an event's sender and target."""
-        if self.stale:
-            self.stale = False
-            self._read()
-        exe = sender_cgroup = target_cgroup = None
-        if event.sender:
-            sender = event.sender
-            sender_cgroup, _ = self._cgroup(sender.place, sender.pid, sender.start_ns)
-            exe = self._exe(sender)
-        if event.target:
-            target = event.target
-            target_cgroup, source = self._cgroup(target.place, target.pid, target.start_ns)
-            self.sources[source] += 1
-        sender_cgroup, target_cgroup = sender_cgroup or "", target_cgroup or ""
-        return Identity(
-            exe, unit(sender_cgroup), container(sender_cgroup), unit(target_cgroup), container(target_cgroup)
-        )
-
-    def _exe(self, sender: Sender) -> str | None:
-        """The sender's executable. A death has no names; they came with its delivery."""
-        key = sender.pid, sender.start_ns
-        if sender.exe_names:
-            if len(self._exes) >= _CACHE_MAX:
-                self._exes.clear()
-            self._exes[key] = self._executable(sender.exe_names, sender.exe_dev)
-        return self._exes.get(key)
-
-    def _where(self, leaf_first: tuple[bytes, ...], dev: int) -> str:
-        path = joined(leaf_first)
-        return visible_path(path, dev, self._mounts) if path.startswith("/") else path
-
-    def _cgroup(self, place: Place, pid: int, start_ns: int) -> tuple[str | None, str]:
-        """The path of a process's cgroup, and how it was found (SOURCES)."""
-        path, source = self._path(place)
-        # If systemd keeps its tree in cgroup v1, every process is at the root of v2.
-        if path in (None, "/"):
-            window = int(time.monotonic() / _PROC_CACHE_S)
-            if found := self._from_proc_cached(pid, start_ns, window):
-                return found, "proc"
-        return path, source
-
-    def _path(self, place: Place) -> tuple[str | None, str]:
-        source = "cache"
-        if place.names:
-            self._remember(place.cgroup, joined(place.names))
-            source = "kernel"
-        elif place.cgroup not in self._cgroups:
-            self._walk()
-            if place.cgroup not in self._cgroups:
-                self._remember(place.cgroup, None)  # removed; ids are not reused
-            source = "tree"
-        path = self._cgroups[place.cgroup]
-        return path, source if path else "none"
-
-    def _remember(self, cgroup: int, path: str | None) -> None:
-        if len(self._cgroups) >= _CACHE_MAX:
-            self._cgroups.clear()
-        self._cgroups[cgroup] = path
-
-    def _walk(self) -> None:
-        """Read the whole cgroup tree: a cgroup's id is the inode number of its folder."""
-        if not self._tree:
-            return
-        self._remember(self._tree.stat().st_ino, "/")
-        waiting = [("", str(self._tree))]
-        while waiting:
-            path, folder = waiting.pop()
-            with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        child = f"{path}/{names.text(os.fsencode(entry.name))}"
-                        self._remember(entry.inode(), child)
-                        waiting.append((child, entry.path))
-
-    def _from_proc(self, pid: int, start_ns: int, _window: int) -> str | None:
-        """The cgroup in /proc, if the pid still belongs to that process. A zombie still has a cgroup."""
+        """The names for the ids of an event's sender and target. An error costs names, not the event."""
         try:
-            lines = _bytes_of(f"{self._proc}/{pid}/cgroup").splitlines()
-            stat = _bytes_of(f"{self._proc}/{pid}/stat")
-        except OSError:
-            return None
-        if int(stat.rpartition(b")")[2].split()[19]) != start_ns // _TICK_NS:
-            return None
-        paths = {}
-        for line in lines:
-            _, controllers, path = line.split(b":", 2)
-            paths[controllers] = names.text(path.removesuffix(b" (deleted)"))
-        found = paths.get(b"name=systemd", "/")
-        return found if found != "/" else paths.get(b"", "/")
+            return self._identify(event)
+        except Exception as error:
+            if not self._failed:
+                self._failed = True
+                log.error("a process could not be identified, report it: %s: %s", type(error).__name__, error)
+                log.debug("where it happened", exc_info=True)
+            return Identity()
+
+    def _identify(self, event: Event) -> Identity:
+        if event.kind in ("death", "exit") and event.target and event.elapsed_ns is not None:
+            known = self._deliveries.pop(event.payer, (event.time_ns - event.elapsed_ns, event.target.pid))
+            if known:
+                self.sources["delivery"] += 2 if event.sender else 1
+                return known
+        exe, ours, theirs = None, _NOTHING, _NOTHING
+        if sender := event.sender:
+            ours = self._membership(sender.place, sender.pid, sender.start_ns, event.payer)
+            exe = self._executables.find(sender.exe_names, sender.exe_dev) if sender.exe_names else None
+        if target := event.target:
+            theirs = self._membership(target.place, target.pid, target.start_ns, event.payer)
+        identity = Identity(
+            exe, ours.unit, ours.container, ours.user_unit, theirs.unit, theirs.container, theirs.user_unit
+        )
+        if target and event.sig in names.FATAL and event.outcome in ("delivered", "lose_info"):
+            self._deliveries.put(event.payer, (event.time_ns, target.pid), identity)
+        return identity
+
+    def _membership(self, place: Place, pid: int, start_ns: int, payer: int) -> Membership:
+        found, source = self._found(place, (pid, start_ns), payer)
+        self.sources[source] += 1
+        return found or _NOTHING
+
+    def _found(self, place: Place, process: tuple[int, int], payer: int) -> tuple[Membership | None, str]:
+        """What a process belongs to, and how it was found (SOURCES)."""
+        if place.names:
+            return cgroups.membership(place.names, place.trusted), "kernel"
+        # A process at the root: if systemd keeps its tree in cgroup v1, all are there.
+        at_root = place.names is not None
+        if not at_root and (found := self._cgroups.from_tree(place)):
+            return found, "tree"
+        now_s = time.monotonic()
+        until_s, found = self._answers.get(process, (0.0, None))
+        if now_s >= until_s:
+            if not self._budget.allows(payer):
+                return None, "over_budget"
+            found = self._cgroups.from_proc(*process)
+            self._remember(process, now_s + _ANSWER_S, found)
+            if not found and not at_root and self._cgroups.walk():
+                found = self._cgroups.from_tree(place)
+            self._budget.charge(payer, time.monotonic() - now_s)
+        if found:
+            return found, "proc"
+        return None, "kernel" if at_root else "none"
+
+    def _remember(self, process: tuple[int, int], until_s: float, found: Membership | None) -> None:
+        self._answers.pop(process, None)
+        if len(self._answers) >= _ANSWERS_MAX:
+            del self._answers[next(iter(self._answers))]
+        self._answers[process] = until_s, found
+
+    def close(self) -> None:
+        """Close the files."""
+        self._executables.close()

@@ -57,6 +57,10 @@ class Writer(threading.Thread):
         self._failures: set[str] = set()
         self.done = threading.Event()
         """Set when the thread has finished, or waits for the process to end with an event that it must not consume."""
+        self.sending = False
+        """Whether the thread is handing an event to the sink, which may be stuck."""
+        self.given_up = 0
+        """Events that there was no time to log before the deadline."""
         self.last_event_ns: int | None = None
         """Time of the newest logged event, on the realtime clock."""
         self.cgroup_sources: dict[str, int] = processes.sources
@@ -74,6 +78,7 @@ class Writer(threading.Thread):
             rest.poll(budget.pause_s(taken) * 1000)
         self._consume(self._out_of_time)
         self._sink.close()
+        self._processes.close()
         self.done.set()
 
     def _consume(self, over: Callable[[], bool]) -> int:
@@ -107,9 +112,10 @@ class Writer(threading.Thread):
             if decoded.self_test:
                 return None
             boot_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            if self._stopped:
+            if self._stopped or (not self._pinned and self._deadline.passed()):
+                self.given_up += 1
                 return "journal_error"
-            self._sink.send(fields.fields(decoded, self._processes.identify(decoded), boot_ns))
+            self._send(fields.fields(decoded, self._processes.identify(decoded), boot_ns))
             self.last_event_ns = decoded.time_ns + boot_ns
             return "logged"
         except ValueError as error:
@@ -123,6 +129,13 @@ class Writer(threading.Thread):
         except Exception as error:
             self._complain(f"events cannot be logged: {error or type(error).__name__}")
         return "journal_error"
+
+    def _send(self, found: dict[str, str]) -> None:
+        self.sending = True
+        try:
+            self._sink.send(found)
+        finally:
+            self.sending = False
 
     def _complain(self, line: str) -> None:
         """Log the line once; the ledger counts repetitions."""

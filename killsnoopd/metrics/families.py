@@ -125,11 +125,11 @@ def deaths(counts: Counts) -> Iterator[Metric]:
 
 
 def lookups(sources: dict[str, int]) -> Metric:
-    """How the cgroups of targets were found. Events with `none` have no unit and no container."""
+    """How cgroups were found. With `none` and `over_budget` there is no unit and no container."""
     family = CounterMetricFamily(
         "killsnoop_cgroup_lookups",
-        "Targets of events, by where their cgroup was found: named by the kernel, cache, cgroup tree, /proc (proc), or "
-        "nowhere (none).",
+        "Senders and targets of events, by where their cgroup was found: named by the kernel, delivery (of a death), "
+        "cgroup tree, /proc (proc), nowhere (none), or not looked for as too much time went into it (over_budget).",
         labels=("source",),
     )
     for source, count in sources.items():
@@ -236,7 +236,7 @@ class Collector:
         if self._event_stats:
             yield lookups(self._event_stats.cgroup_sources)
         yield from series(counts, self._probe.layout.series_max)
-        run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_text().strip() == "1"
+        run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_bytes().strip() == b"1"
         # Before Linux 5.19, bpf(2) shows programs only with CAP_BPF. Then these families are missing.
         with contextlib.suppress(PermissionError):
             yield from list(programs(self._probe, run_stats))

@@ -34,6 +34,7 @@ FIELDS = (
     ("SIGHAND_ACTION", "sighand_struct", "action"),
     ("SIGACTION_SIZE", "k_sigaction", ""),
     ("TTY_NAME", "tty_struct", "name"),
+    ("SIGNAL_CURR_TARGET", "signal_struct", "curr_target"),
     ("CRED_UID", "cred", "uid"),
     ("CRED_USER_NS", "cred", "user_ns"),
     ("USER_NS_PARENT", "user_namespace", "parent"),
@@ -44,16 +45,20 @@ FIELDS = (
     ("UPID_SIZE", "upid", ""),
     ("CSS_SET_DFL_CGRP", "css_set", "dfl_cgrp"),
     ("CGROUP_KN", "cgroup", "kn"),
+    ("CGROUP_LEVEL", "cgroup", "level"),
     ("KERNFS_ID", "kernfs_node", "id"),
     ("KERNFS_NAME", "kernfs_node", "name"),
     ("KERNFS_PARENT", "kernfs_node", "__parent", "parent"),  # 6.15
+    ("KERNFS_IATTR", "kernfs_node", "iattr"),
+    ("IATTR_UID", "kernfs_iattrs", "ia_uid"),
     ("MM_EXE_FILE", "mm_struct", "exe_file"),
     ("DENTRY_PARENT", "dentry", "d_parent"),
     ("DENTRY_SB", "dentry", "d_sb"),
     ("DENTRY_SHORT_NAME", "dentry", "d_shortname", "d_iname"),  # 6.14
     ("SUPER_BLOCK_DEV", "super_block", "s_dev"),
 )
-OPTIONAL_FIELDS = (  # present with CONFIG_AUDIT, since Linux 7.1, or on x86
+OPTIONAL_FIELDS = (  # present since Linux 6.1, with CONFIG_AUDIT, since Linux 7.1, or on x86
+    ("CGROUP_ANCESTORS", "cgroup", "ancestors"),
     ("TASK_LOGINUID", "task_struct", "loginuid"),
     ("TASK_SESSIONID", "task_struct", "sessionid"),
     ("SIGNAL_AUTOREAP", "signal_struct", "autoreap"),

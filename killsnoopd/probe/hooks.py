@@ -58,14 +58,14 @@ def btf_tracepoint(program: str) -> str | None:
     return found
 
 
-def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> str:
+def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> bytes:
     """The content of a tracepoint's file in tracefs."""
     # Lazily: access to the second path makes the kernel mount tracefs there, with a warning since Linux 6.17.
     mounted = (root for root in tracefs if (root / "events").is_dir())
     for root in mounted:
         path = root / "events" / hook.tracepoint / file
         try:
-            return path.read_text()
+            return path.read_bytes()
         except PermissionError:
             raise Failure(Exit.NOPERM, f"not allowed to read {path}: run the loader as root") from None
         except FileNotFoundError:
@@ -83,7 +83,7 @@ def tracepoint_id(hook: Hook, tracefs: tuple[Path, ...] = TRACEFS) -> int:
 
 def field_offset(hook: Hook, field: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
     """Byte offset of a field in a tracepoint's record: the first is at 8 or at 12, by kernel. Source: tracefs."""
-    found = re.search(rf"\b{field};\s*offset:(\d+);", _described(hook, "format", tracefs))
+    found = re.search(rb"\b%b;\s*offset:(\d+);" % field.encode(), _described(hook, "format", tracefs))
     if not found:
         raise Failure(
             Exit.UNAVAILABLE,
@@ -111,8 +111,8 @@ def perf_event_open(tracepoint: int) -> int:
     """An fd of a perf event for a tracepoint. A program attached to it runs on every CPU, not only on the one named."""
     number = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
     attr = _PerfEventAttr(2, ctypes.sizeof(_PerfEventAttr), tracepoint, 1)  # PERF_TYPE_TRACEPOINT
-    online = Path("/sys/devices/system/cpu/online").read_text()
-    cpu = int(re.match(r"\d+", online)[0])  # type: ignore[index]
+    online = Path("/sys/devices/system/cpu/online").read_bytes()
+    cpu = int(re.match(rb"\d+", online)[0])  # type: ignore[index]
     libc = ctypes.CDLL(None, use_errno=True)
     cloexec = 8
     fd: int = libc.syscall(number, ctypes.byref(attr), -1, cpu, -1, cloexec)
@@ -137,7 +137,7 @@ def _attach_tracepoint(hook: Hook, prog_fd: int) -> int:
     try:
         perf_fd = perf_event_open(tracepoint_id(hook))
     except PermissionError:
-        raise perf_refusal(int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())) from None
+        raise perf_refusal(int(Path("/proc/sys/kernel/perf_event_paranoid").read_bytes())) from None
     try:
         return libbpf.link_perf_event(prog_fd, perf_fd)
     except OSError as error:

@@ -98,9 +98,9 @@ def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
     return loaded, probe.bcc_version
 
 
-def may_load(status: str) -> bool:
+def may_load(status: bytes) -> bool:
     """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which covers them."""
-    found = re.search(r"^CapEff:\s*(\w+)", status, re.M)
+    found = re.search(rb"^CapEff:\s*(\w+)", status, re.M)
     capabilities = int(found[1], 16) if found else 0
     both = 1 << 39 | 1 << 38
     return capabilities & both == both or bool(capabilities & 1 << 21)
@@ -109,7 +109,7 @@ def may_load(status: str) -> bool:
 def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, str]:
     """Compile, load, and attach the hooks that the pinned probe lacks; the objects and bcc's version."""
     # Cheap checks first: compiling takes long.
-    if not may_load(Path("/proc/self/status").read_text()):
+    if not may_load(Path("/proc/self/status").read_bytes()):
         raise Failure(Exit.NOPERM, f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root")
     for hook in hooks.chosen(settings):
         hooks.check(hook)

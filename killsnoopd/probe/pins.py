@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from killsnoopd import event
+from killsnoopd import event, mounts
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import hooks, libbpf
 from killsnoopd.probe.attached import Probe
@@ -166,9 +166,5 @@ def _is_bpffs(path: Path) -> bool:
     while not path.exists():
         path = path.parent
     device = path.stat().st_dev
-    numbers = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == numbers:
-            return fields[fields.index("-") + 1] == "bpf"
-    return False
+    number = os.major(device) << 20 | os.minor(device)
+    return any(mount.dev == number and mount.fstype == b"bpf" for mount in mounts.read())

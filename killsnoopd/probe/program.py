@@ -170,4 +170,4 @@ class Layout:
 
 def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
     """The number of possible CPUs: the highest CPU number plus one. Source: sysfs, like `0-3`."""
-    return int(path.read_text().strip().split(",")[-1].split("-")[-1]) + 1
+    return int(path.read_bytes().split(b",")[-1].split(b"-")[-1]) + 1

@@ -21,8 +21,8 @@ class RingBuffer:
 
     def __init__(self, map_fd: int) -> None:
         """Map the buffer. Raises OSError."""
-        described = Path(f"/proc/self/fdinfo/{map_fd}").read_text()
-        self._size = int(re.search(r"^max_entries:\s*(\d+)", described, re.M)[1])  # type: ignore[index]
+        described = Path(f"/proc/self/fdinfo/{map_fd}").read_bytes()
+        self._size = int(re.search(rb"^max_entries:\s*(\d+)", described, re.M)[1])  # type: ignore[index]
         page = mmap.PAGESIZE
         # First the reader's position, which the reader writes; then the writers' position; then the data.
         consumer = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)

@@ -20,6 +20,9 @@ KNOWN = Identity(
     target_unit="nginx.service",
     target_container="d" * 64,
 )
+USERS = dataclasses.replace(
+    KNOWN, unit="user@1.service", user_unit="a.scope", target_unit="user@1.service", target_user_unit="nginx.service"
+)
 BOOT_NS = 1_700_000_000 * 10**9
 DIED = {"kind": "death", "outcome": "died"}
 CALL = {"kind": "call", "target": None, "outcome": None}
@@ -58,7 +61,7 @@ def every_field():
         compat=True, inferred=True, elapsed_ns=1, escalation_ns=1, handled=True, status=1, tty="pts/4",
         trigger=Trigger(1, "nc"),
     )  # fmt: skip
-    found = set(fields.fields(everything, KNOWN, BOOT_NS))
+    found = set(fields.fields(everything, USERS, BOOT_NS))
     named = re.findall(r'"((?:KILLSNOOP|OBJECT)_[A-Z_]+|ERRNO)"', Path(fields.__file__).read_text())
     assert found == {*named, *STANDARD}
     return found
@@ -90,12 +93,21 @@ def test_the_catalog():
     assert set(re.findall(r"KILLSNOOP_[A-Z_]+", catalog)) <= every_field()
 
 
+def test_the_units_of_a_user():
+    """They have fields of their own, and follow the manager's unit in the message: users choose their names."""
+    found = fields.fields(KILL, USERS, BOOT_NS)
+    assert (found["KILLSNOOP_UNIT"], found["KILLSNOOP_USER_UNIT"]) == ("user@1.service", "a.scope")
+    assert (found["KILLSNOOP_TARGET_UNIT"], found["KILLSNOOP_TARGET_USER_UNIT"]) == ("user@1.service", "nginx.service")
+    assert found["OBJECT_SYSTEMD_UNIT"] == "user@1.service"
+    assert "to nginx[812] (user@1.service/nginx.service): delivered" in found["MESSAGE"]
+
+
 def test_what_is_absent_is_absent():
     """Without login, unit, errno or namespace, the field is absent."""
     sender = dataclasses.replace(BASH, loginuid=None, sessionid=None)
     found = fields.fields(changed(sender), Identity(), BOOT_NS)
     absent = (
-        "LOGINUID SESSIONID NS_PID EXE UNIT CONTAINER TARGET_UNIT TARGET_CONTAINER TARGET_NS_PID COMPAT ORIGIN_INFERRED"
+        "USER_UNIT TARGET_USER_UNIT LOGINUID SESSIONID NS_PID EXE UNIT CONTAINER TARGET_UNIT TARGET_CONTAINER TARGET_NS_PID COMPAT ORIGIN_INFERRED"
     ).split()
     assert not {f"KILLSNOOP_{name}" for name in absent} & set(found)
     assert not {"ERRNO", "OBJECT_SYSTEMD_UNIT"} & set(found)

@@ -1,4 +1,4 @@
-"""What cgroups, mounts and /proc tell about a process."""
+"""Names for an event's processes, in bounded time and memory."""
 
 import dataclasses
 import tracemalloc
@@ -9,100 +9,17 @@ from examples import BASH, KILL, NGINX
 
 from killsnoopd.event import Place
 from killsnoopd.events import processes
-from killsnoopd.events.processes import Identity, Mount, Processes
-
-ID = "0123456789abcdef" * 4
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "unit", "container"),
-    [
-        ("/", None, None),
-        ("/init.scope", "init.scope", None),
-        ("/system.slice/nginx.service", "nginx.service", None),
-        ("/system.slice/nginx.service/worker", "nginx.service", None),
-        ("/system.slice/system-getty.slice/getty@tty1.service", "getty@tty1.service", None),
-        ("/system.slice/_cgroup.service", "cgroup.service", None),
-        ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope", None),
-        ("/user.slice/user-1000.slice/user@1000.service/app.slice/x.service", "user@1000.service", None),
-        ("/system.slice", None, None),
-        (f"/system.slice/docker-{ID}.scope", f"docker-{ID}.scope", ID),
-        (f"/system.slice/docker-{ID}.scope/init.scope", f"docker-{ID}.scope", ID),
-        (f"/docker/{ID}", None, ID),
-        (f"/docker/{'f' * 64}/kubepods/besteffort/pod123/{ID}", None, ID),
-        (f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-{ID}.scope",
-         f"cri-containerd-{ID}.scope", ID),
-        (f"/kubepods/burstable/pod1/{ID}", None, ID),
-        (f"/kubepods.slice/kubepods-pod1.slice/crio-{ID}.scope", f"crio-{ID}.scope", ID),
-        (f"/machine.slice/libpod-{ID}.scope/container", f"libpod-{ID}.scope", ID),
-        (f"/machine.slice/libpod-conmon-{ID}.scope", f"libpod-conmon-{ID}.scope", None),
-        (f"/kubepods.slice/crio-conmon-{ID}.scope", f"crio-conmon-{ID}.scope", None),
-        (f"/system.slice/kubelet.service/kubepods-pod1.slice:cri-containerd:{ID}", "kubelet.service", ID),
-        (f"/x/{ID[:-1]}", None, None),
-        (f"/x/{ID.upper()}", None, None),
-    ],
-)  # fmt: skip
-def test_unit_and_container(cgroup, unit, container):
-    """Cgroup paths of systemd, docker, containerd, CRI-O and podman."""
-    assert (processes.unit(cgroup), processes.container(cgroup)) == (unit, container)
-
-
-@pytest.mark.parametrize(
-    ("parts", "path"),
-    [
-        ((b"bash", b"bin", b"usr", b"/"), "/usr/bin/bash"),
-        ((b"",), "/"),
-        ((b"ssh.service", b"system.slice", b""), "/system.slice/ssh.service"),
-        ((b"memfd:x",), "memfd:x"),
-        ((b"a\nb\xff", b"/"), r"/a\x0ab\xff"),
-    ],
-)
-def test_joined(parts, path):
-    """Names from the leaf upward become a path; none of its bytes can break a line."""
-    assert processes.joined(parts) == path
-
-
-MOUNTINFO = r"""
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-23 22 8:2 / /usr rw - ext4 /dev/sda2 rw
-24 22 0:30 /@home /home rw shared:2 master:1 - btrfs /dev/sdb rw
-25 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
-26 22 8:1 /var/lib/x /with\040space rw - ext4 /dev/sda1 rw
-""".strip()
-
-
-def test_mounts():
-    """Numbers, roots, spaces written as octal, optional fields."""
-    found = processes.mounts(MOUNTINFO)
-    assert found[0] == Mount(8 << 20 | 1, "/", "/", "ext4")
-    assert found[2] == Mount(30, "/@home", "/home", "btrfs")
-    assert found[4] == Mount(8 << 20 | 1, "/var/lib/x", "/with space", "ext4")
-
-
-@pytest.mark.parametrize(
-    ("path", "dev", "visible"),
-    [
-        ("/usr/bin/bash", 8 << 20 | 1, "/usr/bin/bash"),
-        ("/bin/bash", 8 << 20 | 2, "/usr/bin/bash"),
-        ("/@home/u/tool", 30, "/home/u/tool"),
-        ("/@root/bin/x", 30, "/@root/bin/x"),
-        ("/var/lib/x/tool", 8 << 20 | 1, "/var/lib/x/tool"),
-        ("/usr/bin/tini", 99, "/usr/bin/tini"),
-    ],
-    ids=["root", "a mount below", "a subvolume", "another subvolume", "two ways", "a container's own"],
-)
-def test_visible_path(path, dev, visible):
-    """A path on a file system becomes a path as seen from here."""
-    assert processes.visible_path(path, dev, processes.mounts(MOUNTINFO)) == visible
+from killsnoopd.events.processes import Deliveries, Identity, Processes
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """A /proc and a cgroup tree in another folder, and a function that adds a process to it."""
+    """A cgroup tree, a function that opens Processes on a /proc of its own, and one that adds a process to it."""
     tree, proc = tmp_path / "cgroup", tmp_path / "proc"
     tree.mkdir()
     (proc / "self").mkdir(parents=True)
-    (proc / "self/mountinfo").write_text(f"25 22 0:26 / {tree} rw - cgroup2 cgroup2 rw\n")
+    (proc / "self/mountinfo").write_text(f"25 22 0:26 / {tree} rw - cgroup2 cgroup2 rw\n22 1 8:1 / / rw - ext4 x rw\n")
+    opened = []
 
     def add(pid, start_ticks, cgroup):
         (proc / str(pid)).mkdir()
@@ -110,77 +27,167 @@ def machine(tmp_path):
         rest = " ".join(["S", *["0"] * 18, str(start_ticks), "0"])
         (proc / str(pid) / "stat").write_text(f"{pid} (a ) b) {rest}\n")
 
-    return tree, proc, add
+    def open_processes(share=None):
+        opened.append(Processes(share, proc))
+        return opened[-1]
+
+    yield tree, open_processes, add
+    for one in opened:
+        one.close()
 
 
-def delivery(place, start_ns=0):
+def unreadable(cgroup):
+    """As under lockdown."""
+    return Place(cgroup, None, 0)
+
+
+def named(*names):
+    return Place(7, tuple(name.encode() for name in names), len(names))
+
+
+ROOT = Place(1, (), 0)
+
+
+def delivery(place, start_ns=0, **changes):
     target = dataclasses.replace(NGINX, place=place, start_ns=start_ns)
-    return dataclasses.replace(KILL, sender=None, target=target)
+    return dataclasses.replace(KILL, sender=None, target=target, **changes)
 
 
 def test_the_ways_to_a_cgroup(machine):
-    """Names from the kernel are cached; otherwise the tree is searched, once for each new id."""
-    tree, proc, _ = machine
+    """Usually the kernel names it; otherwise it is in the tree of root's cgroups, or in /proc while the process exists."""
+    tree, opened, add = machine
     (tree / "system.slice/a.service").mkdir(parents=True)
-    found = Processes(proc)
+    found = opened()
     known = (tree / "system.slice/a.service").stat().st_ino
-    assert found.identify(delivery(Place(known, ()))) == Identity(target_unit="a.service")
-    (tree / "system.slice/b.service").mkdir()
-    new = (tree / "system.slice/b.service").stat().st_ino
-    for _ in range(2):
-        assert found.identify(delivery(Place(new, ()))).target_unit == "b.service"
-    assert found.identify(delivery(Place(7, (b"c.service", b"system.slice", b"")))).target_unit == "c.service"
-    assert found.identify(delivery(Place(7, ()))).target_unit == "c.service"
-    for _ in range(2):
-        assert found.identify(delivery(Place(8, ()))) == Identity()
-    assert found.sources == {"cache": 3, "tree": 1, "kernel": 1, "proc": 0, "none": 2}
+    assert found.identify(delivery(named("system.slice", "c.service"))).target_unit == "c.service"
+    assert found.identify(delivery(unreadable(known))) == Identity(target_unit="a.service")
+    assert found.identify(delivery(unreadable(8))) == Identity()
+    (tree / "user.slice/user@1.service/b.scope").mkdir(parents=True)
+    add(812, 500, b"0::/user.slice/user@1.service/b.scope\n")
+    in_proc = found.identify(delivery(unreadable(8), start_ns=5_000_000_000))
+    assert in_proc == Identity(target_unit="user@1.service", target_user_unit="b.scope")
+    assert dict(found.sources) == {"kernel": 1, "delivery": 0, "tree": 1, "proc": 1, "over_budget": 0, "none": 1}
 
 
-def test_proc_is_asked_where_the_tree_does_not_know(machine):
+def test_proc_is_asked_about_processes_at_the_root(machine):
     """With cgroup v1, every process is at the root of v2; /proc answers, but only for the process that was meant."""
-    tree, proc, add = machine
+    _, opened, add = machine
     add(812, 500, b"3:memory:/\n1:name=systemd:/system.slice/old.service\n0::/\n")
-    found = Processes(proc)
-    root = Place(tree.stat().st_ino, ())
-    assert found.identify(delivery(root, start_ns=5_000_000_000)).target_unit == "old.service"
-    assert found.identify(delivery(root, start_ns=5_010_000_000)) == Identity(), "the pid came round"
-    assert found.identify(delivery(Place(9, (b"",)), start_ns=5_009_999_999)).target_unit == "old.service"
+    found = opened()
+    assert found.identify(delivery(ROOT, start_ns=5_000_000_000)).target_unit == "old.service"
+    assert found.identify(delivery(ROOT, start_ns=5_010_000_000)) == Identity(), "the pid came round"
+    assert found.identify(delivery(ROOT, start_ns=5_009_999_999)).target_unit == "old.service"
     assert found.sources["proc"] == 2
 
 
 def test_a_cgroup_that_was_removed(machine):
     """A zombie's cgroup may be gone; its path is still reported."""
-    _, proc, add = machine
+    tree, opened, add = machine
+    (tree / "system.slice").mkdir()
     add(812, 500, b"0::/system.slice/gone.service (deleted)\n")
-    assert Processes(proc).identify(delivery(Place(9, ()), 5_000_000_000)).target_unit == "gone.service"
+    assert opened().identify(delivery(unreadable(9), 5_000_000_000)).target_unit == "gone.service"
+
+
+def test_a_line_break_in_a_cgroups_name(machine):
+    """It neither costs the event nor names the unit of another process."""
+    _, opened, add = machine
+    add(812, 500, b"1:name=systemd:/own.service/a\r1:name=systemd:/ssh.service\n0::/a\rb\n")
+    assert opened().identify(delivery(ROOT, start_ns=5_000_000_000)).target_unit == "own.service"
+
+
+def test_an_error_costs_names_only(machine, monkeypatch, caplog):
+    """The event remains; the error is logged once."""
+    _, opened, _ = machine
+    found = opened()
+    monkeypatch.setattr(found._executables, "find", lambda *_: 1 / 0)
+    event = dataclasses.replace(KILL, sender=dataclasses.replace(BASH, exe_names=(b"bash", b"/")))
+    for _ in range(3):
+        assert found.identify(event) == Identity()
+    assert [record.levelname for record in caplog.records if record.levelno >= 40] == ["ERROR"]
+
+
+def shot(exe, time_ns, target_pid=812, payer=0, sig=15):
+    """A delivery by one process, which runs `exe` at that moment."""
+    sender = dataclasses.replace(BASH, exe_dev=8 << 20 | 1, exe_names=(exe, b"bin", b"/"), place=named("a.service"))
+    target = dataclasses.replace(NGINX, pid=target_pid, place=named("b.service"))
+    return dataclasses.replace(KILL, sender=sender, target=target, time_ns=time_ns, payer=payer, sig=sig)
+
+
+def death(of, after_ns):
+    """The record of a death, which has no names."""
+    sender = dataclasses.replace(of.sender, exe_names=(), place=unreadable(7))
+    target = dataclasses.replace(of.target, place=unreadable(7))
+    return dataclasses.replace(
+        of, kind="death", outcome="died", sender=sender, target=target, time_ns=of.time_ns + after_ns, elapsed_ns=after_ns
+    )  # fmt: skip
 
 
 def test_the_executable_of_a_death(machine):
-    """A death's record does not have it, but the delivery's record had."""
-    _, proc, _ = machine
-    found = Processes(proc)
-    with_exe = dataclasses.replace(BASH, exe_dev=99, exe_names=(b"bash", b"bin", b"/"))
-    assert found.identify(dataclasses.replace(KILL, sender=with_exe)).exe == "/bin/bash"
-    assert found.identify(KILL).exe == "/bin/bash"
-    assert found.identify(dataclasses.replace(KILL, sender=dataclasses.replace(BASH, start_ns=1))).exe is None
+    """It is that of its own delivery, even if the sender has executed another program since; else there is none."""
+    _, opened, _ = machine
+    found = opened()
+    kill = shot(b"killer", 1000)
+    identity = found.identify(kill)
+    assert identity == Identity(exe="/bin/killer", unit="a.service", target_unit="b.service")
+    found.identify(shot(b"innocent", 2000, target_pid=9))
+    assert found.identify(death(kill, 5000)) == identity
+    assert found.identify(death(shot(b"other", 3000), 5000)).exe is None
+    assert found.sources["delivery"] == 2
 
 
-def test_what_is_remembered_is_bounded(machine, monkeypatch):
-    """Any user can make cgroups and processes without end."""
-    _, proc, _ = machine
-    monkeypatch.setattr(processes, "_CACHE_MAX", 10)
-    found = Processes(proc)
+def test_deliveries_without_end(machine):
+    """One payer cannot push out those of another, and all together are bounded in bytes."""
+    _, opened, _ = machine
+    found = opened()
+    quiet = shot(b"quiet", 1, payer=1)
+    found.identify(quiet)
+    for number in range(10_000):
+        found.identify(shot(b"%04d" % number * 60, 1000 + number, target_pid=5, payer=2))
+    assert found._deliveries._size <= processes._DELIVERIES_BYTES
+    assert found.identify(death(quiet, 10**10)).exe == "/bin/quiet"
+
+
+def test_the_size_of_what_is_kept():
+    """The sum is exact, and 0 at the end."""
+    kept = Deliveries(5000)
     for number in range(100):
-        sender = dataclasses.replace(BASH, pid=number + 1, exe_names=(b"x", b"/"))
-        found.identify(dataclasses.replace(delivery(Place(number, (b"x.service", b""))), sender=sender))
-    assert max(len(found._cgroups), len(found._exes)) <= 10
+        kept.put(number, (number, number), Identity(exe="x" * number))
+    sizes = [identity.size() for share in kept._shares.values() for identity in share.values()]
+    assert sum(sizes) == kept._size <= 5000
+    for number in range(100):
+        kept.pop(number, (number, number))
+    assert kept._size == 0
+
+
+def test_long_paths_without_end(machine):
+    """Memory stays flat when each event has another path, as long as the probe reads it and full of escapes."""
+    _, opened, _ = machine
+    found = opened()
+
+    def ask(numbers):
+        for number in numbers:
+            wide = "\U0001f600".encode() + b"\1" * 240
+            names = (b"x", b"%09d" % number + wide, b"%09d" % number + wide, b"/")
+            place = Place(number, (b"%09d" % number + wide,) * 2, 0)
+            sender = dataclasses.replace(BASH, exe_names=names, place=place)
+            found.identify(dataclasses.replace(KILL, sender=sender, time_ns=number))
+
+    ask(range(1000))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        ask(range(1000, 4000))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2_000_000  # entries from before the start are not traced; those that replaced them are
 
 
 def test_pids_that_come_and_go_leave_nothing_behind(machine):
     """Nor in the interpreter's table of interned strings, which Python rebuilds, larger, once it has seen enough."""
-    tree, proc, _ = machine
-    found = Processes(proc)
-    event = delivery(Place(tree.stat().st_ino, ()))
+    _, opened, _ = machine
+    found = opened()
+    event = delivery(ROOT, sig=0)
 
     def ask(pids):
         for pid in pids:
@@ -194,11 +201,34 @@ def test_pids_that_come_and_go_leave_nothing_behind(machine):
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 200_000  # the cache of the last 500, which replaces that of those before
+    assert after - before < 200_000  # the cache of the last 128, which replaces that of those before
+
+
+def test_lookups_are_paid_for(machine, monkeypatch):
+    """When one payer's lookups have taken too long, they are left out and counted; those of another are made."""
+    _, opened, _ = machine
+    now_s = [1000.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now_s[0])
+    found = opened(0.03)
+
+    def slow(pid, _start_ns):
+        now_s[0] += 0.02
+        return processes.Membership("x.service") if pid == 812 else None
+
+    monkeypatch.setattr(found._cgroups, "from_proc", slow)
+    monkeypatch.setattr(found._cgroups, "walk", lambda: False)
+    for number in range(1000):
+        target = dataclasses.replace(NGINX, pid=1000 + number, place=unreadable(number))
+        found.identify(dataclasses.replace(KILL, sender=None, target=target, payer=4242))
+    assert found.sources["over_budget"] > 980
+    assert now_s[0] < 1000.2
+    assert found.identify(delivery(unreadable(8), payer=1)).target_unit == "x.service"
 
 
 def test_here():
     """This machine's real /proc can be read: its mounts are valid, and its cgroup tree, if any, is walked."""
     found = Processes()
-    assert found.identify(delivery(Place(0, ()))) == Identity()
-    assert processes.visible_path("/x", Path("/proc").stat().st_dev, found._mounts) == "/proc/x"
+    assert found.identify(delivery(unreadable(0))) == Identity()
+    sender = dataclasses.replace(BASH, exe_dev=Path("/proc").stat().st_dev, exe_names=(b"x", b"/"))
+    assert found.identify(dataclasses.replace(KILL, sender=sender)).exe == "/proc/x"
+    found.close()

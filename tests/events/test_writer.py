@@ -3,6 +3,7 @@
 import pytest
 from event_record import record
 from fakes import FakeInFlight, FakeProbe
+from waiting import wait_for
 
 from killsnoopd.events.processes import Processes
 from killsnoopd.events.stop_deadline import StopDeadline, Stopped
@@ -74,6 +75,25 @@ def test_a_test_of_the_probe_is_not_logged():
     counted, _ = written(sink, [record(pid=6, flags=16), record(pid=7)])
     assert counted == [None, "logged"]
     assert sink.sent == ["7"]
+
+
+def test_no_time_left():
+    """A ring buffer that is not pinned ends with the daemon: events that it holds at the deadline are counted as lost."""
+
+    class Slow(Sink):
+        def send(self, fields):
+            super().send(fields)
+            wait_for(deadline.passed, "the deadline")
+
+    sink, in_flight, deadline = Slow(), FakeInFlight(), StopDeadline(0.1)
+    probe = FakeProbe(records=[record(pid=pid) for pid in (1, 2, 3)])
+    probe.events_fd = deadline.stop_fd
+    writer = Writer(probe, sink, in_flight, Processes(), deadline, pinned=False, cpu_share=None)
+    writer.start()
+    assert writer.stop(10)
+    deadline.close()
+    assert in_flight.statuses == ["logged", "journal_error", "journal_error"]
+    assert (writer.given_up, writer.sending) == (2, False)
 
 
 def pinned(sink, records, grace_s):

@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from running import Daemon
+from running import MAY_READ_KERNEL_MEMORY, Daemon
+
+import killsnoopd
 
 
 def pytest_collection_modifyitems(items):
@@ -63,6 +65,19 @@ def shared_daemon(tmp_path_factory):
     """The same for all tests of a module, whose process names differ: an emulated machine compiles for ten seconds."""
     with daemons(tmp_path_factory.mktemp("shared")) as start_daemon:
         yield start_daemon(*EVERYTHING)
+
+
+@pytest.fixture(params=["named in the kernel", "found afterwards"] if MAY_READ_KERNEL_MEMORY else ["found afterwards"])
+def lockdown(request, tmp_path):
+    """Whether the probe may not read kernel memory, and an environment in which that is so."""
+    if request.param == "named in the kernel":
+        return False, {}
+    # lockdown=confidentiality cannot be undone, so only the answer to the loader's question is faked.
+    copy = tmp_path / "locked/killsnoopd"
+    shutil.copytree(Path(killsnoopd.__file__).parent, copy)
+    with (copy / "probe/libbpf.py").open("a") as file:
+        file.write("\n\ndef may_read_kernel_memory() -> bool:\n    return False\n")
+    return True, {"PYTHONPATH": str(copy.parent)}
 
 
 @pytest.fixture

@@ -20,11 +20,12 @@ class Ring:
         self.path = folder / "map"
         self.path.write_bytes(bytes(2 * mmap.PAGESIZE + SIZE))
         self.end = 0
+        content = ring_buffer.Path.read_bytes
 
         def described(path):
-            return f"map_type:\t27\nmax_entries:\t{SIZE}\n" if "/fdinfo/" in str(path) else self.path.read_text()
+            return b"map_type:\t27\nmax_entries:\t%d\n" % SIZE if "/fdinfo/" in str(path) else content(path)
 
-        monkeypatch.setattr(ring_buffer.Path, "read_text", described)
+        monkeypatch.setattr(ring_buffer.Path, "read_bytes", described)
         self.fd = os.open(self.path, os.O_RDWR)
         self.reader = RingBuffer(self.fd)
 

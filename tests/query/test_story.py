@@ -74,9 +74,7 @@ def test_what_happened_around_it():
     """Earlier signals with their distance to the fatal one, and the first few of the company."""
     earlier = record(SIGNAL="SIGTERM", SIG="15", PID="1", COMM="systemd")
     unseen = record(SIGNAL="SIGINT", SIG="2", ORIGIN="unknown")
-    line = answer(
-        death(second=10, ELAPSED_MS="500.000"), Around([earlier, unseen], [("a", "1"), ("b", "2")], 3, True)
-    )
+    line = answer(death(second=10, ELAPSED_MS="500.000"), Around([earlier, unseen], [("a", "1"), ("b", "2")], 3, True))
     assert (
         ". nginx[812] had been sent SIGTERM by systemd[1] 9.5 s before, SIGINT by a sender that was not seen 9.5 s before."
         in line

@@ -1,0 +1,179 @@
+"""Finds a process's systemd unit, container and user unit from its cgroup."""
+
+import contextlib
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from killsnoopd import mounts
+from killsnoopd.event import Place
+from killsnoopd.mounts import Names
+
+# A valid name (systemd.unit(5)), which is why it is text as it stands; systemd puts `_` before some in the cgroup tree.
+_UNIT = re.compile(rb"_?([\w:.\\@-]+\.(?:service|scope|socket|mount|swap|device|timer|path|target|automount))")
+_USER_MANAGER = re.compile(rb"user@\d+\.service")
+# docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope, SLICE:cri-containerd:ID, or the bare ID;
+# conmon watches a container from outside.
+_CONTAINER = re.compile(rb"(?:(?!.*conmon).*[-:])?([0-9a-f]{64})(?:\.scope)?", re.DOTALL)
+_DEPTH_MAX = 12  # names of a path that count, from the root; CGROUP_DEPTH_MAX in event_scratch.c
+_TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
+_PROC_MAX = (
+    1 << 16
+)  # bytes read of a file in /proc: /proc/PID/cgroup has a path of up to 4 KiB for each of 13 hierarchies
+_WALK_MAX = 5_000  # cgroups in one walk through the tree: some 50 ms
+_WALK_SHARE = 0.01  # of the time, for these walks
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a process belongs to; None: nothing, or not known."""
+
+    unit: str | None = None
+    container: str | None = None
+    user_unit: str | None = None  # as the user calls it, who may choose any name
+
+
+def _unit(parts: Sequence[bytes]) -> str | None:
+    """By the rules of sd_pid_get_unit(3): the first part that is not a slice."""
+    for part in parts:
+        if not part.endswith(b".slice"):
+            match = _UNIT.fullmatch(part)
+            return match[1].decode() if match else None
+    return None
+
+
+# A storm has one sender and few targets. The probe bounds each key to 639 bytes.
+@lru_cache(64)
+def membership(path: Names, trusted: int) -> Membership:
+    """The unit and container of a cgroup, whose path is given from the root down.
+
+    Root has chosen the first `trusted` names; only these can name a unit or a container. Of nested containers, the
+    outermost counts.
+    """
+    for number, part in enumerate(path[:trusted], 1):
+        if _USER_MANAGER.fullmatch(part):
+            return Membership(unit=_unit(path[:number]), user_unit=_unit(path[number:]))
+    containers = [match[1].decode() for part in path[:trusted] if (match := _CONTAINER.fullmatch(part))]
+    return Membership(_unit(path[:trusted]), containers[0] if containers else None)
+
+
+def of_proc(text: bytes) -> tuple[bytes, bytes]:
+    """The path in a text like /proc/PID/cgroup, and its hierarchy: `name=systemd`, or b"" for cgroup v2.
+
+    systemd keeps its tree in cgroup v1 on some machines; every process is then at the root of v2.
+    """
+    paths: dict[bytes, bytes] = {}
+    for line in text.split(b"\n"):
+        fields = line.split(b":", 2)
+        if len(fields) == 3:
+            paths.setdefault(fields[1], fields[2])
+    for hierarchy in (b"name=systemd", b""):
+        path = paths.get(hierarchy, b"/").removesuffix(b" (deleted)")
+        if path != b"/":
+            return path, hierarchy
+    return b"/", b""
+
+
+def start_ticks(stat: bytes) -> int | None:
+    """The start time in a text like /proc/PID/stat."""
+    fields = stat.rpartition(b")")[2].split(b" ")
+    try:
+        return int(fields[20])
+    except (ValueError, IndexError):
+        return None
+
+
+def _bytes_of(path: str) -> bytes:
+    """The content of a small file. Not by pathlib, which interns parts of paths: each new pid would leak memory."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read(_PROC_MAX)
+
+
+class Cgroups:
+    """Finds a process's cgroup where the probe could not read its name. Not thread-safe."""
+
+    def __init__(self, proc: Path = Path("/proc"), now_s: Callable[[], float] = time.monotonic) -> None:
+        self._proc = str(proc)
+        self._now_s = now_s
+        self._folders: dict[bytes, bytes] = {}  # where each hierarchy is mounted
+        for mount in reversed(mounts.read(proc / "self/mountinfo")):
+            at = b"/" + b"/".join(mount.at)
+            if mount.fstype == b"cgroup2" and not mount.root:
+                self._folders[b""] = at
+            elif mount.fstype == b"cgroup" and b"name=systemd" in mount.options.split(b",") and not mount.root:
+                self._folders[b"name=systemd"] = at
+        # By id. The table before it is kept: a cgroup may have been removed since its process died.
+        self._known: dict[int, Names] = {}
+        self._known_before: dict[int, Names] = {}
+        self._next_walk_s = 0.0
+        self._walk()
+
+    def from_proc(self, pid: int, start_ns: int) -> Membership | None:
+        """From /proc, if the pid still belongs to that process; else None. A zombie still has a cgroup."""
+        try:
+            text = _bytes_of(f"{self._proc}/{pid}/cgroup")
+            ticks = start_ticks(_bytes_of(f"{self._proc}/{pid}/stat"))
+        except OSError:
+            return None
+        if ticks != start_ns // _TICK_NS:
+            return None
+        path, hierarchy = of_proc(text)
+        parts = tuple(part for part in path.split(b"/", _DEPTH_MAX + 1) if part)[:_DEPTH_MAX]
+        return membership(parts, self._trusted(hierarchy, parts))
+
+    def _trusted(self, hierarchy: bytes, path: Names) -> int:
+        """How many names on this path root has chosen: up to the first cgroup that belongs to somebody else."""
+        folder = self._folders.get(hierarchy)
+        if folder is None or b".." in path:  # we are in a container; membership() knows user@.service
+            return len(path)
+        for number, part in enumerate(path, 1):
+            folder += b"/" + part
+            try:
+                if os.stat(folder).st_uid:  # noqa: PTH116 # no pathlib, as in _bytes_of
+                    return number
+            except OSError:  # removed; its name came from root, to whom the one above belongs
+                return number
+        return len(path)
+
+    def from_tree(self, place: Place) -> Membership | None:
+        """By the cgroup's id, from the tree of those that root has made. None: not known, or the root itself."""
+        path = self._known.get(place.cgroup) or self._known_before.get(place.cgroup)
+        return membership(path, len(path)) if path else None
+
+    def walk(self) -> bool:
+        """Read the tree again, unless the last walk was a moment ago; whether it did."""
+        if self._now_s() < self._next_walk_s:
+            return False
+        self._walk()
+        return True
+
+    def _walk(self) -> None:
+        """Read the tree: a cgroup's id is the inode number of its folder.
+
+        Cgroups below one that does not belong to root are left out: users can make any number of them.
+        """
+        began_s = self._now_s()
+        found: dict[int, Names] = {}
+        waiting: deque[tuple[Names, bytes]] = deque()
+        if b"" in self._folders:
+            waiting.append(((), self._folders[b""]))
+        while waiting and len(found) < _WALK_MAX:
+            path, folder = waiting.popleft()
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        continue
+                    child = (*path, entry.name)
+                    found[entry.inode()] = child
+                    if len(child) < _DEPTH_MAX and entry.stat(follow_symlinks=False).st_uid == 0:
+                        waiting.append((child, entry.path))
+                    if len(found) == _WALK_MAX:
+                        break
+        self._known_before, self._known = self._known, found
+        ended_s = self._now_s()
+        self._next_walk_s = ended_s + (ended_s - began_s) / _WALK_SHARE
