@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from killsnoopd import cli, privileges
-from killsnoopd.failure import Exit, Failure
+from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.probe import handover, hooks, libbpf, pins, self_test
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.compiler import compile_probe
@@ -161,7 +161,8 @@ def main(argv: list[str] | None = None) -> int:
             raise Failure(
                 Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}"
             ) from error
-    except Failure as failure:
+    except Exception as error:
+        failure = error if isinstance(error, Failure) else unforeseen(error)
         if peer is not None:
             handover.send_failure(peer, failure)
         else:
