@@ -131,7 +131,8 @@ def _start_writer(config: cli.Config, opened: Probe, processes: Processes, deadl
     if sink is None:
         return None
     cpu_share = cpu_budget.SHARE if config.probe.rate else None
-    writer = Writer(opened, sink, in_flight, processes, deadline, pinned=config.pin is not None, cpu_share=cpu_share)
+    pinned = config.pin is not None
+    writer = Writer(opened, sink, in_flight, processes, deadline, pinned, cpu_share, config.unit_rules)
     writer.start()
     log.info("events go to %s", "journald" if isinstance(sink, Journal) else "stdout")
     return writer

@@ -105,6 +105,16 @@ static __always_inline u64 start_of(struct task_struct *leader)
 	return leader ? leader->start_boottime : 0;
 }
 
+/* The part of describe_sender() that the rules of --events.exclude ask for, before an event is made. */
+static __always_inline void name_sender(struct event *event, struct task_struct *task)
+{
+#if RULES
+	event->pid = task->tgid;
+	event->uid = uid_of(task);
+	read_comm(event->comm, task->group_leader);
+#endif
+}
+
 static __always_inline void describe_sender(struct event *event, struct task_struct *task)
 {
 	u64 ids = bpf_get_current_pid_tgid();

@@ -15,6 +15,7 @@
  *   TTL                ticks without a call after which a series may lose its counter; 0: never
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
+ *   RULES              rules in use in the map `rules`
  *   FATAL_LOW/_HIGH    bit set of signals whose default action ends the process
  *   EVENT_INTERVAL_NS  ns per token of a bucket; 0: no limit
  *   EVENT_BURST_NS     depth of a bucket: (burst - 1) * EVENT_INTERVAL_NS
@@ -97,9 +98,10 @@ int on_sys_exit(struct sys_exit *ctx)
 	bool self_test = key.sig == 0 && is_self_test(task);
 
 	scratch->now = 0;
+	name_sender(&scratch->event, task);
 	if (self_test)
 		count_event_status(cpu, CALL, FILTERED);
-	else if (!admit(cpu, CALL, key.sig, bucket_of(task), false, cache, &scratch->now))
+	else if (!admit(cpu, CALL, &scratch->event, key.sig, bucket_of(task), false, cache, &scratch->now))
 		return 0;
 	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
 	scratch->event.time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
@@ -192,13 +194,19 @@ int on_signal_generate(u64 *ctx)
 		event->flags &= ~COMPAT; /* the call is a bystander's */
 	event->bucket_id = bucket_of(scratch->by_kernel ? target : sender);
 	BARRIER;
+	if (scratch->by_kernel)
+		event->pid = 0;
+	else
+		name_sender(event, sender);
+	BARRIER;
 	if (counted && !scratch->undecided) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
 		if (event->flags & SELF_TEST) {
 			count_event_status(cpu, DELIVERY, FILTERED);
 			scratch->emit = true;
 		} else {
-			scratch->emit = admit(cpu, DELIVERY, event->sig, event->bucket_id, scratch->fatal, cache, &scratch->now);
+			scratch->emit = admit(cpu, DELIVERY, event, event->sig, event->bucket_id, scratch->fatal, cache,
+					      &scratch->now);
 		}
 	}
 	if (!scratch->emit && !scratch->fatal)
@@ -234,7 +242,7 @@ int on_signal_generate(u64 *ctx)
 		if (undecided_kills.update(&event->ttid, scratch) == 0)
 			return 0;
 		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
-		scratch->emit = admit(cpu, DELIVERY, SIGKILL, event->bucket_id, true, cache, &scratch->now);
+		scratch->emit = admit(cpu, DELIVERY, event, SIGKILL, event->bucket_id, true, cache, &scratch->now);
 	}
 	BARRIER;
 	if (scratch->emit)
@@ -261,7 +269,7 @@ static __always_inline void decide_kill(u32 tid, bool oom)
 	count_late_delivery(cpu, SIGKILL, event->origin);
 	scratch->now = event->time_ns;
 	/* Counted as kind DEATH: signal_generate may interrupt this program, and writes the cells of kind DELIVERY. */
-	if (admit(cpu, DEATH, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
+	if (admit(cpu, DEATH, event, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
 		output_scratch(cpu, DEATH, true, scratch);
 	undecided_kills.delete(&tid);
 }
@@ -297,7 +305,7 @@ int on_sched_process_exit(u64 *ctx)
 	if (!sig || sig >= INVALID || dead.insert(&process, &zero))
 		return 0;
 	add_one(cpu, DEATHS + sig * 2 + attributed);
-	if (attributed && admit(cpu, DEATH, sig, sent->bucket_id, true, NULL, &now)) {
+	if (attributed && admit(cpu, DEATH, sent, sig, sent->bucket_id, true, NULL, &now)) {
 		struct event event = *sent;
 
 		event.kind = DEATH;

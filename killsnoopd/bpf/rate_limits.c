@@ -10,6 +10,33 @@ static __always_inline bool excluded(u32 sig)
 	return sig < 64 ? (EXCLUDE_LOW >> sig) & 1 : (EXCLUDE_HIGH >> (sig - 64)) & 1;
 }
 
+/*
+ * Whether a rule of --events.exclude excludes an event of which the sender's pid, name and uid are known. The kernel, as a
+ * sender, has no name and no uid.
+ */
+static __always_inline bool excluded_by_rule(struct event *event, u32 sig)
+{
+#if RULES
+	u64 *comm = (u64 *)event->comm;
+	u32 uid = event->pid ? event->uid : NO_UID;
+
+	NO_UNROLL for (u32 i = 0; i < RULES; i++) {
+		u32 at = i;
+		struct rule *rule = rules.lookup(&at);
+
+		if (!rule)
+			break;
+		u64 difference = ((comm[0] & rule->comm_mask[0]) ^ rule->comm[0]) |
+				 ((comm[1] & rule->comm_mask[1]) ^ rule->comm[1]) |
+				 ((uid & rule->uid_mask) ^ rule->uid);
+
+		if (!difference && (sig < 64 ? rule->signals[0] >> sig : rule->signals[1] >> (sig - 64)) & 1)
+			return true;
+	}
+#endif
+	return false;
+}
+
 static __always_inline bool is_fatal(u32 sig)
 {
 	return sig < 64 ? (FATAL_LOW >> sig) & 1 : (FATAL_HIGH >> (sig - 64)) & 1;
@@ -113,9 +140,9 @@ static __always_inline bool over_limit(u64 bucket_id, bool fatal, u64 now, bool 
 	return false;
 }
 
-/* Whether to make an event. If not, count its status. */
-static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_id, bool fatal, struct cpu_cache *cache,
-				  u64 *now)
+/* Whether to make an event, of which the sender is named (name_sender()). If not, count its status. */
+static __always_inline bool admit(u32 cpu, enum kind kind, struct event *event, u32 sig, u64 bucket_id, bool fatal,
+				  struct cpu_cache *cache, u64 *now)
 {
 	if (excluded(sig)) {
 		count_event_status(cpu, kind, FILTERED);
@@ -126,6 +153,11 @@ static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_i
 	/* In a storm, read the clock and the bucket once per jiffy: that costs more than all the rest. */
 	if (cache && cache->bucket_id == bucket_id && cache->jiffy == jiffy && cache->over > fatal) {
 		count_event_status(cpu, kind, RATE_LIMITED);
+		return false;
+	}
+	/* After the above: a storm of others, over their limit, must not pay for the rules. */
+	if (excluded_by_rule(event, sig)) {
+		count_event_status(cpu, kind, FILTERED);
 		return false;
 	}
 	bool storm = false;

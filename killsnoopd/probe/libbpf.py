@@ -74,6 +74,12 @@ def map_freeze(fd: int) -> None:
     _checked(_lib().bpf_map_freeze(fd), "bpf_map_freeze")
 
 
+def array_set(map_fd: int, index: int, value: bytes) -> None:
+    """Store an element of an array."""
+    key = c_uint32(index)
+    _checked(_lib().bpf_map_update_elem(map_fd, ctypes.byref(key), value, 0), "bpf_map_update_elem")
+
+
 def prog_array_set(map_fd: int, prog_fd: int) -> None:
     """Store a program as element 0 of a program array. The next tail call runs it."""
     key, value = c_uint32(0), c_uint32(prog_fd)

@@ -28,6 +28,7 @@ from killsnoopd.probe.program import (
     possible_cpus,
     probe_hash,
     relocated,
+    rules,
 )
 from killsnoopd.settings import Settings
 
@@ -83,6 +84,8 @@ def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
         instructions = relocated(probe.functions[function], maps, rdonly_cast)
         return libbpf.load_program(function, hooks.btf_tracepoint(program), instructions, _LICENSE)
 
+    for index, rule in enumerate(rules(settings)):
+        libbpf.array_set(loaded.maps["rules"], index, rule)
     try:
         workers = {program: load_program(f"on_{program}", program) for program in PROGRAMS}
         if not pinned:
@@ -122,7 +125,7 @@ def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, st
 
 def send(loaded: Objects, bcc_version: str, peer: socket.socket) -> None:
     """Hand over what the daemon reads, and what must stay open for the probe to run."""
-    for name in JUMPS:  # no other version will take over
+    for name in (*JUMPS, "rules"):  # no other version will take over
         libbpf.map_freeze(loaded.maps[name])
     maps = {name: loaded.maps[name] for name in (*DAEMON_MAPS, *JUMPS)}
     handover.send(peer, {"bcc": bcc_version}, Objects(maps, loaded.programs, loaded.links))

@@ -4,9 +4,10 @@ import pytest
 from event_record import record
 from fakes import FakeInFlight, FakeProbe
 
-from killsnoopd.events.processes import Processes
+from killsnoopd.events.processes import Identity, Processes
 from killsnoopd.events.stop_deadline import StopDeadline, Stopped
 from killsnoopd.events.writer import Writer
+from killsnoopd.settings import Rule
 
 
 class Sink:
@@ -26,13 +27,13 @@ class Sink:
         self.closed = True
 
 
-def written(sink, records):
+def written(sink, records, rules=()):
     """Run the thread until it has taken these records; the statuses it counted."""
     probe = FakeProbe(records=records)
     in_flight = FakeInFlight()
     deadline = StopDeadline(1)
     probe.events_fd = deadline.stop_fd
-    writer = Writer(probe, sink, in_flight, Processes(), deadline, pinned=False, cpu_share=None)
+    writer = Writer(probe, sink, in_flight, Processes(), deadline, pinned=False, cpu_share=None, rules=rules)
     writer.start()
     assert writer.stop(10)
     assert sink.closed
@@ -73,6 +74,17 @@ def test_a_test_of_the_probe_is_not_logged():
     sink = Sink()
     counted, _ = written(sink, [record(pid=6, flags=16), record(pid=7)])
     assert counted == [None, "logged"]
+    assert sink.sent == ["7"]
+
+
+def test_an_excluded_event_is_counted_and_not_logged(monkeypatch):
+    """By rules that name a unit; the events of others are logged."""
+    monkeypatch.setattr(Processes, "identify", lambda _, event: Identity(unit=f"{event.sender.pid}.service"))
+    sink = Sink()
+    counted, _ = written(
+        sink, [record(pid=pid, res=0) for pid in (6, 7, 6)], (Rule(frozenset(range(66)), unit="6.service"),)
+    )
+    assert counted == ["filtered", "logged", "filtered"]
     assert sink.sent == ["7"]
 
 

@@ -25,7 +25,7 @@ CASES = {
     "a bad address": ("", "", "--web.listen-address=nowhere", 2, "'nowhere' is not an address"),
     "a host that does not resolve": ("", "", "--web.listen-address=host.invalid:1", 71, "cannot listen on host.invalid:1"),
     "an address of another machine": ("", "", "--web.listen-address=192.0.2.1:1", 71, "cannot listen on 192.0.2.1:1"),
-    "a bad signal name": ("", "", "--events.exclude-signal=SIGNOPE", 2, "no such signal: 'SIGNOPE'"),
+    "a bad signal name": ("", "", "--events.exclude=signal=SIGNOPE", 2, "no such signal: 'SIGNOPE'"),
     "no socket from systemd": ("", "", "--web.systemd-socket", 71, "systemd passed no socket"),
     "pins that are not there": ("", "", "--probe.pin=/sys/fs/bpf/ks_none", 69, "is pinned at /sys/fs/bpf/ks_none/"),
     "pins that cannot be read": (
