@@ -11,15 +11,16 @@ static __always_inline bool excluded(u32 sig)
 }
 
 /*
- * Whether a rule of --events.exclude excludes an event of which the sender's pid, name and uid are known. The kernel, as a
- * sender, has no name and no uid.
+ * Whether a rule of --events.exclude excludes an event of which the sender's pid, name and uid are filled in. The kernel
+ * has neither name nor uid; its pid is 0.
  */
 static __always_inline bool excluded_by_rule(struct event *event, u32 sig)
 {
 #if RULES
 	u64 *comm = (u64 *)event->comm;
-	u32 uid = event->pid ? event->uid : NO_UID;
 
+	if (!event->pid)
+		return false;
 	NO_UNROLL for (u32 i = 0; i < RULES; i++) {
 		u32 at = i;
 		struct rule *rule = rules.lookup(&at);
@@ -28,7 +29,7 @@ static __always_inline bool excluded_by_rule(struct event *event, u32 sig)
 			break;
 		u64 difference = ((comm[0] & rule->comm_mask[0]) ^ rule->comm[0]) |
 				 ((comm[1] & rule->comm_mask[1]) ^ rule->comm[1]) |
-				 ((uid & rule->uid_mask) ^ rule->uid);
+				 ((event->uid & rule->uid_mask) ^ rule->uid);
 
 		if (!difference && (sig < 64 ? rule->signals[0] >> sig : rule->signals[1] >> (sig - 64)) & 1)
 			return true;
