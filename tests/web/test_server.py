@@ -58,6 +58,19 @@ def test_every_address_of_a_name(monkeypatch):
         server.listen([("localhost", 0)])
 
 
+def test_localhost():
+    """As this machine's /etc/hosts has it: 127.0.0.1 answers, whatever else the name stands for."""
+    sockets = server.listen([("localhost", 0)])
+    try:
+        port = next(bound.getsockname()[1] for bound in sockets if bound.getsockname()[0] == "127.0.0.1")
+        for bound in sockets:
+            bound.listen()
+        socket.create_connection(("127.0.0.1", port)).close()
+    finally:
+        for bound in sockets:
+            bound.close()
+
+
 def test_a_client_that_goes_away_early_leaves_no_traceback():
     """Before its page is built, or while it is sent."""
     served = Served(1_000_000)
