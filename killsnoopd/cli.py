@@ -24,6 +24,8 @@ examples:
         count every signal, log only these two
   killsnoopd --events.exclude=uid=1000,signal=SIGUSR1,SIGUSR2 --events.exclude=comm=timeout
         do not log these two signals of uid 1000, nor anything that timeout sends
+  killsnoopd --check
+        say what is missing on this machine
   killsnoopd --events.include-signal=0
         also log signal 0, which only checks that a process exists
 
@@ -324,6 +326,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("debug", "info", "warning", "error"),
         default="info",
         help="minimum level of the daemon's own log, on stderr (default %(default)s)",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="say what killsnoopd needs with these flags, what is missing and what is lost without it, then exit",
     )
     add("--version", action="version", version=f"killsnoopd {__version__}")
     return result

@@ -12,16 +12,18 @@ import sys
 
 _NEEDED = (3, 11)
 _CONFIG = 78  # failure.Exit.CONFIG; failure is imported once the version is known
-_PACKAGES = {  # by module
+PACKAGES = {
     "h11": "python3-h11",
     "prometheus_client": "python3-prometheus-client (Debian, Ubuntu) or python3-prometheus_client (Fedora)",
     "systemd": "python3-systemd",
 }
+"""The libraries that the daemon needs, and the packages that have them."""
 
 
 def daemon() -> int:
     """`killsnoopd`; an exit code of failure.Exit."""
-    return _run("killsnoopd", "killsnoopd.daemon")
+    # The daemon's module needs the libraries that --check looks for.
+    return _run("killsnoopd", "killsnoopd.check" if "--check" in sys.argv[1:] else "killsnoopd.daemon")
 
 
 def loader() -> int:
@@ -32,6 +34,11 @@ def loader() -> int:
 def command() -> int:
     """`killsnoop`; an exit code of killsnoop(8)."""
     return _run("killsnoop", "killsnoopd.query.command")
+
+
+def missing_library(module: str, error: ImportError) -> str:
+    """What is missing, for which Python, and what to install."""
+    return f"{module} is missing for {sys.executable} ({error}): install {PACKAGES.get(module, 'it')}"
 
 
 def _run(program: str, module: str) -> int:
@@ -48,8 +55,7 @@ def _run(program: str, module: str) -> int:
             missing = (error.name or "").partition(".")[0]
             if missing in ("", "killsnoopd"):
                 raise
-            package = _PACKAGES.get(missing, "it")
-            return _fail(program, _CONFIG, f"{missing} is missing for {sys.executable} ({error}): install {package}")
+            return _fail(program, _CONFIG, missing_library(missing, error))
         return int(main())
     except KeyboardInterrupt:  # while it starts; end by the signal, as the shell expects
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 
 MEANINGS = {
-    Exit.OK: "Stopped by SIGTERM or SIGINT, after logging the last events.",
+    Exit.OK: "Stopped by SIGTERM or SIGINT, after logging the last events. With --check: nothing is missing.",
     Exit.CRASH: "A bug. Report it, with the traceback that --log.level=debug shows.",
     Exit.USAGE: "A flag is unknown, or its value is wrong.",
     Exit.UNAVAILABLE: "A requirement is missing: Linux 5.15, BTF, a tracepoint, tracefs, bpffs or the pinned probe.",

@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
     "libbpf_find_vmlinux_btf_id": (c_int, [c_char_p, c_int]),
     "libbpf_probe_bpf_helper": (c_int, [c_int, c_int, c_void_p]),
+    "libbpf_version_string": (c_char_p, []),
     "btf__load_vmlinux_btf": (c_void_p, []),
     "btf__free": (None, [c_void_p]),
     "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
@@ -51,6 +52,11 @@ def _lib() -> ctypes.CDLL:
     lib.libbpf_set_print.argtypes = [c_void_p]
     lib.libbpf_set_print(None)  # we report errors ourselves
     return lib
+
+
+def version() -> str:
+    """The library's version. Raises Failure if it is missing."""
+    return str(_lib().libbpf_version_string().decode())
 
 
 def _checked(result: int, what: str) -> int:

@@ -109,11 +109,16 @@ def may_load(status: str) -> bool:
     return capabilities & both == both or bool(capabilities & 1 << 21)
 
 
+def check_capabilities() -> None:
+    """Raise Failure if this process may not load the probe."""
+    if not may_load(Path("/proc/self/status").read_text()):
+        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root")
+
+
 def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, str]:
     """Compile, load, and attach the hooks that the pinned probe lacks; the objects and bcc's version."""
     # Cheap checks first: compiling takes long.
-    if not may_load(Path("/proc/self/status").read_text()):
-        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root")
+    check_capabilities()
     for hook in hooks.chosen(settings):
         hooks.check(hook)
     loaded, version = _load(settings, pinned)

@@ -101,6 +101,34 @@ def test_refusal(case, public):
     assert says in result.stderr
 
 
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case not in ("no socket from systemd", "no process to be had")]
+)
+def test_check(case, public):
+    """--check exits as a start does, and says in one of its lines what a start says."""
+    before, program, flags, code, says = CASES[case]
+    if "--web.listen-address" not in flags:
+        flags += " --web.listen-address=127.0.0.1:0"
+    result = in_namespace(public, before, program, f"-m killsnoopd --check {flags}")
+    assert result.returncode == code, result.stdout + result.stderr
+    if code == 2:
+        assert says in result.stderr
+        return
+    lines = result.stdout.splitlines()
+    assert result.stderr == ""
+    assert all(line.startswith(("found    ", "missing  ", "unknown  ")) for line in lines)
+    found = [line for line in lines if line.startswith("missing  ") and "Without it: " in line]
+    assert any(says in line for line in found), result.stdout
+
+
+def test_check_of_a_machine_that_has_all(public):
+    """Nothing that a start needs is missing; the probe was loaded."""
+    result = in_namespace(public, "", "", "-m killsnoopd --check --web.listen-address=127.0.0.1:0")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "found    probe: loads, attaches and passes its self-test\n" in result.stdout
+    assert "does not start" not in result.stdout
+
+
 LOADER_CASES = {
     "no bpffs": ("umount /sys/fs/bpf 2>&- || true", "/sys/fs/bpf/ks", 69, "is not on bpffs: mount -t bpf bpf /sys/fs/bpf"),
     "not on bpffs": ("", "$T/ks", 69, "/ks is not on bpffs"),
