@@ -140,8 +140,8 @@ install:
 		$(prefix)/share/man/man8 $(bashdir) $(zshdir) $(fishdir) $(DESTDIR)$(SYSCONFDIR)/default
 	cp -R killsnoopd $(prefix)/lib/killsnoopd/
 	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
-	for launcher in daemon:bin/killsnoopd query.command:bin/killsnoop probe.loader:lib/killsnoopd/killsnoopd-loader; do \
-		sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(PREFIX)/lib/killsnoopd|' -e "s|@MODULE@|$${launcher%%:*}|" \
+	for launcher in daemon:bin/killsnoopd command:bin/killsnoop loader:lib/killsnoopd/killsnoopd-loader; do \
+		sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(PREFIX)/lib/killsnoopd|' -e "s|@PROGRAM@|$${launcher%%:*}|" \
 			deploy/launcher.in > $(prefix)/$${launcher#*:} && chmod 755 $(prefix)/$${launcher#*:} || exit 1; \
 	done
 	for unit in $(units); do \

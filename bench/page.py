@@ -35,7 +35,7 @@ def main() -> None:
     print(f"Linux {platform.release()}, {platform.machine()}")
     print(f"{'senders':>8} {'series':>8} {'killsnoop_signals_total':>24} {'bytes':>9} {'gzipped':>9}")
     with tempfile.TemporaryDirectory() as folder, victim() as pid:
-        daemon = Daemon(Path(folder) / "daemon", ["--events.exclude-signal=all"])
+        daemon = Daemon(Path(folder) / "daemon", ["--events.exclude=signal=all"])
         try:
             daemon.wait_ready()
             for before, senders in zip((0, *SENDERS), SENDERS, strict=False):

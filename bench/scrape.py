@@ -133,7 +133,7 @@ def measure_cost(folder: Path, victim_pid: int, seconds: float) -> list[Page]:
     with contextlib.ExitStack() as stack:
         pages = []
         for series in SERIES:
-            flags = ["--events.exclude-signal=all", f"--metrics.max-series={series}"]
+            flags = ["--events.exclude=signal=all", f"--metrics.max-series={series}"]
             daemon = Daemon(folder / str(series), flags)
             stack.callback(daemon.stop)
             daemon.wait_ready()
@@ -205,7 +205,7 @@ WAITS = ("/-/healthy", "/metrics as text", "an event, 20 a second", "an event, 4
 
 def measure_delays(folder: Path, victim_pid: int, scrapers: int, seconds: float) -> dict[str, list[float]]:
     """The delay of requests and events while the page of 10,000 series is scraped in a loop."""
-    daemon = Daemon(folder / f"scraped-{scrapers}", ["--events.exclude-signal=SIGTERM"])
+    daemon = Daemon(folder / f"scraped-{scrapers}", ["--events.exclude=signal=SIGTERM"])
     try:
         daemon.wait_ready()
         run(lambda: send(victim_pid, max(SERIES)))

@@ -2,6 +2,6 @@
 
 import sys
 
-from killsnoopd.daemon import main
+from killsnoopd.entry import daemon
 
-sys.exit(main())
+sys.exit(daemon())

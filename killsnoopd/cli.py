@@ -2,12 +2,12 @@
 
 import argparse
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from killsnoopd import __version__, names
 from killsnoopd.failure import MEANINGS
-from killsnoopd.settings import PAGE_BYTES, Settings, check_fold_rule
+from killsnoopd.settings import PAGE_BYTES, RULES_MAX, Rule, Settings, check_fold_rule
 
 DEFAULT_EXCLUDED = frozenset(map(names.signal_number, ("0", "SIGCHLD", "SIGURG", "SIGWINCH")))
 _ALL = frozenset(range(len(names.SIGNALS)))
@@ -20,8 +20,12 @@ examples:
         metrics on port 10035 of every address; events to the journal
   killsnoopd --web.listen-address=127.0.0.1:10035 --events.target=stdout
         metrics on loopback; events as JSON lines on stdout
-  killsnoopd --events.exclude-signal=all --events.include-signal=SIGKILL,SIGTERM
+  killsnoopd --events.exclude=signal=all --events.include-signal=SIGKILL,SIGTERM
         count every signal, log only these two
+  killsnoopd --events.exclude=uid=1000,signal=SIGUSR1,SIGUSR2 --events.exclude=comm=timeout
+        do not log these two signals of uid 1000, nor anything that timeout sends
+  killsnoopd --check
+        say what is missing on this machine
   killsnoopd --events.include-signal=0
         also log signal 0, which only checks that a process exists
 
@@ -39,6 +43,7 @@ class Config:
     web_config_file: Path | None  # TLS, users, headers
     max_requests: int  # concurrent scrapes; 0: no limit
     events_target: str  # auto, journal, stdout or none
+    unit_rules: tuple[Rule, ...]  # of --events.exclude, that only the daemon can apply (events/exclusion.py)
     fold: tuple[str, ...]  # rules that merge series on the page (metrics/fold.py)
     probe: Settings
     pin: Path | None  # open the probe pinned below this folder instead of loading one
@@ -61,6 +66,50 @@ def signals(value: str) -> frozenset[int]:
         return frozenset(names.signal_number(item.strip()) for item in value.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}; write SIGKILL, KILL, 9, SIGRTMIN+3, 0, invalid or all") from None
+
+
+def rule(value: str) -> Rule:
+    """A rule of --events.exclude, such as `comm=foo,signal=SIGUSR1,SIGUSR2`."""
+    parts: dict[str, str] = {}
+    key = ""
+    for item in value.split(","):
+        name, sign, rest = item.partition("=")
+        if key == "signal" and not sign:
+            parts[key] += f",{item}"
+            continue
+        key = name
+        if key not in ("signal", "comm", "uid", "unit") or not rest:
+            raise argparse.ArgumentTypeError(
+                f"{item!r} is not signal=SIGNAL, comm=NAME, uid=N or unit=NAME (in a name, write \\x2c for a comma)"
+            )
+        if key in parts:
+            raise argparse.ArgumentTypeError(
+                f"{value!r} has two parts {key}=, and all parts of a rule must match: repeat the flag instead"
+            )
+        parts[key] = rest
+    unit = parts.get("unit")
+    return Rule(
+        signals(parts["signal"]) if "signal" in parts else _ALL,
+        _comm(parts["comm"]) if "comm" in parts else None,
+        _whole(0, (1 << 32) - 2)(parts["uid"]) if "uid" in parts else None,
+        f"{unit}.service" if unit and "." not in unit else unit,
+    )
+
+
+def _comm(text: str) -> bytes:
+    """The name of a process, as events spell it."""
+    try:
+        name = names.raw(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if len(name) > names.COMM_BYTES:
+        cut = names.text(name[: names.COMM_BYTES])
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is too long: the kernel keeps {names.COMM_BYTES} bytes of a process name; write {cut}"
+        )
+    if not name or b"\0" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a process")
+    return name
 
 
 def _syscalls(value: str) -> tuple[str, ...]:
@@ -169,12 +218,14 @@ def parser() -> argparse.ArgumentParser:
         "auto: the journal if there is one, else stdout (default %(default)s)",
     )
     add(
-        "--events.exclude-signal",
+        "--events.exclude",
         dest="exclude",
         action="append",
-        type=signals,
-        metavar="SIGNAL[,SIGNAL]",
-        help="count these signals without logging them; may be repeated "
+        type=rule,
+        default=[],
+        metavar="KEY=VALUE[,KEY=VALUE]",
+        help="count these events without logging them: signal=SIGNAL[,SIGNAL], comm=NAME, uid=N or unit=NAME of the "
+        "sender, or several of these, joined by commas, which must all match; may be repeated "
         f"(always: {', '.join(names.SIGNALS[number] for number in sorted(DEFAULT_EXCLUDED))})",
     )
     add(
@@ -182,8 +233,9 @@ def parser() -> argparse.ArgumentParser:
         dest="include",
         action="append",
         type=signals,
+        default=[],
         metavar="SIGNAL[,SIGNAL]",
-        help="log these signals even if excluded; may be repeated",
+        help="log these signals even if a rule excludes them; may be repeated",
     )
     add(
         "--events.rate",
@@ -275,16 +327,29 @@ def parser() -> argparse.ArgumentParser:
         default="info",
         help="minimum level of the daemon's own log, on stderr (default %(default)s)",
     )
+    add(
+        "--check",
+        action="store_true",
+        help="say what killsnoopd needs with these flags, what is missing and what is lost without it, then exit",
+    )
     add("--version", action="version", version=f"killsnoopd {__version__}")
     return result
 
 
 def parse(argv: list[str]) -> Config:
     """Parse a command line. A wrong flag prints one line and raises SystemExit(2)."""
-    args = parser().parse_args(argv)
-    excluded = DEFAULT_EXCLUDED.union(*(args.exclude or ())) - frozenset().union(*(args.include or ()))
+    flags = parser()
+    args = flags.parse_args(argv)
+    included: frozenset[int] = frozenset().union(*args.include)
+    rules = [replace(each, signals=each.signals - included) for each in dict.fromkeys(args.exclude)]
+    by_signal = [each for each in rules if each == Rule(each.signals)]
+    by_unit = [each for each in rules if each.unit is not None]
+    by_sender = [each for each in rules if each not in by_signal + by_unit and each.signals]
+    excluded = DEFAULT_EXCLUDED.union(*(each.signals for each in by_signal)) - included
     if args.events_target == "none":
         excluded = _ALL
+    if len(by_sender) > RULES_MAX:
+        flags.error(f"argument --events.exclude: at most {RULES_MAX} rules may have comm= or uid= without unit=")
     return Config(
         listen_addresses=tuple(args.listen_addresses or [listen_address(_DEFAULT_ADDRESS)]),
         systemd_socket=args.systemd_socket,
@@ -292,6 +357,7 @@ def parse(argv: list[str]) -> Config:
         web_config_file=args.web_config_file,
         max_requests=args.max_requests,
         events_target=args.events_target,
+        unit_rules=tuple(by_unit),
         fold=tuple(args.fold),
         probe=Settings(
             syscalls=args.syscalls,
@@ -301,6 +367,7 @@ def parse(argv: list[str]) -> Config:
             series_ttl_s=args.series_ttl_s,
             ring_bytes=args.ring_bytes,
             excluded=excluded,
+            rules=tuple(by_sender),
             rate=args.rate,
             burst=args.burst,
         ),

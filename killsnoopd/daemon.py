@@ -6,9 +6,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from socket import socket
+from typing import Any
 
 from killsnoopd import __version__, cli, privileges, systemd
 from killsnoopd.events import cpu_budget
@@ -18,7 +20,7 @@ from killsnoopd.events.json_lines import JsonLines
 from killsnoopd.events.processes import Processes
 from killsnoopd.events.stop_deadline import StopDeadline
 from killsnoopd.events.writer import Sink, Writer
-from killsnoopd.failure import Exit, Failure
+from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.metrics import families, fold, page
 from killsnoopd.probe import pins, self_test, start
 from killsnoopd.probe.attached import Probe
@@ -38,13 +40,37 @@ def main(argv: list[str] | None = None) -> int:
     config = cli.parse(arguments)
     _set_up_logging(config.log_level)
     privileges.set_process_name("killsnoopd")
+    threading.excepthook = _thread_failed
     try:
         return run(config, arguments)
-    except Failure as failure:
-        if failure.details:
-            log.debug("%s", failure.details)
-        log.error("%s", failure)
-        return failure.exit_code
+    except Exception as error:
+        return _report(error)
+
+
+def _report(error: BaseException) -> Exit:
+    """Log a failure as one line, with its details at debug level; its exit code."""
+    failure = error if isinstance(error, Failure) else unforeseen(error)
+    if failure.details:
+        log.debug("%s", failure.details)
+    log.error("%s", failure)
+    return failure.exit_code
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """End the daemon: without its event thread it would log nothing more. A pinned probe keeps the events."""
+    if failed.exc_value:
+        _report(failed.exc_value)
+        logging.shutdown()
+        os._exit(Exit.CRASH)
+
+
+def _task_failed(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what went wrong in a callback or a task, such as one connection's. The daemon goes on."""
+    error = context.get("exception")
+    if isinstance(error, Exception):
+        _report(error)
+    else:
+        log.error("%s", context["message"])
 
 
 def run(config: cli.Config, argv: list[str]) -> int:
@@ -105,7 +131,8 @@ def _start_writer(config: cli.Config, opened: Probe, deadline: StopDeadline) -> 
         return None
     cpu_share = cpu_budget.SHARE if config.probe.rate else None
     processes = Processes(cpu_share and cpu_share / 2)
-    writer = Writer(opened, sink, in_flight, processes, deadline, pinned=config.pin is not None, cpu_share=cpu_share)
+    pinned = config.pin is not None
+    writer = Writer(opened, sink, in_flight, processes, deadline, pinned, cpu_share, config.unit_rules)
     writer.start()
     log.info("events go to %s", "journald" if isinstance(sink, Journal) else "stdout")
     return writer
@@ -121,6 +148,7 @@ async def _serve(
     """Answer HTTP until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_task_failed)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, web_config)

@@ -1,6 +1,10 @@
 """Fatal errors: a line for people and an exit code for scripts."""
 
+import traceback
 from enum import IntEnum
+from pathlib import Path
+
+from killsnoopd import names
 
 
 class Exit(IntEnum):
@@ -17,8 +21,8 @@ class Exit(IntEnum):
 
 
 MEANINGS = {
-    Exit.OK: "Stopped by SIGTERM or SIGINT, after logging the last events.",
-    Exit.CRASH: "A bug: Python prints a traceback.",
+    Exit.OK: "Stopped by SIGTERM or SIGINT, after logging the last events. With --check: nothing is missing.",
+    Exit.CRASH: "A bug. Report it, with the traceback that --log.level=debug shows.",
     Exit.USAGE: "A flag is unknown, or its value is wrong.",
     Exit.UNAVAILABLE: "A requirement is missing: Linux 5.15, BTF, a tracepoint, tracefs, bpffs or the pinned probe.",
     Exit.SOFTWARE: "The kernel or the compiler refused the probe, or the probe does not count.",
@@ -36,3 +40,17 @@ class Failure(Exception):
         super().__init__(line)
         self.exit_code = exit_code
         self.details = details  # output of the compiler or the verifier; shown at debug level
+
+
+def unforeseen(error: BaseException) -> Failure:
+    """The Failure for an exception that no code expects: a bug. Its details are the traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "killsnoopd" in Path(frame.filename).parts] or frames
+    where = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    text = names.text(str(error).encode("utf-8", "backslashreplace"))  # it may quote a process
+    return Failure(
+        Exit.CRASH,
+        f"a bug: {type(error).__name__}{': ' if text else ''}{text}{where}; report it to killsnoopd's developers, "
+        "with the traceback that --log.level=debug (of killsnoop: KILLSNOOP_DEBUG=1) shows",
+        "".join(traceback.format_exception(error)),
+    )

@@ -1,12 +1,16 @@
 """Names of signals, results and processes, spelled the same in flags, journal fields and labels."""
 
 import errno
+import re
 
 _CLASSIC = (
     "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT "
     "CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
 ).split()  # signal(7): 1..31 on x86-64 and arm64 alike
 _RTMIN, _RTMAX = 34, 64  # glibc's values: it reserves 32 and 33
+
+COMM_BYTES = 15
+"""The longest process name: the kernel cuts longer ones."""
 
 INVALID = 65
 """Stands for every number that is not a signal."""
@@ -115,6 +119,16 @@ def signal_number(text: str) -> int:
 def result_name(res: int) -> str:
     """`success` for 0, the errno's name for -errno, or its number if it has no name."""
     return "success" if res >= 0 else errno.errorcode.get(-res, str(-res))
+
+
+def raw(text: str) -> bytes:
+    """The process name of a text: the inverse of text(). Raises ValueError."""
+    if not re.fullmatch(r"(?:[^\\]|\\\\|\\x[0-9a-f]{2})*", text):
+        raise ValueError(f"{text!r} has a backslash that begins neither \\xNN nor \\\\")
+    escaped = text.encode("utf-8", "surrogateescape")
+    return re.sub(
+        rb"\\(?:x([0-9a-f]{2})|\\)", lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\", escaped
+    )
 
 
 def text(raw: bytes) -> str:

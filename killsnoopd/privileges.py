@@ -26,7 +26,7 @@ def drop() -> None:
     if not _held():
         return  # as under systemd, whose sandbox also forbids capset(2)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    if _status("CapEff") & 1 << 8:  # changing the bounding set takes CAP_SETPCAP
+    if effective() & 1 << 8:  # changing the bounding set takes CAP_SETPCAP
         last = int(Path("/proc/sys/kernel/cap_last_cap").read_bytes())
         for capability in range(last + 1):
             _prctl(_PR_CAPBSET_DROP, capability)
@@ -40,6 +40,11 @@ def drop() -> None:
 def _held() -> int:
     """The union of this thread's capability sets, without the bounding set."""
     return _status("CapEff") | _status("CapPrm") | _status("CapInh") | _status("CapAmb")
+
+
+def effective() -> int:
+    """The bit set of this thread's effective capabilities."""
+    return _status("CapEff")
 
 
 def _status(field: str) -> int:

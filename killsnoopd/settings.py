@@ -9,6 +9,20 @@ FOLD_NUMBERS = "numbers"
 """The rule of --metrics.fold that replaces every number in every name by `#`."""
 
 
+RULES_MAX = 16
+"""Rules of --events.exclude that the probe can apply."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of --events.exclude: events of these signals by such a sender are not logged. None: any sender."""
+
+    signals: frozenset[int]  # 0..65
+    comm: bytes | None = None  # the sender's process name, up to 15 bytes
+    uid: int | None = None  # the sender's, on the host
+    unit: str | None = None  # the sender's systemd unit; only the daemon knows it
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings that the probe is compiled with. Daemons with equal settings can use the same pinned probe."""
@@ -20,6 +34,7 @@ class Settings:
     series_ttl_s: int = 86_400  # a series that is idle this long may lose its counter to a new one; 0: never
     ring_bytes: int = 1 << 21
     excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
+    rules: tuple[Rule, ...] = ()  # other events that are not emitted; at most RULES_MAX, each with a comm or a uid
     rate: int = 500  # events per second and uid; 0: no limit
     burst: int = 2000  # events
 

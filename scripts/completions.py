@@ -22,6 +22,7 @@ _SIGNALS = ("all", "invalid", "0", *(name for name in names.SIGNALS if name.star
 # Words for a value, by its name in --help. A list has a name like SIGNAL[,SIGNAL].
 WORDS = {
     "SIGNAL": _SIGNALS, "SIG": _SIGNALS, "CALL": names.SYSCALLS, "RULE": ("numbers",),
+    "KEY=VALUE": ("signal=", "comm=", "uid=", "unit="),
     "TIME": ("today", "yesterday", "-1h", "-10min"),
 }  # fmt: skip
 
@@ -133,8 +134,10 @@ _{program}() {{
 {others}
 		;;
 	esac
-	mapfile -t COMPREPLY < <(compgen -P "$head${{word%"$last"}}" "$@" -- "$last")
-	if [[ ${{COMPREPLY[0]-}} == --*= ]]; then
+	head+=${{word%"$last"}}
+	[[ $COMP_WORDBREAKS != *=* ]] || head=${{head##*=}}
+	mapfile -t COMPREPLY < <(compgen -P "$head" "$@" -- "$last")
+	if [[ ${{COMPREPLY[0]-}} == *= ]]; then
 		compopt -o nospace
 	fi
 }}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from killsnoopd import cli, names
-from killsnoopd.settings import Settings
+from killsnoopd.settings import Rule, Settings
 
 TOP = Path(__file__).parent.parent
 
@@ -21,6 +21,7 @@ def test_defaults():
         web_config_file=None,
         max_requests=40,
         events_target="auto",
+        unit_rules=(),
         fold=(),
         probe=Settings(excluded=frozenset({0, 17, 23, 28})),
         pin=None,
@@ -38,9 +39,10 @@ def test_settings_of_the_probe():
     """Each flag of the probe is passed on to it."""
     flags = (
         "--probe.syscalls=kill --events.grace-period=5 --probe.self-signals --metrics.max-series=7 --metrics.series-ttl=8 "
-        "--probe.ring-size=64K --events.include-signal=all --events.rate=9 --events.burst=10"
+        "--probe.ring-size=64K --events.include-signal=0,CHLD,URG,WINCH --events.exclude=uid=1 --events.rate=9 --events.burst=10"
     )
-    assert cli.parse(flags.split()).probe == Settings(("kill",), 5, True, 7, 8, 65536, frozenset(), 9, 10)
+    rule = Rule(frozenset(range(66)) - cli.DEFAULT_EXCLUDED, uid=1)
+    assert cli.parse(flags.split()).probe == Settings(("kill",), 5, True, 7, 8, 65536, frozenset(), (rule,), 9, 10)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +72,13 @@ def test_bad_listen_address(text):
 @pytest.mark.parametrize(
     ("argv", "excluded"),
     [
-        (["--events.exclude-signal=SIGUSR1,9"], {0, 9, 10, 17, 23, 28}),
-        (["--events.exclude-signal=USR1", "--events.exclude-signal=RTMIN+3"], {0, 10, 17, 23, 28, 37}),
+        (["--events.exclude=signal=SIGUSR1,9"], {0, 9, 10, 17, 23, 28}),
+        (["--events.exclude=signal=USR1", "--events.exclude=signal=RTMIN+3"], {0, 10, 17, 23, 28, 37}),
+        (["--events.exclude=signal=9,comm=x", "--events.exclude=unit=x"], {0, 17, 23, 28}),
         (["--events.include-signal=0"], {17, 23, 28}),
         (["--events.include-signal=all"], set()),
-        (["--events.exclude-signal=all", "--events.include-signal=SIGKILL"], set(range(66)) - {9}),
-        (["--events.exclude-signal=invalid"], {0, 17, 23, 28, 65}),
+        (["--events.exclude=signal=all", "--events.include-signal=SIGKILL"], set(range(66)) - {9}),
+        (["--events.exclude=signal=invalid"], {0, 17, 23, 28, 65}),
         (["--events.target=none"], set(range(66))),
     ],
 )
@@ -84,7 +87,69 @@ def test_excluded_signals(argv, excluded):
     assert cli.parse(argv).probe.excluded == excluded
 
 
+ALL = frozenset(range(66))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("comm=foo", Rule(ALL, b"foo")),
+        ("comm=a b", Rule(ALL, b"a b")),
+        ("comm=fifteen-bytes-x", Rule(ALL, b"fifteen-bytes-x")),
+        (r"comm=\x2c=\\\xff", Rule(ALL, b",=\\\xff")),
+        ("comm=\u2603\udcff", Rule(ALL, b"\xe2\x98\x83\xff")),
+        ("uid=0", Rule(ALL, uid=0)),
+        ("uid=4294967294", Rule(ALL, uid=4294967294)),
+        ("unit=nginx", Rule(ALL, unit="nginx.service")),
+        ("unit=session-2.scope", Rule(ALL, unit="session-2.scope")),
+        ("comm=foo,signal=SIGUSR1", Rule(frozenset({10}), b"foo")),
+        ("signal=SIGUSR1,USR2,uid=7,comm=a=b", Rule(frozenset({10, 12}), b"a=b", 7)),
+        ("unit=x.service,uid=33,signal=0,comm=y", Rule(frozenset({0}), b"y", 33, "x.service")),
+    ],
+)
+def test_rules(text, rule):
+    """Each part narrows the rule; names are written as events spell them."""
+    assert cli.rule(text) == rule
+    config = cli.parse([f"--events.exclude={text}", "--events.exclude=signal=SIGHUP", f"--events.exclude={text}"])
+    assert config.probe.excluded == cli.DEFAULT_EXCLUDED | {1}
+    assert config.probe.rules + config.unit_rules == (rule,)
+    assert bool(config.unit_rules) == (rule.unit is not None)
+
+
+def test_included_signals_win_over_every_rule():
+    """A rule of which nothing is left is none."""
+    flags = (
+        "--events.exclude=uid=1",
+        "--events.exclude=comm=a,signal=9",
+        "--events.exclude=unit=b",
+        "--events.include-signal=9",
+    )
+    config = cli.parse(list(flags))
+    assert config.probe.rules == (Rule(ALL - {9}, uid=1),)
+    assert config.unit_rules == (Rule(ALL - {9}, unit="b.service"),)
+
+
 BAD = [
+    (["--events.exclude="], "'' is not signal=SIGNAL, comm=NAME, uid=N or unit=NAME"),
+    (["--events.exclude=SIGUSR1"], "'SIGUSR1' is not signal=SIGNAL"),
+    (["--events.exclude=name=x"], "'name=x' is not signal=SIGNAL"),
+    (["--events.exclude=comm="], "'comm=' is not signal=SIGNAL"),
+    (
+        ["--events.exclude=comm=a,b"],
+        "'b' is not signal=SIGNAL, comm=NAME, uid=N or unit=NAME (in a name, write \\x2c for",
+    ),
+    (["--events.exclude=comm=a,comm=b"], "two parts comm=, and all parts of a rule must match: repeat the flag"),
+    (
+        ["--events.exclude=comm=sixteen-bytes-xy"],
+        "too long: the kernel keeps 15 bytes of a process name; write sixteen-bytes-x;",
+    ),
+    (["--events.exclude=comm=sieben-und-acht\u00e9"], "write sieben-und-acht;"),
+    (["--events.exclude=comm=a\\b"], "has a backslash that begins neither \\xNN nor \\\\;"),
+    (["--events.exclude=comm=a\\x00b"], "is not the name of a process"),
+    (["--events.exclude=uid=-1"], "'-1' is not a whole number from 0 to 4294967294"),
+    (["--events.exclude=uid=root"], "'root' is not a whole number"),
+    (["--events.exclude=signal=SIGFOO,uid=1"], "no such signal: 'SIGFOO'"),
+    ([f"--events.exclude=uid={uid}" for uid in range(17)], "at most 16 rules may have comm= or uid= without unit="),
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     (["--web.listen"], "unrecognized arguments: --web.listen"),
     (["stray"], "unrecognized arguments: stray"),
@@ -93,7 +158,7 @@ BAD = [
     (["--web.telemetry-path=metrics"], "'metrics' is not a path"),
     (["--web.telemetry-path=/a{b}"], "'/a{b}' is not a path"),
     (["--events.target=syslog"], "invalid choice: 'syslog'"),
-    (["--events.exclude-signal=SIGFOO"], "no such signal: 'SIGFOO'"),
+    (["--events.exclude=signal=SIGFOO"], "no such signal: 'SIGFOO'"),
     (["--events.include-signal=9,,15"], "no such signal: ''"),
     (["--events.rate=-1"], "'-1' is not a whole number from 0 to 1000000"),
     (["--events.rate=1.5"], "'1.5' is not a whole number"),

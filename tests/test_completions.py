@@ -106,7 +106,12 @@ def test_a_flag_is_followed_by_its_sign():
         ("killsnoopd --events.target=", ["auto", "journal", "stdout", "none"]),
         ("killsnoopd --events.target j", ["journal"]),
         ("killsnoopd --log.level=warn", ["warning"]),
-        ("killsnoopd --events.exclude-signal=SIGKILL,SIGTE", ["SIGKILL,SIGTERM"]),
+        ("killsnoopd --events.include-signal=SIGKILL,SIGTE", ["SIGKILL,SIGTERM"]),
+        ("killsnoopd --events.exclude=", ["signal=", "comm=", "uid=", "unit="]),
+        ("killsnoopd --events.exclude=c", ["comm="]),
+        ("killsnoopd --events.exclude=signal=SIGUSR1,ui", ["SIGUSR1,uid="]),
+        ("killsnoopd --events.exclude=uid=0,comm=foo,sig", ["foo,signal="]),
+        ("killsnoopd --events.exclude=comm=fo", []),
         ("killsnoopd --probe.syscalls=kill,tg", ["kill,tgkill"]),
         ("killsnoopd --probe.pin=/us", ["/usr"]),
         ("killsnoopd --web.config.file=/etc/host.co", ["/etc/host.conf"]),
@@ -131,6 +136,7 @@ def test_bash_that_does_not_break_at_the_sign():
     """Then bash replaces the whole word."""
     assert bash("killsnoopd --events.target=j", " \t\n") == ["--events.target=journal"]
     assert bash("killsnoop --signal=SIGKILL,SIGSE", " \t\n") == ["--signal=SIGKILL,SIGSEGV"]
+    assert bash("killsnoopd --events.exclude=comm=a,sig", " \t\n") == ["--events.exclude=comm=a,signal="]
 
 
 def test_who_and_top_have_flags_of_their_own():
@@ -139,7 +145,7 @@ def test_who_and_top_have_flags_of_their_own():
     assert {word.rstrip("=") for word in bash("killsnoop top -")} == flags(command.top_parser())
 
 
-@pytest.mark.parametrize("line", ["killsnoopd --events.exclude-signal=", "killsnoop -s "])
+@pytest.mark.parametrize("line", ["killsnoopd --events.include-signal=", "killsnoop -s "])
 def test_every_signal_offered_is_known(line):
     """The flag accepts each word."""
     offered = bash(line)

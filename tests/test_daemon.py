@@ -1,5 +1,9 @@
-"""The daemon's choices."""
+"""The daemon's choices, and bugs in its threads and tasks."""
 
+import asyncio
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -82,3 +86,38 @@ def test_the_time_to_stop_is_documented():
     """The man page states it."""
     page = (Path(__file__).parent.parent / "docs/killsnoopd.8").read_text()
     assert f"Log the events that wait, for at most {daemon.DRAIN_S:.0f} second," in " ".join(page.split())
+
+
+def test_a_thread_that_fails_ends_the_daemon():
+    """Without its event thread it would go on and log nothing: one line and exit code 1, and systemd starts it again."""
+    script = """
+import threading, time
+from killsnoopd import daemon
+daemon._set_up_logging("info")
+threading.excepthook = daemon._thread_failed
+threading.Thread(target=lambda: {}["x"], daemon=True).start()
+time.sleep(60)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30, env=environment
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("killsnoopd: a bug: KeyError: 'x'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_task_that_fails_does_not(caplog):
+    """One connection's failure is one line in the log."""
+
+    async def go_on():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(daemon._task_failed)
+        loop.call_soon(lambda: {}["x"])
+        await asyncio.sleep(0)
+        loop.call_exception_handler({"message": "no exception"})
+
+    asyncio.run(go_on())
+    bug, other = caplog.messages
+    assert bug.startswith("a bug: KeyError: 'x' at ")
+    assert other == "no exception"

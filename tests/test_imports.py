@@ -22,7 +22,7 @@ ARROWS = {
     "web": {TOP, "metrics"},
     "query": {TOP, "events"},
 }
-FREE = ("daemon", "__main__")
+FREE = ("check", "daemon", "__main__")
 
 
 def wing(module):

@@ -80,6 +80,24 @@ def test_text(raw, text):
     assert names.text(raw) == text
 
 
+def test_raw():
+    """The inverse of text(), for each byte, for random names, and for bytes that a command line holds."""
+    seeded = random.Random(3)
+    raws = [
+        *(bytes([byte]) for byte in range(1, 256)),
+        *(seeded.randbytes(15).replace(b"\0", b"\\") for _ in range(10_000)),
+    ]
+    assert [names.raw(names.text(name)) for name in raws] == raws
+    assert names.raw(b"caf\xe9".decode("utf-8", "surrogateescape")) == b"caf\xe9"
+
+
+@pytest.mark.parametrize("text", ["\\", "a\\b", r"\x", r"\xF0", r"\xg0", r"\\\n"])
+def test_what_is_no_text_of_a_name(text):
+    """A backslash begins an escape, or is refused."""
+    with pytest.raises(ValueError, match=r"neither \\xNN nor \\\\$"):
+        names.raw(text)
+
+
 def test_text_is_injective():
     """Neither two names of up to two bytes nor two of 100,000 random ones of fifteen have the same text."""
     short = [bytes(pair) for size in (0, 1, 2) for pair in itertools.product(range(1, 256), repeat=size)]

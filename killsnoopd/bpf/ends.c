@@ -20,7 +20,7 @@ static __always_inline void decide_kill(u32 tid, bool oom)
 	count_late_delivery(cpu, SIGKILL, event->origin);
 	scratch->now = event->time_ns;
 	/* Counted as kind DEATH: signal_generate may interrupt this program, and writes the cells of kind DELIVERY. */
-	if (admit(cpu, DEATH, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
+	if (admit(cpu, DEATH, event, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
 		output_scratch(cpu, DEATH, true, scratch);
 	undecided_kills.delete(&tid);
 }
@@ -167,7 +167,7 @@ int on_sched_process_exit(u64 *ctx)
 		else
 			add_one(cpu, EXITS + event->sig);
 		BARRIER;
-		if (admit(cpu, kind, event->sig, event->bucket_id, true, NULL, &scratch->now)) {
+		if (admit(cpu, kind, event, event->sig, event->bucket_id, true, NULL, &scratch->now)) {
 			add_cgroup(scratch, task, &event->tcgroup_len);
 			output_scratch(cpu, kind, true, scratch);
 		}

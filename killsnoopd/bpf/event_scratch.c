@@ -133,6 +133,16 @@ static __always_inline u64 start_of(struct task_struct *leader)
 	return leader ? leader->start_boottime : 0;
 }
 
+/* The part of describe_sender() that the rules of --events.exclude ask for, before an event is made. */
+static __always_inline void name_sender(struct sender *sender, struct task_struct *task)
+{
+#if RULES
+	sender->pid = task->tgid;
+	sender->uid = uid_of(task);
+	read_comm(sender->comm, task->group_leader);
+#endif
+}
+
 static __always_inline void describe_sender(struct sender *sender, struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader, *parent = task->real_parent;

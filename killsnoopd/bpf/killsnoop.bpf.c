@@ -16,6 +16,7 @@
  *   TTL                ticks without a call after which a series may lose its counter; 0: never
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
+ *   RULES              rules in use in the map `rules`
  *   FATAL_LOW/_HIGH    bit set of signals whose default action ends the process
  *   EVENT_INTERVAL_NS  ns per token of a bucket; 0: no limit
  *   EVENT_BURST_NS     depth of a bucket: (burst - 1) * EVENT_INTERVAL_NS
@@ -124,9 +125,10 @@ int on_sys_exit(struct sys_exit *ctx)
 	bool self_test = key.sig == 0 && is_self_test(task);
 
 	scratch->now = 0;
+	name_sender(&scratch->event.sender, task);
 	if (self_test)
 		count_event_status(cpu, CALL, FILTERED);
-	else if (!admit(cpu, CALL, key.sig, bucket_of(task), false, cache, &scratch->now))
+	else if (!admit(cpu, CALL, &scratch->event, key.sig, bucket_of(task), false, cache, &scratch->now))
 		return 0;
 	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
 	scratch->event.time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
@@ -216,6 +218,12 @@ int on_signal_generate(u64 *ctx)
 	if (event->sig == SIGURG && own && is_self_test(sender))
 		event->flags |= SELF_TEST;
 	BARRIER;
+	if (event->origin == PTRACE && own) { /* injected: the tracer is not running */
+		struct task_struct *tracer = target->parent;
+
+		if (tracer)
+			sender = tracer;
+	}
 	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM || event->origin == RLIMIT ||
 			     event->origin == SIGIO || event->origin == SELF ||
 			     ((event->origin == AUTOKILL || event->origin == TTY) && sender->flags & PF_KTHREAD);
@@ -223,6 +231,11 @@ int on_signal_generate(u64 *ctx)
 	if (event->origin == SYSCALL && running->compat)
 		event->flags |= COMPAT;
 	event->bucket_id = scratch->by_kernel ? bucket_of(target) | BY_KERNEL : bucket_of(sender);
+	BARRIER;
+	if (scratch->by_kernel)
+		event->sender.pid = 0;
+	else
+		name_sender(&event->sender, sender);
 	BARRIER;
 	if (counted && !scratch->undecided) {
 		count_delivery(cpu, event->sig, event->origin, event->outcome);
@@ -232,7 +245,8 @@ int on_signal_generate(u64 *ctx)
 		} else if (event->outcome == IGNORED && event->origin != SYSCALL) {
 			count_event_status(cpu, DELIVERY, FILTERED); /* such as SIGCONT with SIGHUP, or to a dying process */
 		} else {
-			scratch->emit = admit(cpu, DELIVERY, event->sig, event->bucket_id, scratch->fatal, cache, &scratch->now);
+			scratch->emit = admit(cpu, DELIVERY, event, event->sig, event->bucket_id, scratch->fatal, cache,
+					      &scratch->now);
 		}
 	}
 	if (!scratch->emit && !scratch->fatal && !scratch->terminating)
@@ -249,23 +263,21 @@ int on_signal_generate(u64 *ctx)
 	__builtin_memset(event->tty, 0, COMM_LEN);
 	scratch->text_len = 0;
 	describe_target(event, target);
-	if (event->origin == PTRACE && own) /* injected: the tracer is not running */
-		sender = target->parent;
-	if (scratch->by_kernel || !sender)
+	if (scratch->by_kernel)
 		describe_nobody(&event->sender);
 	else
 		describe_sender(&event->sender, sender);
 	BARRIER;
 	if (event->origin == TTY)
 		add_tty(event, target);
-	else if ((event->origin == SIGIO || event->origin == OOM) && sender && !(sender->flags & PF_KTHREAD))
+	else if ((event->origin == SIGIO || event->origin == OOM) && !(sender->flags & PF_KTHREAD))
 		add_trigger(event, sender);
 	BARRIER;
 	if (event->sig == SIGKILL && scratch->fatal)
 		mark_escalation(cpu, event);
 	BARRIER;
 	if (scratch->emit || scratch->undecided) {
-		if (!scratch->by_kernel && sender) {
+		if (!scratch->by_kernel) {
 			add_exe(scratch, sender);
 			add_cgroup(scratch, sender, &event->cgroup_len);
 		}
@@ -279,7 +291,7 @@ int on_signal_generate(u64 *ctx)
 		if (undecided_kills.update(&event->ttid, scratch) == 0)
 			return 0;
 		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
-		scratch->emit = admit(cpu, DELIVERY, SIGKILL, event->bucket_id, true, cache, &scratch->now);
+		scratch->emit = admit(cpu, DELIVERY, event, SIGKILL, event->bucket_id, true, cache, &scratch->now);
 	}
 	BARRIER;
 	if (scratch->emit)

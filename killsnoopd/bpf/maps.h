@@ -150,12 +150,23 @@ struct bucket {
 };
 BPF_TABLE("lru_hash", u64, struct bucket, buckets, 16384); /* by bucket_id */
 BPF_TABLE("array", u32, struct bucket, shared_buckets, 2); /* shared by ids not in `buckets`, see over_limit() */
+/*
+ * Rules of --events.exclude, written by the loader: events of these signals by senders of this name and uid are not made.
+ * A mask of 0 stands for any name or uid.
+ */
+#define RULES_MAX 16
+struct rule {
+	u64 signals[2]; /* bit set: 0..63, 64 and above; empty if the rule is not used */
+	u64 comm[COMM_LEN / 8], comm_mask[COMM_LEN / 8];
+	u32 uid, uid_mask;
+};
+BPF_TABLE("array", u32, struct rule, rules, RULES_MAX);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /*
  * The daemon's half of the ledger: the status of each event it read (in_flight.py) and, during the self-test, its pid
  * (self_test.py). Only the daemon writes it. As a map, it outlives a restart.
  */
-#define SELF_TEST_PID 5 /* index of the pid, as seen in the daemon's own pid namespace; 0: no test is running */
+#define SELF_TEST_PID 6 /* index of the pid, as seen in the daemon's own pid namespace; 0: no test is running */
 BPF_F_TABLE("array", u32, u64, ledger, 16, BPF_F_MMAPABLE);
 BPF_TABLE("array", u32, struct scratch, scratch_buffers, CPUS * EXIT); /* by CPU and kind; an exit uses that of DEATH */
 

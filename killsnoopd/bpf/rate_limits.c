@@ -10,6 +10,34 @@ static __always_inline bool excluded(u32 sig)
 	return sig < 64 ? (EXCLUDE_LOW >> sig) & 1 : (EXCLUDE_HIGH >> (sig - 64)) & 1;
 }
 
+/*
+ * Whether a rule of --events.exclude excludes an event of which the sender's pid, name and uid are filled in. The kernel
+ * has neither name nor uid; its pid is 0.
+ */
+static __always_inline bool excluded_by_rule(struct sender *sender, u32 sig)
+{
+#if RULES
+	u64 *comm = (u64 *)sender->comm;
+
+	if (!sender->pid)
+		return false;
+	NO_UNROLL for (u32 i = 0; i < RULES; i++) {
+		u32 at = i;
+		struct rule *rule = rules.lookup(&at);
+
+		if (!rule)
+			break;
+		u64 difference = ((comm[0] & rule->comm_mask[0]) ^ rule->comm[0]) |
+				 ((comm[1] & rule->comm_mask[1]) ^ rule->comm[1]) |
+				 ((sender->uid & rule->uid_mask) ^ rule->uid);
+
+		if (!difference && (sig < 64 ? rule->signals[0] >> sig : rule->signals[1] >> (sig - 64)) & 1)
+			return true;
+	}
+#endif
+	return false;
+}
+
 static __always_inline bool is_fatal(u32 sig)
 {
 	return sig < 64 ? (FATAL_LOW >> sig) & 1 : (FATAL_HIGH >> (sig - 64)) & 1;
@@ -126,9 +154,9 @@ static __always_inline bool over_limit(u64 id, bool fatal, u64 now, bool *storm)
 	return false;
 }
 
-/* Whether to make an event. If not, count its status. */
-static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_id, bool fatal, struct cpu_cache *cache,
-				  u64 *now)
+/* Whether to make an event, of which the sender is named (name_sender()). If not, count its status. */
+static __always_inline bool admit(u32 cpu, enum kind kind, struct event *event, u32 sig, u64 bucket_id, bool fatal,
+				  struct cpu_cache *cache, u64 *now)
 {
 	if (excluded(sig)) {
 		count_event_status(cpu, kind, FILTERED);
@@ -139,6 +167,11 @@ static __always_inline bool admit(u32 cpu, enum kind kind, u32 sig, u64 bucket_i
 	/* In a storm, read the clock and the bucket once per jiffy: that costs more than all the rest. */
 	if (cache && cache->bucket_id == id && cache->jiffy == jiffy) {
 		count_event_status(cpu, kind, RATE_LIMITED);
+		return false;
+	}
+	/* After the above: a storm of others, over their limit, must not pay for the rules. */
+	if (excluded_by_rule(&event->sender, sig)) {
+		count_event_status(cpu, kind, FILTERED);
 		return false;
 	}
 	bool storm = false;

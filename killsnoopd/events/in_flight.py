@@ -13,7 +13,7 @@ from ctypes import c_int, c_size_t, c_uint32, c_void_p
 
 from killsnoopd.probe.program import DAEMON_STATUSES
 
-_POSITION, _FINISHED = 3, 4  # position in the ring buffer; number of events with a status when this one was taken
+_POSITION, _FINISHED = 4, 5  # position in the ring buffer; number of events with a status when this one was taken
 _MESSAGE = 8  # struct mmsghdr has the remaining words
 _libc = ctypes.CDLL(None, use_errno=True)
 

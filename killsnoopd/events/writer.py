@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from killsnoopd import event
-from killsnoopd.events import fields
+from killsnoopd.events import exclusion, fields
 from killsnoopd.events.cpu_budget import CpuBudget
 from killsnoopd.events.in_flight import InFlight
 from killsnoopd.events.processes import Processes
 from killsnoopd.events.stop_deadline import StopDeadline, Stopped
 from killsnoopd.probe.attached import Probe
+from killsnoopd.settings import Rule
 
 log = logging.getLogger("killsnoopd")
 
@@ -40,10 +41,11 @@ class Writer(threading.Thread):
         deadline: StopDeadline,
         pinned: bool,
         cpu_share: float | None,
+        rules: tuple[Rule, ...] = (),
     ) -> None:
         """If the ring buffer is pinned, events that cannot be logged by the deadline stay in it; else they are lost.
 
-        `cpu_share`: the share of one core that the thread may use; None: no limit.
+        `cpu_share`: the share of one core that the thread may use; None: no limit. `rules`: events not to log.
         """
         super().__init__(name="killsnoopd-ev", daemon=True)
         self._probe = probe
@@ -53,6 +55,7 @@ class Writer(threading.Thread):
         self._deadline = deadline
         self._pinned = pinned
         self._cpu_share = cpu_share
+        self._rules = rules
         self._stopped = False
         self._failures: set[str] = set()
         self.done = threading.Event()
@@ -115,7 +118,10 @@ class Writer(threading.Thread):
             if self._stopped or (not self._pinned and self._deadline.passed()):
                 self.given_up += 1
                 return "journal_error"
-            self._send(fields.fields(decoded, self._processes.identify(decoded), boot_ns))
+            identity = self._processes.identify(decoded)
+            if exclusion.excluded(self._rules, decoded, identity):
+                return "filtered"
+            self._send(fields.fields(decoded, identity, boot_ns))
             self.last_event_ns = decoded.time_ns + boot_ns
             return "logged"
         except ValueError as error:

@@ -163,7 +163,7 @@ def events(ledger: Ledger) -> Iterator[Metric]:
     """Events by status, and those that wait."""
     family = CounterMetricFamily(
         "killsnoop_events",
-        "Events by status: logged, filtered (--events.exclude-signal), rate_limited (--events.rate), "
+        "Events by status: logged, filtered (--events.exclude), rate_limited (--events.rate), "
         "ring_full (the journal is too slow), journal_error (could not be written), decode_error.",
         labels=("status",),
     )

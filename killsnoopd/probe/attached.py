@@ -177,7 +177,8 @@ class Probe:
         cells = self._sum(self.layout.ledger, KINDS * len(PROBE_STATUSES))
         kernel = {status: sum(cells[index :: len(PROBE_STATUSES)]) for index, status in enumerate(PROBE_STATUSES)}
         pending = kernel.pop("emitted") - sum(own.values())
-        return Ledger(own | kernel, max(0, pending))
+        both = {status: own.get(status, 0) + kernel.get(status, 0) for status in own | kernel}
+        return Ledger(both, max(0, pending))
 
     def not_handled(self) -> dict[str, int]:
         """How often the program array of each entry program was empty: those runs are counted nowhere else."""

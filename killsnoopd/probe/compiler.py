@@ -19,7 +19,7 @@ from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import BPF_DIR, DAEMON_MAPS, EVENTS_FD, PROBE_MAPS, RDONLY_CAST, possible_cpus, source
 from killsnoopd.settings import Settings
 
-_INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
+INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 _LINE_MAX = 300  # characters of the compiler's message in an error line; --log.level=debug shows all
 
 
@@ -95,14 +95,14 @@ def import_bcc() -> Any:
     try:
         import bcc
     except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
-        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} ({error}): {_INSTALL_BCC}") from None
+        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} ({error}): {INSTALL_BCC}") from None
     if not bcc.__file__:
-        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} (an empty directory): {_INSTALL_BCC}")
+        raise Failure(Exit.CONFIG, f"bcc is missing for {sys.executable} (an empty directory): {INSTALL_BCC}")
     if not hasattr(bcc, "BPF"):
         raise Failure(
             Exit.CONFIG,
             f"the bcc at {bcc.__file__} is PyPI's lattice package, not the BPF Compiler Collection: "
-            f"pip uninstall bcc, then {_INSTALL_BCC}",
+            f"pip uninstall bcc, then {INSTALL_BCC}",
         )
     return bcc.BPF
 

@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
     "libbpf_find_vmlinux_btf_id": (c_int, [c_char_p, c_int]),
     "libbpf_probe_bpf_helper": (c_int, [c_int, c_int, c_void_p]),
+    "libbpf_version_string": (c_char_p, []),
     "btf__load_vmlinux_btf": (c_void_p, []),
     "btf__free": (None, [c_void_p]),
     "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
@@ -53,6 +54,11 @@ def _lib() -> ctypes.CDLL:
     return lib
 
 
+def version() -> str:
+    """The library's version. Raises Failure if it is missing."""
+    return str(_lib().libbpf_version_string().decode())
+
+
 def _checked(result: int, what: str) -> int:
     if result < 0:
         raise OSError(-result, os.strerror(-result), what)
@@ -72,6 +78,12 @@ def obj_get(path: str) -> int:
 def map_freeze(fd: int) -> None:
     """Freeze the map: from now on only BPF programs can write it, no user-space program, not even as root."""
     _checked(_lib().bpf_map_freeze(fd), "bpf_map_freeze")
+
+
+def array_set(map_fd: int, index: int, value: bytes) -> None:
+    """Store an element of an array."""
+    key = c_uint32(index)
+    _checked(_lib().bpf_map_update_elem(map_fd, ctypes.byref(key), value, 0), "bpf_map_update_elem")
 
 
 def prog_array_set(map_fd: int, prog_fd: int) -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from killsnoopd import cli, privileges
-from killsnoopd.failure import Exit, Failure
+from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.probe import handover, hooks, libbpf, pins, self_test
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.compiler import compile_probe
@@ -28,6 +28,7 @@ from killsnoopd.probe.program import (
     possible_cpus,
     probe_hash,
     relocated,
+    rules,
 )
 from killsnoopd.settings import Settings
 
@@ -83,6 +84,8 @@ def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
         instructions = relocated(probe.functions[function], maps, rdonly_cast)
         return libbpf.load_program(function, hooks.btf_tracepoint(program), instructions, _LICENSE)
 
+    for index, rule in enumerate(rules(settings)):
+        libbpf.array_set(loaded.maps["rules"], index, rule)
     try:
         workers = {program: load_program(f"on_{program}", program) for program in PROGRAMS}
         if not pinned:
@@ -106,11 +109,16 @@ def may_load(status: bytes) -> bool:
     return capabilities & both == both or bool(capabilities & 1 << 21)
 
 
+def check_capabilities() -> None:
+    """Raise Failure if this process may not load the probe."""
+    if not may_load(Path("/proc/self/status").read_bytes()):
+        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root")
+
+
 def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, str]:
     """Compile, load, and attach the hooks that the pinned probe lacks; the objects and bcc's version."""
     # Cheap checks first: compiling takes long.
-    if not may_load(Path("/proc/self/status").read_bytes()):
-        raise Failure(Exit.NOPERM, f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root")
+    check_capabilities()
     for hook in hooks.chosen(settings):
         hooks.check(hook)
     loaded, version = _load(settings, pinned)
@@ -122,7 +130,7 @@ def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, st
 
 def send(loaded: Objects, bcc_version: str, peer: socket.socket) -> None:
     """Hand over what the daemon reads, and what must stay open for the probe to run."""
-    for name in JUMPS:  # no other version will take over
+    for name in (*JUMPS, "rules"):  # no other version will take over
         libbpf.map_freeze(loaded.maps[name])
     maps = {name: loaded.maps[name] for name in (*DAEMON_MAPS, *JUMPS)}
     handover.send(peer, {"bcc": bcc_version}, Objects(maps, loaded.programs, loaded.links))
@@ -161,7 +169,8 @@ def main(argv: list[str] | None = None) -> int:
             raise Failure(
                 Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}"
             ) from error
-    except Failure as failure:
+    except Exception as error:
+        failure = error if isinstance(error, Failure) else unforeseen(error)
         if peer is not None:
             handover.send_failure(peer, failure)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from killsnoopd import names
 from killsnoopd.probe.hooks import PROGRAMS
-from killsnoopd.settings import PAGE_BYTES, Settings
+from killsnoopd.settings import PAGE_BYTES, RULES_MAX, Rule, Settings
 
 BPF_DIR = Path(__file__).parent.parent / "bpf"
 MAIN = BPF_DIR / "killsnoop.bpf.c"
@@ -23,17 +23,18 @@ _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2  # a call: opcode, source register if it cal
 # The following must match maps.h and killsnoop.bpf.c.
 RESULTS = ("success", "EPERM", "ESRCH", "EBADF", "EAGAIN", "EFAULT", "EINVAL", "(other)")
 PROBE_STATUSES = ("filtered", "rate_limited", "ring_full", "emitted")  # of an event in the probe: enum event_status
-DAEMON_STATUSES = ("logged", "journal_error", "decode_error")  # of an emitted event: the first words of `ledger`
+DAEMON_STATUSES = ("logged", "filtered", "journal_error", "decode_error")  # of an emitted event: words of `ledger`
 LEDGER_WORDS = 16  # of 8 bytes
-SELF_TEST_PID = 5  # index of the word with the pid of the process that tests the probe
+SELF_TEST_PID = 6  # index of the word with the pid of the process that tests the probe
 KINDS = 4  # of events, enum kind: the probe counts each kind by status
 SERIES_BYTES = 24
+_RULE = struct.Struct("=QQ16s16sII")  # struct rule
 DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # read by the daemon
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
 PROBE_MAPS = (  # used by the probe and the next loader only
     "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "histories", "no_history",
-    "history_shares", "undecided_kills", "dead", "cpu_caches", *JUMPS,
+    "history_shares", "undecided_kills", "dead", "cpu_caches", "rules", *JUMPS,
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
         "RING_PAGES": max(1, settings.ring_bytes // page_bytes),
         "EXCLUDE_LOW": excluded & (1 << 64) - 1,
         "EXCLUDE_HIGH": excluded >> 64,
+        "RULES": len(settings.rules),
         "FATAL_LOW": fatal & (1 << 64) - 1,
         "FATAL_HIGH": fatal >> 64,
         "EVENT_INTERVAL_NS": interval_ns,
@@ -59,10 +61,25 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
     }
 
 
+def rules(settings: Settings) -> list[bytes]:
+    """The elements of the map `rules` (struct rule), those that are not used included."""
+    used = [_rule(rule) for rule in settings.rules]
+    return used + [bytes(_RULE.size)] * (RULES_MAX - len(used))
+
+
+def _rule(rule: Rule) -> bytes:
+    signals = sum(1 << number for number in rule.signals)
+    # The name and the NUL after it: Linux before 5.17 leaves parts of a former name behind that.
+    name, name_mask = (b"", b"") if rule.comm is None else (rule.comm, b"\xff" * (len(rule.comm) + 1))
+    uid, uid_mask = (0, 0) if rule.uid is None else (rule.uid, (1 << 32) - 1)
+    return _RULE.pack(signals & (1 << 64) - 1, signals >> 64, name, name_mask, uid, uid_mask)
+
+
 def probe_hash(settings: Settings) -> str:
     """Identifies the probe: a hash of the source and the settings. Pins have this name."""
     described = json.dumps([sorted(settings.syscalls), macros(settings, 1, PAGE_BYTES)])
-    return _digest(described.encode(), *(path.read_bytes() for path in sorted(BPF_DIR.rglob("*.[ch]"))))
+    sources = (path.read_bytes() for path in sorted(BPF_DIR.rglob("*.[ch]")))
+    return _digest(described.encode(), *rules(settings), *sources)
 
 
 def layout_hash(settings: Settings) -> str:

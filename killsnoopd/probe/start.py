@@ -14,13 +14,14 @@ from killsnoopd.probe.program import Layout
 _PACKAGE = Path(__file__).parent.parent
 # Runs the loader under any Python. Of the daemon's path, only this package is importable.
 _BOOTSTRAP = """\
-import importlib.util, runpy, sys
+import importlib.util, sys
 spec = importlib.util.spec_from_file_location(
     "killsnoopd", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
 sys.modules["killsnoopd"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
 sys.argv = ["killsnoopd-loader"] + sys.argv[2:]
-runpy.run_module("killsnoopd.probe.loader", run_name="__main__", alter_sys=True)
+from killsnoopd.entry import loader
+sys.exit(loader())
 """
 
 

@@ -12,7 +12,7 @@ import h11
 from prometheus_client import CollectorRegistry
 
 from killsnoopd import __version__
-from killsnoopd.failure import Exit, Failure
+from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.metrics.page import Pages
 from killsnoopd.web import message
 from killsnoopd.web.config_file import WebConfigFile
@@ -74,8 +74,10 @@ class Server:
             if refusal.reason:
                 self._connections.refused[refusal.reason] += 1
             response = refusal.response
-        except Exception:
-            log.exception("a request failed")
+        except Exception as error:
+            bug = unforeseen(error)
+            log.debug("%s", bug.details)
+            log.error("a request failed: %s", bug)
             response = Refused(HTTPStatus.INTERNAL_SERVER_ERROR).response
         head_only = header.lstrip(b"\r\n").startswith(b"HEAD ")
         return message.encode(response, config.headers), b"" if head_only else response.body

@@ -46,7 +46,7 @@ def test_every_event_is_taken_once(words):
         for position in positions:
             assert in_flight.begin(position)
             in_flight.finish("logged")
-    assert statuses(words) == {"logged": 5, "journal_error": 0, "decode_error": 0}
+    assert statuses(words) == {"logged": 5, "filtered": 0, "journal_error": 0, "decode_error": 0}
 
 
 @pytest.mark.parametrize("position", [0, 400])

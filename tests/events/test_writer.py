@@ -5,9 +5,10 @@ from event_record import record
 from fakes import FakeInFlight, FakeProbe
 from waiting import wait_for
 
-from killsnoopd.events.processes import Processes
+from killsnoopd.events.processes import Identity, Processes
 from killsnoopd.events.stop_deadline import StopDeadline, Stopped
 from killsnoopd.events.writer import Writer
+from killsnoopd.settings import Rule
 
 
 class Sink:
@@ -27,13 +28,13 @@ class Sink:
         self.closed = True
 
 
-def written(sink, records):
+def written(sink, records, rules=()):
     """Run the thread until it has taken these records; the statuses it counted."""
     probe = FakeProbe(records=records)
     in_flight = FakeInFlight()
     deadline = StopDeadline(1)
     probe.events_fd = deadline.stop_fd
-    writer = Writer(probe, sink, in_flight, Processes(), deadline, pinned=False, cpu_share=None)
+    writer = Writer(probe, sink, in_flight, Processes(), deadline, pinned=False, cpu_share=None, rules=rules)
     writer.start()
     assert writer.stop(10)
     assert sink.closed
@@ -94,6 +95,17 @@ def test_no_time_left():
     deadline.close()
     assert in_flight.statuses == ["logged", "journal_error", "journal_error"]
     assert (writer.given_up, writer.sending) == (2, False)
+
+
+def test_an_excluded_event_is_counted_and_not_logged(monkeypatch):
+    """By rules that name a unit; the events of others are logged."""
+    monkeypatch.setattr(Processes, "identify", lambda _, event: Identity(unit=f"{event.sender.pid}.service"))
+    sink = Sink()
+    counted, _ = written(
+        sink, [record(pid=pid, res=0) for pid in (6, 7, 6)], (Rule(frozenset(range(66)), unit="6.service"),)
+    )
+    assert counted == ["filtered", "logged", "filtered"]
+    assert sink.sent == ["7"]
 
 
 def pinned(sink, records, grace_s):

@@ -61,10 +61,10 @@ def daemon(start):
 
 
 @pytest.fixture(scope="module")
-def shared_daemon(tmp_path_factory):
-    """The same for all tests of a module, whose process names differ: an emulated machine compiles for ten seconds."""
+def shared_daemon(request, tmp_path_factory):
+    """One, with the module's FLAGS, for all tests of a module, whose process names differ: an emulated machine compiles for ten seconds."""
     with daemons(tmp_path_factory.mktemp("shared")) as start_daemon:
-        yield start_daemon(*EVERYTHING)
+        yield start_daemon(*getattr(request.module, "FLAGS", EVERYTHING))
 
 
 @pytest.fixture(params=["named in the kernel", "found afterwards"] if MAY_READ_KERNEL_MEMORY else ["found afterwards"])

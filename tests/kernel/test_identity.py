@@ -53,6 +53,21 @@ def test_unit_and_container(start, tree, lockdown):
     assert f"kv-unit[{victim}] (docker-{CONTAINER}.scope): delivered" in delivery["MESSAGE"]
 
 
+def test_a_unit_that_is_excluded(start, tree):
+    """--events.exclude=unit=: by the daemon, for it alone knows units; deliveries, deaths and failed calls."""
+    daemon = start("--events.rate=0", "--events.exclude=unit=ks-noisy", "--events.exclude=unit=ks-part,signal=SIGUSR1")
+    with cgroup(tree, "ks-noisy.service") as noisy, cgroup(tree, "ks-part.service") as part:
+        before = daemon.settled_ledger()["filtered"]
+        victim = forked(signal.pause, b"kv-unit")
+        for unit, comm in ((noisy, b"ks-out"), (part, b"ks-in")):
+            run(lambda unit=unit: (join(unit), send("kill", 0x3FFFFF, 15), send("kill", 0x3FFFFF, 10)), comm)
+        run(lambda: (join(noisy), send("kill", victim, 9)), b"ks-out")
+        os.waitpid(victim, 0)
+        assert [event["KILLSNOOP_SIGNAL"] for event in daemon.events("ks-out", "ks-in")] == ["SIGTERM"]
+        assert daemon.ledger()["filtered"] - before >= 5
+    assert len(daemon.signals("ks-out")) == 3
+
+
 def test_executable(start, tmp_path, lockdown):
     """The sender's, also on a file system that is mounted somewhere; a name that cannot be had is marked, never wrong."""
     mounted = tmp_path / "mounted"

@@ -116,7 +116,7 @@ def test_a_reader_that_goes_away_is_no_disaster(tmp_path):
     process = subprocess.Popen(
         [
             sys.executable, "-m", "killsnoopd", "--web.listen-address=127.0.0.1:0", "--events.target=stdout",
-            "--events.exclude-signal=all", "--events.include-signal=SIGRTMIN+29",  # no other process sends that
+            "--events.exclude=signal=all", "--events.include-signal=SIGRTMIN+29",  # no other process sends that
         ],
         stdout=writer, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

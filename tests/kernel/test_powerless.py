@@ -53,7 +53,7 @@ def test_at_rest(start, record_property):
 
 def test_no_work_at_rest(start):
     """From one status line to the next, ten seconds later, one thread wakes up once, to write that line."""
-    daemon = start("--events.exclude-signal=all")  # other processes' signals make no events
+    daemon = start("--events.exclude=signal=all")  # other processes' signals make no events
     daemon.get()
     daemon.wait_status()  # the connection above has ended by then
     before = wake_ups(daemon)

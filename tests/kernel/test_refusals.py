@@ -25,7 +25,7 @@ CASES = {
     "a bad address": ("", "", "--web.listen-address=nowhere", 2, "'nowhere' is not an address"),
     "a host that does not resolve": ("", "", "--web.listen-address=host.invalid:1", 71, "cannot listen on host.invalid:1"),
     "an address of another machine": ("", "", "--web.listen-address=192.0.2.1:1", 71, "cannot listen on 192.0.2.1:1"),
-    "a bad signal name": ("", "", "--events.exclude-signal=SIGNOPE", 2, "no such signal: 'SIGNOPE'"),
+    "a bad signal name": ("", "", "--events.exclude=signal=SIGNOPE", 2, "no such signal: 'SIGNOPE'"),
     "no socket from systemd": ("", "", "--web.systemd-socket", 71, "systemd passed no socket"),
     "pins that are not there": ("", "", "--probe.pin=/sys/fs/bpf/ks_none", 69, "is pinned at /sys/fs/bpf/ks_none/"),
     "pins that cannot be read": (
@@ -45,6 +45,12 @@ CASES = {
     ),
     "bcc missing": (
         f"mkdir $T/none; mount --bind $T/none {DIST}/bcc", "", "", 78, "bcc is missing for /usr/bin/python3",
+    ),
+    "systemd-python missing": (
+        f"mount -t tmpfs tmpfs {DIST}/systemd", "", "", 78, "systemd is missing for /usr/bin/python3",
+    ),
+    "prometheus_client missing": (
+        f"mount -t tmpfs tmpfs {DIST}/prometheus_client", "", "", 78, "): install python3-prometheus-client (Debian",
     ),
     "PyPI's bcc": (
         f"mkdir $T/lattice; echo 'class Lattice: pass' > $T/lattice/__init__.py; mount --bind $T/lattice {DIST}/bcc",
@@ -76,9 +82,9 @@ def public():
 
 
 def in_namespace(public, before, program, command):
-    """Run a command in its own mount namespace; the commands before it may change mounts."""
-    script = f"{PRIVATE}; {{ {before or ':'}; }} && cd / && exec {program} {PYTHON} -m {command}"
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": public, "T": public}
+    """Run Python with these arguments in its own mount namespace; the commands before it may change mounts."""
+    script = f"{PRIVATE}; {{ {before or ':'}; }} && cd / && exec {program} {PYTHON} {command}"
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": public, "T": public, "OWN_SCRAPE": OWN_SCRAPE}
     return subprocess.run([*UNSHARE, script], capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 
@@ -88,11 +94,39 @@ def test_refusal(case, public):
     before, program, flags, code, says = CASES[case]
     if "--web.listen-address" not in flags:
         flags += " --web.listen-address=127.0.0.1:0"
-    result = in_namespace(public, before, program, f"killsnoopd {flags}")
+    result = in_namespace(public, before, program, f"-m killsnoopd {flags}")
     assert (result.returncode, result.stdout) == (code, ""), result.stderr
     assert result.stderr.startswith("killsnoopd: ")
     assert result.stderr.count("\n") == 1
     assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case not in ("no socket from systemd", "no process to be had")]
+)
+def test_check(case, public):
+    """--check exits as a start does, and says in one of its lines what a start says."""
+    before, program, flags, code, says = CASES[case]
+    if "--web.listen-address" not in flags:
+        flags += " --web.listen-address=127.0.0.1:0"
+    result = in_namespace(public, before, program, f"-m killsnoopd --check {flags}")
+    assert result.returncode == code, result.stdout + result.stderr
+    if code == 2:
+        assert says in result.stderr
+        return
+    lines = result.stdout.splitlines()
+    assert result.stderr == ""
+    assert all(line.startswith(("found    ", "missing  ", "unknown  ")) for line in lines)
+    found = [line for line in lines if line.startswith("missing  ") and "Without it: " in line]
+    assert any(says in line for line in found), result.stdout
+
+
+def test_check_of_a_machine_that_has_all(public):
+    """Nothing that a start needs is missing; the probe was loaded."""
+    result = in_namespace(public, "", "", "-m killsnoopd --check --web.listen-address=127.0.0.1:0")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "found    probe: loads, attaches and passes its self-test\n" in result.stdout
+    assert "does not start" not in result.stdout
 
 
 LOADER_CASES = {
@@ -109,7 +143,7 @@ LOADER_CASES = {
 def test_loader_refusal(case, public):
     """The loader with --pin logs its line itself."""
     before, directory, code, says = LOADER_CASES[case]
-    result = in_namespace(public, before, "", f"killsnoopd.probe.loader --pin {directory}")
+    result = in_namespace(public, before, "", f"-m killsnoopd.probe.loader --pin {directory}")
     assert (result.returncode, result.stdout) == (code, ""), result.stderr
     assert result.stderr.startswith("killsnoopd-loader: ")
     assert result.stderr.count("\n") == 1
@@ -122,7 +156,7 @@ def test_debug_level_shows_what_the_verifier_said(public):
     broken = "u64 *taken = slot_state_entry(TAKEN);"
     source.write_text(source.read_text().replace(broken, f"{broken} *(taken + 9) = 1;"))
     for level in ("info", "debug"):
-        result = in_namespace(public, "", "", f"killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
+        result = in_namespace(public, "", "", f"-m killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
         assert result.returncode == 70, result.stderr
         assert "refused the probe" in result.stderr.splitlines()[-1]
         assert (result.stderr.count("\n") == 1) == (level == "info")
@@ -167,7 +201,7 @@ def test_a_probe_that_reports_our_own_signals_wrong(public, fault):
     before = source.read_text()
     assert before.count(text) == 1
     source.write_text(before.replace(text, instead))
-    result = in_namespace(public, "", "", "killsnoopd --web.listen-address=127.0.0.1:0")
+    result = in_namespace(public, "", "", "-m killsnoopd --web.listen-address=127.0.0.1:0")
     assert (result.returncode, result.stdout) == (70, ""), result.stderr
     assert result.stderr.startswith("killsnoopd: the probe failed its self-test: ")
     assert result.stderr.count("\n") == 1
@@ -179,7 +213,7 @@ def test_what_the_compiler_says(public):
     source = Path(public) / "killsnoopd/bpf/counters.c"
     source.write_text(source.read_text().replace("u64 *taken = slot_state_entry(TAKEN);", "u64 *taken = nothing;"))
     for level in ("info", "debug"):
-        result = in_namespace(public, "", "", f"killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
+        result = in_namespace(public, "", "", f"-m killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
         assert result.returncode == 70, result.stderr
         last = result.stderr.splitlines()[-1]
         assert last.startswith("killsnoopd: bcc could not compile the probe: counters.c:")
@@ -187,23 +221,47 @@ def test_what_the_compiler_says(public):
         assert (result.stderr.count("\n") == 1) == (level == "info")
 
 
-def test_a_bug_is_told_whole(public):
-    """Exit code 1, and the traceback, which a bug report needs."""
-    source = Path(public) / "killsnoopd/daemon.py"
-    source.write_text(source.read_text().replace("privileges.drop()", "privileges.dorp()"))
-    result = in_namespace(public, "", "", "killsnoopd --web.listen-address=127.0.0.1:0")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("Traceback")
-    assert "no attribute 'dorp'" in result.stderr.splitlines()[-1]
+@pytest.mark.parametrize("level", ["info", "debug"])
+@pytest.mark.parametrize(
+    ("file", "text", "instead"),
+    [
+        ("daemon.py", "privileges.drop()", "privileges.dorp()"),
+        ("probe/loader.py", "hooks.check(hook)", "hooks.dorp(hook)"),  # in another process
+        ("privileges.py", "import ctypes\n", "import ctypes\n0 / 0 .dorp\n"),  # before anything is set up
+    ],
+)
+def test_a_bug_is_one_line(public, file, text, instead, level):
+    """Exit code 1, what and where, and the traceback that a report needs at debug level."""
+    source = Path(public) / "killsnoopd" / file
+    before = source.read_text()
+    assert before.count(text) == 1
+    source.write_text(before.replace(text, instead))
+    result = in_namespace(public, "", "", f"-m killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
+    assert (result.returncode, result.stdout) == (1, ""), result.stderr
+    *traceback, line = result.stderr.splitlines()
+    assert line.startswith("killsnoopd: a bug: AttributeError: ")
+    assert f"no attribute 'dorp' at {Path(file).name}:" in line
+    assert "report it" in line
+    if level == "debug" and file != "privileges.py":
+        assert "Traceback" in traceback[0]
+    else:
+        assert traceback == []
+
+
+FULL = (
+    "mount -t tmpfs tmpfs /mnt; cp -R $T/killsnoopd /mnt/; export PYTHONPATH=/mnt; "
+    "for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o size=4k tmpfs $folder; cat /dev/zero > $folder/fill 2>&-; done; "
+    "mount -o remount,bind,ro /; cd /; "
+    f"! {PYTHON} -c 'import tempfile; tempfile.gettempdir()' 2>&-"
+)
 
 
 def test_from_a_folder_that_only_its_owner_can_read(public):
     """`sudo make run` in a home of mode 0700: without capabilities, root could not read a module there."""
     Path(public).chmod(0o700)
     shutil.chown(public, 65534)
-    script = "import killsnoopd, urllib.request, threading, os, time, sys\n" + OWN_SCRAPE
     result = subprocess.run(
-        [PYTHON, "-c", script],
+        [PYTHON, "-c", OWN_SCRAPE],
         capture_output=True,
         text=True,
         timeout=60,
@@ -217,7 +275,7 @@ def test_from_a_folder_that_only_its_owner_can_read(public):
 
 # Runs the daemon in this process, and requests its page from a thread, in every format.
 OWN_SCRAPE = """
-import re, signal
+import os, re, signal, sys, threading, time, urllib.request
 from killsnoopd import daemon
 from killsnoopd.web import server
 ports = []
@@ -245,3 +303,18 @@ def scrape():
 threading.Thread(target=scrape).start()
 sys.exit(daemon.main(["--web.listen-address=127.0.0.1:0", "--events.target=none"]))
 """
+
+
+FULL = (
+    "mount -t tmpfs tmpfs /mnt; cp -R $T/killsnoopd /mnt/; export PYTHONPATH=/mnt; "
+    "for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o size=4k tmpfs $folder; cat /dev/zero > $folder/fill 2>&-; done; "
+    "mount -o remount,bind,ro /; cd /; "
+    f"! {PYTHON} -c 'import tempfile; tempfile.gettempdir()' 2>&-"
+)
+
+
+def test_without_a_temporary_folder(public):
+    """/tmp and /var/tmp are full and / is read-only: Python finds no place for a temporary file, and needs none."""
+    result = in_namespace(public, FULL, "", '-c "$OWN_SCRAPE"')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("# EOF") == 1

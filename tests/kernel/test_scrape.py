@@ -31,7 +31,7 @@ def taken_s(action):
 def test_a_large_page_holds_up_neither_requests_nor_events(start):
     """While two clients scrape ten thousand series in a loop, others wait for a fraction of a scrape's duration."""
     with victim() as pid:
-        daemon = start("--events.exclude-signal=SIGUSR1")
+        daemon = start("--events.exclude=signal=SIGUSR1")
         run(lambda: send(pid))
         scrapes, stop = [], threading.Event()
 

@@ -197,7 +197,7 @@ def test_only_the_chosen_system_calls_are_watched(start):
 
 def test_filtered_events_are_counted(start):
     """Filtered events are counted as signals, and as filtered in the ledger."""
-    daemon = start("--events.exclude-signal=SIGUSR1,SIGRTMIN+3,invalid")
+    daemon = start("--events.exclude=signal=SIGUSR1,SIGRTMIN+3,invalid")
     with victim() as target:
         run(lambda: [send("kill", target, sig) for sig in (10, 37, 99, 0, 17, 23, 28, 12)], b"ks-filter")
     assert sum(daemon.signals("ks-filter").values()) == 8

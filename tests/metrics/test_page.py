@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from killsnoopd.metrics import families
-from killsnoopd.metrics.page import Pages, accepts
+from killsnoopd.metrics.page import Pages, accepts_gzip, weights
 
 TEXT, OPENMETRICS = (
     "text/plain;version=0.0.4",
@@ -80,6 +80,17 @@ def reading(answer):
         ("application/openmetrics-text-not", generate_latest),
         ("application/openmetrics-text;version=1.0.0;q=0,text/plain", generate_latest),
         (",;=,\xff;", generate_latest),
+        ("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;version=1.0.0;q=0.1", generate_latest),
+        ("text/plain;q=0.5,application/openmetrics-text;q=0.5", generate_openmetrics),
+        ("text/plain,application/openmetrics-text", generate_openmetrics),
+        ("*/*;q=0.9,application/openmetrics-text;q=0.1", generate_openmetrics),
+        ("Application/OpenMetrics-Text; Q=1.000 ", generate_openmetrics),
+        ("application/openmetrics-text;q=0.000", generate_latest),
+        ("application/openmetrics-text;q=2", generate_latest),
+        ('text/plain;x="a,application/openmetrics-text,b"', generate_latest),
+        ('application/openmetrics-text;x="a;q=0";q=0.3', generate_openmetrics),
+        ("application/*", generate_latest),
+        ("text/html", generate_latest),
     ],
 )
 def test_the_bytes_are_those_of_prometheus_client(accept, encode):
@@ -115,17 +126,48 @@ def test_the_bytes_are_those_of_prometheus_client(accept, encode):
         ("gzip;q=0, *;q=0", False),
         ("x-notgzip-really", False),
         ("gzipped", False),
+        ("gzip\t;\tq=0.5", True),
+        ("gzip;q=1.", True),
+        ("gzip;q=0.", False),
+        ("gzip;q=", False),
+        ("gzip;q=-1", False),
+        ("gzip;q=nan", False),
+        ("gzip;q=1e9", False),
+        ("gzip;q=0.0001", False),  # a weight has three digits
+        ("gzip;q=1.5", False),
+        ("gzip;level=9;q=0", False),
+        ("gzip;q", True),  # not a weight, but a parameter without a value
+        ("gzip;q=0, gzip", True),
+        ("x-gzip;q=0, gzip;q=0.2", True),
+        ("identity, gzip", True),
+        ("identity;q=1, gzip;q=0.5", False),
+        ("identity;q=0.5, gzip;q=0.5", True),
+        ("identity;q=0", False),  # sent plain all the same
+        ("*;q=0", False),
+        ("*;q=1, gzip;q=0", False),
+        ("gzip gzip", False),
+        (",,gzip,,", True),
+        ("\xa0gzip", False),
+        ("gzip;q=\u0661", False),
+        ('"gzip"', False),
+        ('"gzip', False),
     ],
 )
 def test_what_a_client_accepts(header, accepted):
-    """A coding or media type is accepted if it is named with a weight above 0; part of a longer name does not count."""
-    assert accepts(header, "gzip", "x-gzip") == accepted
+    """gzip is accepted if it is named with a weight above 0 that is not below the plain page's."""
+    assert accepts_gzip(header) == accepted
 
     async def encoding():
         _, headers = await Pages(CollectorRegistry()).get("", header)
         return headers.get("Content-Encoding")
 
     assert asyncio.run(encoding()) == ("gzip" if accepted else None)
+
+
+def test_a_header_made_to_take_long():
+    """The longest headers that the port reads take linear time."""
+    for header in ('"' * 16_000, 'a"\\"' * 4_000, ";q=" * 5_000, "," * 16_000, " " * 16_000, "a;" * 8_000):
+        assert weights(header) is not None
 
 
 def test_a_thousand_requests_at_once_cost_two_builds():

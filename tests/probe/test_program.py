@@ -12,14 +12,14 @@ from killsnoopd import names
 from killsnoopd.probe import program
 from killsnoopd.probe.hooks import PROGRAMS
 from killsnoopd.probe.program import Layout, layout_hash, probe_hash, relocated
-from killsnoopd.settings import Settings
+from killsnoopd.settings import RULES_MAX, Rule, Settings
 
 
 def test_macros():
     """Every number that the C code gets, for one set of settings."""
     settings = Settings(
         self_signals=True, max_series=7, ring_bytes=65536, excluded=frozenset({0, 9, 64, 65}), rate=100, burst=11,
-        grace_s=3, series_ttl_s=60,
+        grace_s=3, series_ttl_s=60, rules=(Rule(frozenset(), uid=1),) * 2,
     )  # fmt: skip
     assert program.macros(settings, cpus=4, page_bytes=4096) == {
         "CPUS": 4,
@@ -28,6 +28,7 @@ def test_macros():
         "RING_PAGES": 16,
         "EXCLUDE_LOW": 1 | 1 << 9,
         "EXCLUDE_HIGH": 0b11,
+        "RULES": 2,
         "EVENT_INTERVAL_NS": 10_000_000,
         "EVENT_BURST_NS": 100_000_000,
         "FATAL_LOW": 0xFFFFFFFF_F701FFFE & ~(1 << 22 | 1 << 23 | 1 << 28)
@@ -54,7 +55,9 @@ def another(value):
         return not value
     if isinstance(value, int):
         return 2 * value + 1
-    return value[1:] if isinstance(value, tuple) else value ^ {9}
+    if isinstance(value, tuple):
+        return value[1:] if value else (Rule(frozenset({9}), b"a"),)
+    return value ^ {9}
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
@@ -64,12 +67,40 @@ def test_every_setting_is_in_the_hash(name):
     assert probe_hash(changed) != probe_hash(Settings())
 
 
+def test_every_rule_is_in_the_hash():
+    """Of two sets of rules that differ in one name, uid or signal."""
+    rules = [
+        Rule(frozenset({1}), b"a"),
+        Rule(frozenset({2}), b"a"),
+        Rule(frozenset({1}), b"b"),
+        Rule(frozenset({1}), uid=7),
+    ]
+    assert len({probe_hash(Settings(rules=(rule,))) for rule in rules}) == len(rules)
+
+
+def test_rules():
+    """Signals, name and uid, each with a mask; unused elements match nothing."""
+    name, whole = b"a".ljust(16, b"\0"), b"x" * 15 + b"\0"
+    settings = Settings(
+        rules=(Rule(frozenset({0, 65}), b"a"), Rule(frozenset({9}), whole[:15], 7), Rule(frozenset(), uid=0))
+    )
+    assert [struct.unpack("=QQ16s16sII", rule) for rule in program.rules(settings)] == [
+        (1, 0b10, name, b"\xff\xff".ljust(16, b"\0"), 0, 0),
+        (1 << 9, 0, whole, b"\xff" * 16, 7, 0xFFFFFFFF),
+        (0, 0, bytes(16), bytes(16), 0, 0xFFFFFFFF),
+        *[(0, 0, bytes(16), bytes(16), 0, 0)] * 13,
+    ]
+    header = program.MAPS_HEADER.read_text()
+    assert re.search(r"#define RULES_MAX (\d+)", header)[1] == str(RULES_MAX)
+
+
 @pytest.mark.parametrize(
     ("change", "same"),
     [
         ({"max_series": 1}, False),
         ({"ring_bytes": 4096}, False),
         ({"rate": 1}, True),
+        ({"rules": (Rule(frozenset({9}), b"a"),)}, True),
         ({"series_ttl_s": 1}, True),
         ({"syscalls": ("kill",)}, True),
     ],

@@ -119,7 +119,7 @@ def test_flags_are_read_at_reload_and_a_wrong_one_is_told():
     kill_as("ks-reload", lambda: send("kill", NO_SUCH_PID, 9))
     pid = main_pid()
     try:
-        DEFAULTS.write_text('ARGS="--events.exclude-signal=SIGUSR1"\n')
+        DEFAULTS.write_text('ARGS="--events.exclude=signal=SIGUSR1"\n')
         run("systemctl", "reload", "killsnoopd")
         kill_as("ks-reload", lambda: (send("kill", NO_SUCH_PID, 10), send("kill", NO_SUCH_PID, 12)))
         wait_for(lambda: journal("KILLSNOOP_COMM=ks-reload", "KILLSNOOP_SIGNAL=SIGUSR2"), "the event that is wanted")

@@ -1,0 +1,207 @@
+"""`killsnoopd --check`: what killsnoopd needs, whether it is there, and what is lost without it.
+
+The libraries that the daemon needs are imported late: they may be missing.
+"""
+
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from killsnoopd import cli, entry, privileges
+from killsnoopd.failure import Exit, Failure
+from killsnoopd.probe import btf, hooks, libbpf, loader, pins, self_test, start
+from killsnoopd.probe.compiler import INSTALL_BCC
+from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
+
+_CAP_SYS_ADMIN = 1 << 21
+_START = "killsnoopd does not start"
+
+
+class Unknown(Exception):
+    """It cannot be found out: why."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that killsnoopd needs. `look` returns what it found, or raises Failure or Unknown."""
+
+    name: str
+    look: Callable[[], str]
+    without: str = _START
+    needed: bool = True
+
+
+def requirements(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
+    """All of them, in the order in which a start needs them."""
+    yield Requirement("Python", lambda: f"{platform.python_version()}, {sys.executable}")
+    for module in entry.PACKAGES:
+        yield Requirement(module, partial(_library, module))
+    if config.web_config_file:
+        yield Requirement("--web.config.file", lambda: _web_config(config))
+    else:
+        for module, package in (("yaml", "PyYAML"), ("bcrypt", "bcrypt")):
+            use = "--web.config.file" if module == "yaml" else "users in --web.config.file"
+            yield Requirement(package, partial(_library, module), f"no {use}", needed=False)
+    if not config.systemd_socket:
+        yield Requirement("--web.listen-address", lambda: _address(config))
+    if config.pin:
+        directory = config.pin / probe_hash(config.probe)
+        yield Requirement("pinned probe", lambda: _pinned(directory, config))
+    else:
+        yield from _of_the_loader(config, argv)
+    yield Requirement(
+        "journald", lambda: _path("/run/systemd/journal/socket"), "events go to standard output, as JSON lines", False
+    )
+    yield Requirement(
+        "cgroup v2",
+        lambda: _path("/sys/fs/cgroup/cgroup.controllers"),
+        "units and containers are looked up in /proc, while the process is there",
+        needed=False,
+    )
+    yield Requirement(
+        "bpffs",
+        lambda: _path("/sys/fs/bpf", os.path.ismount),
+        "no pinned probe: what happens while the daemon restarts is not counted",
+        needed=False,
+    )
+
+
+def _of_the_loader(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
+    yield Requirement("capabilities", _capabilities)
+    for hook in hooks.chosen(config.probe):
+        if not hooks.btf_tracepoint(hook.program):
+            yield Requirement(
+                f"tracepoint {hook.tracepoint}",
+                partial(_tracepoint, hook),
+                f"{_START}: it would not see {hook.without}",
+            )
+    yield Requirement("libbpf", libbpf.version)
+    yield Requirement("BTF", lambda: f"{len(btf.task_macros())} fields of the kernel's structures")
+    python = start.loader_python()
+    yield Requirement("bcc", lambda: _bcc(python))
+    yield Requirement(
+        "reads of kernel memory",
+        _kernel_memory,
+        "executables with a name of 40 bytes or more have no path; cgroups are looked up by id",
+        needed=False,
+    )
+    yield Requirement("probe", lambda: _probe(config, argv, python))
+
+
+def _library(module: str) -> str:
+    try:
+        file = importlib.import_module(module).__file__
+        if file is None:
+            raise ImportError("an empty directory")
+    except ImportError as error:
+        raise Failure(Exit.CONFIG, entry.missing_library(module, error)) from None
+    return file
+
+
+def _web_config(config: cli.Config) -> str:
+    from killsnoopd.web.config_file import WebConfigFile
+
+    WebConfigFile(config.web_config_file)
+    return str(config.web_config_file)
+
+
+def _address(config: cli.Config) -> str:
+    try:
+        from killsnoopd.web import server
+    except ImportError as error:
+        raise Unknown(f"{error.name} is missing") from None
+    sockets = server.listen(config.listen_addresses)
+    found = ", ".join(map(server.address, sockets))
+    for bound in sockets:
+        bound.close()
+    return found
+
+
+def _capabilities() -> str:
+    loader.check_capabilities()
+    paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+    if paranoid >= 3 and not privileges.effective() & _CAP_SYS_ADMIN:
+        raise hooks.perf_refusal(paranoid)
+    return f"sufficient for kernel.perf_event_paranoid={paranoid}"
+
+
+def _tracepoint(hook: hooks.Hook) -> str:
+    try:
+        return f"id {hooks.tracepoint_id(hook)}"
+    except PermissionError:
+        raise Unknown("only root can read tracefs") from None
+
+
+def _bcc(python: str) -> str:
+    look = "import bcc; bcc.BPF; print(bcc.__version__, bcc.__file__)"
+    try:
+        result = subprocess.run([python, "-I", "-c", look], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise Failure(Exit.CONFIG, f"cannot run {python} ({error.strerror}): install python3") from None
+    if result.returncode:
+        said = (result.stderr.splitlines() or ["no output"])[-1]
+        raise Failure(Exit.CONFIG, f"bcc is missing for {python} ({said}): {INSTALL_BCC}")
+    return result.stdout.strip()
+
+
+def _need_capabilities() -> None:
+    try:
+        loader.check_capabilities()
+    except Failure:
+        raise Unknown("only a process with these capabilities can tell") from None
+
+
+def _kernel_memory() -> str:
+    _need_capabilities()
+    if not libbpf.may_read_kernel_memory():
+        raise Failure(Exit.UNAVAILABLE, "the kernel is locked down (lockdown=confidentiality)")
+    return "allowed"
+
+
+def _probe(config: cli.Config, argv: list[str], python: str) -> str:
+    _need_capabilities()
+    opened = start.load(argv, Layout(possible_cpus(), config.probe.max_series), python)
+    try:
+        faults = self_test.faults(opened, config.probe.syscalls)
+    finally:
+        opened.close()
+    if faults:
+        raise Failure(Exit.SOFTWARE, f"it failed its self-test: {'; '.join(faults)}")
+    return "loads, attaches and passes its self-test"
+
+
+def _pinned(directory: Path, config: cli.Config) -> str:
+    pins.open_pinned(directory, Layout(possible_cpus(), config.probe.max_series)).close()
+    return str(directory)
+
+
+def _path(path: str, there: Callable[[str], bool] = os.path.exists) -> str:
+    if not there(path):
+        raise Failure(Exit.UNAVAILABLE, f"{path} is not there")
+    return path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a line for each requirement; the exit code of a start."""
+    arguments = sys.argv[1:] if argv is None else argv
+    config = cli.parse(arguments)
+    privileges.set_process_name("killsnoopd")  # the sender's name in the self-test
+    code = Exit.OK
+    for requirement in requirements(config, arguments):
+        try:
+            status, found = "found", requirement.look()
+        except Unknown as unknown:
+            status, found = "unknown", str(unknown)
+        except Failure as failure:
+            status, found = "missing", f"{failure}. Without it: {requirement.without}"
+            if requirement.needed and code == Exit.OK:
+                code = failure.exit_code
+        sys.stdout.write(f"{status:<7}  {requirement.name}: {found}\n")
+        sys.stdout.flush()
+    return code
