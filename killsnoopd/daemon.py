@@ -132,7 +132,7 @@ async def _serve(  # noqa: PLR0917 # all the parts that run meanwhile
     log.info(
         "killsnoopd %s: watching %s; metrics on %s%s",
         __version__,
-        ", ".join(opened.hooks),
+        ", ".join(f"{hook} ({way})" for hook, way in opened.hooks.items()),
         addresses,
         config.telemetry_path,
     )

@@ -9,6 +9,10 @@ FOLD_NUMBERS = "numbers"
 """The rule of --metrics.fold that replaces every number in every name by `#`."""
 
 
+ATTACH = ("fexit", "kprobe", "tracepoint")
+"""Ways of --probe.attach, besides auto."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings that the probe is compiled with. Daemons with equal settings can use the same pinned probe."""
@@ -22,6 +26,7 @@ class Settings:
     excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
     rate: int = 500  # events per second and uid; 0: no limit
     burst: int = 2000  # events
+    attach: str = "auto"  # how the exits of system calls are attached: auto, or one of ATTACH
 
 
 def check_fold_rule(rule: str) -> str:
