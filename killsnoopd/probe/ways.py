@@ -58,11 +58,10 @@ def inexact(ways: dict[str, str]) -> list[str]:
     """Programs whose runs the kernel skips while a task is preempted in them; with fexit, it may also miscount."""
     found = [program for program in ("sys_exit",) if ways[program] == FEXIT and preemptible()]
     if has_preemptible_tracepoints():
-        found += [
-            program
-            for program, way in (("sys_exit", TRACEPOINT), ("sched_process_exit", TP_BTF))
-            if ways[program] == way
-        ]
+        preempted = [("sys_exit", TRACEPOINT), ("sched_process_exit", TP_BTF)]
+        if "PREEMPT_RT" in os.uname().version:  # where interrupts stay on under siglock
+            preempted.append(("signal_generate", TP_BTF))
+        found += [program for program, way in preempted if ways[program] == way]
     return found
 
 
