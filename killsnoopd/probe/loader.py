@@ -89,9 +89,8 @@ def _load(settings: Settings, chosen: dict[str, str], pinned: Objects | None) ->
         # program that is loaded for one of them serves all.
         workers = {point.hook.program: point for point in points}
         loaded_workers = {program: load_program(f"on_{program}", point) for program, point in workers.items()}
-        if not pinned:
-            entries = {point.entry: point for point in points}
-            loaded.programs = {entry: load_program(point.hook.program, point) for entry, point in entries.items()}
+        entries = {point.entry: point for point in points if point.entry not in loaded.programs}
+        loaded.programs |= {entry: load_program(point.hook.program, point) for entry, point in entries.items()}
     except libbpf.Refused as error:
         raise refusal(error, os.uname().release) from None
     for program, fd in loaded_workers.items():

@@ -66,12 +66,12 @@ def _unpin(path: Path) -> None:
 
 
 def take_over(directory: Path, name: str, settings: Settings, ways: dict[str, str]) -> Objects | None:
-    """The probe pinned as `name`, for a probe of `settings` to take over. Links that are not attached are left out.
+    """The probe pinned as `name`, for a probe of `settings` to take over.
 
-    None if a map or a program is missing, or if the layout of the maps or the way of a program differs.
+    Links that are not attached are left out, and entry programs that it never had. None if a map or an attached program
+    is missing, or if the layout of the maps or the way of a program differs.
     """
     found = Objects()
-    wanted = points(settings, ways)
     try:
         if str((directory / name / _LAYOUT).readlink()) != layout_hash(settings, ways):
             return None
@@ -79,20 +79,17 @@ def take_over(directory: Path, name: str, settings: Settings, ways: dict[str, st
             found.maps[key] = libbpf.obj_get(str(directory / name / "maps" / key))
         for key in PROBE_MAPS:
             found.maps[key] = libbpf.obj_get(str(directory / _PRIVATE / name / "maps" / key))
-        for key in {point.entry: point for point in wanted}:
-            found.programs[key] = libbpf.obj_get(str(directory / name / "programs" / key))
+        for point in points(settings, ways):
+            program, link = directory / name / "programs" / point.entry, directory / name / "links" / point.link
+            if point.entry not in found.programs and (program.exists() or link.exists()):
+                found.programs[point.entry] = libbpf.obj_get(str(program))
+            if link.exists():
+                found.links[point.link] = libbpf.obj_get(str(link))
     except OSError:
         found.close()
         return None
-    for point in wanted:
-        try:
-            link = libbpf.obj_get(str(directory / name / "links" / point.link))
-        except OSError:
-            continue
-        if libbpf.link_attached(link):
-            found.links[point.link] = link
-        else:
-            os.close(link)
+    for key in [key for key, link in found.links.items() if not libbpf.link_attached(link)]:
+        os.close(found.links.pop(key))
     return found
 
 

@@ -114,6 +114,21 @@ def test_another_version_takes_over_between_two_signals(start, pins):
     assert [event["KILLSNOOP_TPID"] for event in daemon.events("ks-upgrade")] == targets
 
 
+def test_more_calls_to_watch(start, pins):
+    """A probe that watches another call takes over; the counts go on, and that call is counted from now on."""
+    load(pins, "--probe.syscalls=kill")
+    run(lambda: (send("kill", NO_SUCH_PID, 9), send("tkill", NO_SUCH_PID, 9)), b"ks-calls")
+    assert "keeps its counts" in load(pins, "--probe.syscalls=kill,tkill")
+    daemon = start("--probe.syscalls=kill,tkill", f"--probe.pin={pins}")
+    run(lambda: (send("kill", NO_SUCH_PID, 9), send("tkill", NO_SUCH_PID, 9)), b"ks-calls")
+    assert daemon.signals("ks-calls") == {("ks-calls", "SIGKILL", "ESRCH"): 3}
+    daemon.stop()  # it holds links, too
+    assert "keeps its counts" in load(pins, "--probe.syscalls=tkill")
+    fewer = start("--probe.syscalls=tkill", f"--probe.pin={pins}")
+    run(lambda: (send("kill", NO_SUCH_PID, 9), send("tkill", NO_SUCH_PID, 9)), b"ks-calls")
+    assert fewer.signals("ks-calls") == {("ks-calls", "SIGKILL", "ESRCH"): 4}
+
+
 def test_another_layout_starts_anew(pins):
     """What cannot be taken over is lost; the log says so."""
     load(pins, "--metrics.max-series=10")
