@@ -51,10 +51,10 @@ _CLONE = (
     "31f6 31d2 4531d2 4531c0 b838000000 0f05 85c0 75"  # of a child that shares the memory; jump if it is not the child
 )
 _WAIT = "4489cf 31f6 31d2 4531d2 b83d000000 0f05"  # wait4(r9d, 0, 0, 0)
-# clone(CLONE_VM | SIGCHLD), whose child calls pause(); r9d = its pid; kill(r9d, SIGKILL)
-_DEATH = f"bf11010000 {_CLONE}07 b822000000 0f05 4189c1 89c7 be09000000 b83e000000 0f05 {_WAIT}"
-# clone(CLONE_VM | CLONE_VFORK | SIGCHLD), whose child calls exit(0)
-_PROCESS = f"bf11410000 {_CLONE}09 31ff b83c000000 0f05 4189c1 {_WAIT}"
+# clone(CLONE_VM | CLONE_FILES | SIGCHLD), whose child calls pause(); r9d = its pid; kill(r9d, SIGKILL)
+_DEATH = f"bf11050000 {_CLONE}07 b822000000 0f05 4189c1 89c7 be09000000 b83e000000 0f05 {_WAIT}"
+# clone(CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD), whose child calls exit(0)
+_PROCESS = f"bf11450000 {_CLONE}09 31ff b83c000000 0f05 4189c1 {_WAIT}"
 
 
 def loads(ignoring: int) -> dict[str, bytes]:
