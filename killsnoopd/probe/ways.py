@@ -8,6 +8,8 @@ with preemption off is exact. docs/design.md has the table.
 import contextlib
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +27,7 @@ _COUNT_ONE = bytes.fromhex(
 def choose(settings: Settings) -> dict[str, str]:
     """The way of each program. Where no exact way is to be had, the one that remains: see inexact(). Raises Failure."""
     ways = {hook.program: hook.ways[0] for hook in HOOKS}
-    calls = [hook for hook in hooks.chosen(settings) if hook.at_return]
+    calls = [hook for hook in HOOKS if hook.at_return]  # all, so that settings do not change the way
     ways["sys_exit"] = _way_of_calls(calls) if settings.attach == "auto" else settings.attach
     if settings.attach in (FEXIT, KPROBE) and not (ftrace_enabled() and _counts(settings.attach, calls, _call)):
         raise Failure(
@@ -121,7 +123,8 @@ def preemption_mode(
 
 
 def _call() -> None:
-    os.kill(os.getpid(), 0)
+    """tgkill(2) of ourselves: a pinned probe does not count it."""
+    signal.pthread_kill(threading.get_ident(), 0)
 
 
 def _exit() -> None:
