@@ -161,9 +161,9 @@ def test_deliveries(daemon, record_property):
 
 def test_deaths(daemon, record_property):
     """Eight killers, each of one child after the other."""
-    before = daemon.deaths().get(("SIGKILL", True), 0)
+    before = daemon.deaths().get(("SIGKILL", "syscall"), 0)
     with none_missed(daemon, record_property):
         storm(*((b"ks-killer-%d" % number, DEATH, DEATHS) for number in range(8)))
-    assert daemon.deaths()["SIGKILL", True] == before + 8 * DEATHS
+    assert daemon.deaths()["SIGKILL", "syscall"] == before + 8 * DEATHS
     ledger = daemon.settled_ledger()
     assert sum(ledger.values()) == daemon.attempted()
