@@ -11,6 +11,7 @@
 # make dashboard     deploy/grafana-dashboard.json, from scripts/dashboard.py
 # make prometheus-rule  the rules of deploy/prometheus for the Prometheus operator
 # sudo make bench    what the probe costs, compared with its peers
+# sudo make bench-vm  the same in instructions, on the kernels of Debian 12, 13, and 13's backports
 
 PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
@@ -30,7 +31,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-sid test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench mounts install uninstall deb clean
+.PHONY: run test test-sid test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench bench-vm mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -133,6 +134,11 @@ bench: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
 	$(PYTHON) bench/overhead.py --call=fail
 	$(PYTHON) bench/overhead.py --call=deliver
+
+# A machine whose time stamp counter counts instructions: what the probe costs on each kernel, without noise.
+bench-vm:
+	scripts/install-packages vm
+	$(PYTHON) bench/vm.py $(VM)
 
 install:
 	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \

@@ -19,13 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the killsnoopd of this tree, installed or not
 from killsnoopd.failure import Failure  # noqa: E402
-from killsnoopd.probe import compiler, hooks, libbpf  # noqa: E402
+from killsnoopd.probe import compiler, hooks, libbpf, ways  # noqa: E402
+from killsnoopd.settings import Settings  # noqa: E402
 
 LOAD, KNOCK = f"load-{os.getpid()}", f"knock-{os.getpid()}"  # process names, of this run alone
 DEADLINE_S = 30
@@ -83,29 +84,15 @@ def nothing(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
     yield Counter
 
 
-@cache
-def empty_program() -> tuple[int, object]:
-    """fd of the loaded empty program, and the module that owns it."""
-    bpf_class = compiler.import_bcc()
-    module = compiler.compiled(bpf_class, {}, (HERE / "empty.bpf.c").read_text())
-    return module.load_func("empty", bpf_class.TRACEPOINT).fd, module
-
-
-@cache
-def empty_btf_program(tracepoint: str) -> int:
-    """fd of the same program, loaded for a BTF tracepoint."""
-    _, module = empty_program()
-    return libbpf.load_program("empty", tracepoint, module.dump_func("empty"), "GPL")  # type: ignore[attr-defined]
-
-
 @contextlib.contextmanager
 def empty(_folder: Path) -> Iterator[Callable[[], Counter[str]]]:
-    """A program that does nothing, attached to killsnoopd's tracepoints in the same way."""
-    program, _module = empty_program()
-    with contextlib.ExitStack() as links:
-        for hook in hooks.HOOKS:
-            fd = empty_btf_program(hook.name) if hooks.btf_tracepoint(hook.program) else program
-            links.callback(os.close, hooks.attach(hook, fd))
+    """A program that does nothing, at killsnoopd's hooks and attached in the same ways."""
+    module = compiler.compiled(compiler.import_bcc(), {}, (HERE / "empty.bpf.c").read_text())
+    with contextlib.ExitStack() as opened:
+        for point in hooks.points(Settings(), ways.choose(Settings())):
+            program = libbpf.load_program("empty", point.kind, module.dump_func("empty"), "GPL")
+            opened.callback(os.close, program)
+            opened.callback(os.close, point.attach(program))
         yield Counter
 
 

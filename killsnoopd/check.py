@@ -15,9 +15,10 @@ from pathlib import Path
 
 from killsnoopd import cli, entry, privileges
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import btf, hooks, libbpf, loader, pins, self_test, start
+from killsnoopd.probe import btf, hooks, libbpf, loader, pins, self_test, start, ways
 from killsnoopd.probe.compiler import INSTALL_BCC
 from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
+from killsnoopd.settings import Settings
 
 _CAP_SYS_ADMIN = 1 << 21
 _START = "killsnoopd does not start"
@@ -74,13 +75,7 @@ def requirements(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
 
 def _of_the_loader(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
     yield Requirement("capabilities", _capabilities)
-    for hook in hooks.chosen(config.probe):
-        if not hooks.btf_tracepoint(hook.program):
-            yield Requirement(
-                f"tracepoint {hook.tracepoint}",
-                partial(_tracepoint, hook),
-                f"{_START}: it would not see {hook.without}",
-            )
+    yield Requirement("hooks", lambda: _hooks(config.probe))
     yield Requirement("libbpf", libbpf.version)
     yield Requirement("BTF", lambda: f"{len(btf.task_macros())} fields of the kernel's structures")
     python = start.loader_python()
@@ -125,17 +120,23 @@ def _address(config: cli.Config) -> str:
 
 def _capabilities() -> str:
     loader.check_capabilities()
-    paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
-    if paranoid >= 3 and not privileges.effective() & _CAP_SYS_ADMIN:
+    return "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
+
+
+def _hooks(settings: Settings) -> str:
+    """How each program would be attached."""
+    _need_capabilities()
+    chosen = ways.choose(settings)
+    paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_bytes())
+    if hooks.TRACEPOINT in chosen.values() and paranoid >= 3 and not privileges.effective() & _CAP_SYS_ADMIN:
         raise hooks.perf_refusal(paranoid)
-    return f"sufficient for kernel.perf_event_paranoid={paranoid}"
-
-
-def _tracepoint(hook: hooks.Hook) -> str:
-    try:
-        return f"id {hooks.tracepoint_id(hook)}"
-    except PermissionError:
-        raise Unknown("only root can read tracefs") from None
+    for hook in hooks.chosen(settings):
+        hooks.check(hook, chosen[hook.program])
+    inexact = ways.inexact(chosen)
+    return ", ".join(
+        f"{program} by {way}" + (" (misses signals while tasks are preempted)" if program in inexact else "")
+        for program, way in chosen.items()
+    )
 
 
 def _bcc(python: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from killsnoopd import __version__, names
 from killsnoopd.failure import MEANINGS
-from killsnoopd.settings import PAGE_BYTES, RULES_MAX, Rule, Settings, check_fold_rule
+from killsnoopd.settings import ATTACH, PAGE_BYTES, RULES_MAX, Rule, Settings, check_fold_rule
 
 DEFAULT_EXCLUDED = frozenset(map(names.signal_number, ("0", "SIGCHLD", "SIGURG", "SIGWINCH")))
 _ALL = frozenset(range(len(names.SIGNALS)))
@@ -314,6 +314,14 @@ def parser() -> argparse.ArgumentParser:
         help=f"memory for events waiting to be logged, a power of two (default {defaults.ring_bytes >> 20}M)",
     )
     add(
+        "--probe.attach",
+        dest="attach",
+        choices=("auto", *ATTACH),
+        default=defaults.attach,
+        help="how to watch system calls; auto: of the ways that count each call on this kernel, the cheapest "
+        "(default %(default)s)",
+    )
+    add(
         "--probe.pin",
         dest="pin",
         type=Path,
@@ -370,6 +378,7 @@ def parse(argv: list[str]) -> Config:
             rules=tuple(by_sender),
             rate=args.rate,
             burst=args.burst,
+            attach=args.attach,
         ),
         pin=args.pin,
         log_level=args.log_level,

@@ -159,7 +159,7 @@ async def _serve(
     log.info(
         "killsnoopd %s: watching %s; metrics on %s%s",
         __version__,
-        ", ".join(opened.hooks),
+        ", ".join(f"{hook} ({way})" for hook, way in opened.hooks.items()),
         addresses,
         config.telemetry_path,
     )

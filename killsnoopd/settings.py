@@ -9,6 +9,9 @@ FOLD_NUMBERS = "numbers"
 """The rule of --metrics.fold that replaces every number in every name by `#`."""
 
 
+ATTACH = ("fexit", "kprobe", "tracepoint")
+"""Ways of --probe.attach, besides auto."""
+
 RULES_MAX = 16
 """Rules of --events.exclude that the probe can apply."""
 
@@ -37,6 +40,7 @@ class Settings:
     rules: tuple[Rule, ...] = ()  # other events that are not emitted; at most RULES_MAX, each with a comm or a uid
     rate: int = 500  # events per second and uid; 0: no limit
     burst: int = 2000  # events
+    attach: str = "auto"  # how the exits of system calls are attached: auto, or one of ATTACH
 
 
 def check_fold_rule(rule: str) -> str:

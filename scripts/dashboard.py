@@ -354,6 +354,8 @@ def health() -> list[Json]:
                target(f"sum by (instance) ({grown('killsnoop_series_recycled_total')})", "{{instance}}"), bars=True),
         series("Missed by the probe", "Runs that a program missed: another BPF program was running on that CPU (Linux 6.7 and later), or the probe is broken.",
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
+        series("Hooks by way", "How the probe is attached to its hooks (killsnoopd --probe.attach).",
+               target(f"count by (way) ({metric('killsnoop_probe_hook_info')})", "{{way}}")),
         series("Age of the newest event", "How long ago the newest logged event happened.",
                target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),
         series("Unit lookups by source", "Where the cgroup of a sender or a target was found. none, over_budget: it has neither a unit nor a container in the event.",

@@ -20,7 +20,7 @@ class FakeProbe:
     def __init__(self, read=None, ledger=None, records=()):
         self.layout = Layout(cpus=2, series_max=10)
         self.bcc_version = "0.26.0"
-        self.hooks = ["kill", "tkill"]
+        self.hooks = {"kill": "fexit", "tkill": "fexit"}
         self.records = list(records)
         self._counts = read or counts()
         self._ledger = ledger or Ledger({}, 0)

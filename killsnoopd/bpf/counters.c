@@ -10,9 +10,24 @@ static __always_inline void add_one(u32 cpu, u32 cell)
 		*value += 1;
 }
 
+/* Like add_one, but atomic: for a cell that two programs write, of which one may interrupt or preempt the other. */
+static __always_inline void add_one_atomically(u32 cpu, u32 cell)
+{
+	u32 at = cpu * ROW + cell;
+	u64 *value = counts.lookup(&at);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
 static __always_inline void count_event_status(u32 cpu, enum kind kind, enum event_status status)
 {
-	add_one(cpu, LEDGER + kind * EVENT_STATUSES + status);
+	u32 cell = LEDGER + kind * EVENT_STATUSES + status;
+
+	if (kind >= DEATH) /* a death may preempt on_mark_victim */
+		add_one_atomically(cpu, cell);
+	else
+		add_one(cpu, cell);
 }
 
 static __always_inline u32 overflow_result(s32 res)
@@ -219,9 +234,5 @@ static __always_inline void count_delivery(u32 cpu, u32 sig, u32 origin, u32 out
 /* Like count_delivery, but atomic: signal_generate in an interrupt may write the same cell. */
 static __always_inline void count_late_delivery(u32 cpu, u32 sig, u32 origin)
 {
-	u32 at = cpu * ROW + DELIVERIES + (sig * ORIGINS + origin) * OUTCOMES + DELIVERED;
-	u64 *value = counts.lookup(&at);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
+	add_one_atomically(cpu, DELIVERIES + (sig * ORIGINS + origin) * OUTCOMES + DELIVERED);
 }

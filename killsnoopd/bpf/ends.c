@@ -105,13 +105,13 @@ static __always_inline struct sent *ended_by(struct history *history, u32 tgid, 
 	return last->sig && now - last->time_ns <= GRACE_NS && last->sender.pid != tgid ? last : NULL;
 }
 
-/* BTF tracepoint sched:sched_process_exit(task, ...): a thread ends. */
-int on_sched_process_exit(u64 *ctx)
+/* Tracepoint sched:sched_process_exit, or a function that do_exit() calls soon after it: the current thread ends. */
+int on_sched_process_exit(void *ctx)
 {
-	struct task_struct *task = (void *)ctx[0];
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct signal_struct *signal = task ? task->signal : NULL;
 
-	if (!signal)
+	if (!signal || !(task->flags & PF_EXITING)) /* a clone(2) that fails calls exit_files(), too */
 		return 0;
 	if (signal->live > 0) { /* other threads of the process still run */
 		if (task->ptrace)

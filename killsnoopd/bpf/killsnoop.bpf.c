@@ -28,7 +28,8 @@
  *   EVENTS_FD          placeholder for the fd of the map `events`
  *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
  *   K_SIGACTION        BTF id of struct k_sigaction
- *   MARK_VICTIM_PID    byte offset of the pid in a record of oom:mark_victim
+ *   MARK_VICTIM_TASK   1: oom:mark_victim passes the victim's task; 0: its thread id
+ *   RESULT_OFFSET      byte offset of a call's result in the argument of on_sys_exit
  *   TASK_*, PID_*, ... byte offsets of fields, from the kernel's BTF (task.h)
  */
 #define BPF_LICENSE Dual MIT/GPL
@@ -88,13 +89,12 @@ static void *(*bpf_rdonly_cast)(u64 address, u32 btf_id) = (void *)RDONLY_CAST;
 #include "ends.c"
 
 struct sys_exit {
-	u64 common_and_nr[2]; /* 8 bytes (12 on some real-time kernels), then the call's number; `ret` is at 16 in both */
-	s64 ret;
+	FIELD_AT(RESULT_OFFSET, s64 ret);
 };
 
 /*
- * Tracepoints syscalls:sys_exit_{kill,tkill,...}: a system call that sends signals is about to return. The saved
- * registers still hold its arguments.
+ * Exits of the system calls that send signals: tracepoints syscalls:sys_exit_{kill,tkill,...}, or the returns of the
+ * functions __x64_sys_kill and so on. The saved user registers still hold the arguments.
  */
 int on_sys_exit(struct sys_exit *ctx)
 {
@@ -132,7 +132,7 @@ int on_sys_exit(struct sys_exit *ctx)
 		return 0;
 	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
 	scratch->event.time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
-	scratch->event.flags = self_test ? SELF_TEST : 0;
+	scratch->event.flags = (self_test ? SELF_TEST : 0) | (running.compat ? COMPAT : 0);
 	scratch->event.target_arg = running.target_arg;
 	scratch->event.sig = running.sig;
 	scratch->event.res = key.res;
@@ -299,14 +299,20 @@ int on_signal_generate(u64 *ctx)
 	return 0;
 }
 
-struct mark_victim {
-	FIELD_AT(MARK_VICTIM_PID, s32 pid); /* the thread that the SIGKILL was sent to */
-};
-
-/* Tracepoint oom:mark_victim. It follows the OOM killer's SIGKILL (__oom_kill_process, mm/oom_kill.c). */
-int on_mark_victim(struct mark_victim *ctx)
+/*
+ * BTF tracepoint oom:mark_victim(task, uid), or (pid) on some kernels: the thread that got the OOM killer's SIGKILL just
+ * before (__oom_kill_process, mm/oom_kill.c).
+ */
+int on_mark_victim(u64 *ctx)
 {
-	decide_kill(ctx->pid, true);
+#if MARK_VICTIM_TASK
+	struct task_struct *victim = (void *)ctx[0];
+
+	if (victim)
+		decide_kill(victim->pid, true);
+#else
+	decide_kill(ctx[0], true);
+#endif
 	return 0;
 }
 

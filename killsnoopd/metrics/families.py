@@ -179,8 +179,13 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     """The state of the probe's hooks, and statistics of its programs."""
     attached = GaugeMetricFamily(
         "killsnoop_probe_attached",
-        "Whether the probe is attached to the hook (1) or not (0). A system call means the tracepoint at its exit.",
+        "Whether the probe is attached to the hook and runs there (1) or not (0). A system call means its exit.",
         labels=("hook",),
+    )
+    ways = GaugeMetricFamily(
+        "killsnoop_probe_hook_info",
+        "How the hook is attached: fexit, kprobe, tracepoint, or tp_btf, a BTF tracepoint; the value is always 1.",
+        labels=("hook", "way"),
     )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
@@ -195,14 +200,16 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     runs = CounterMetricFamily(
         "killsnoop_probe_runs", "Runs of the program while kernel.bpf_stats_enabled is 1.", labels=("program",)
     )
-    for hook in probe.hooks:
+    for hook, way in probe.hooks.items():
         attached.add_metric((hook,), probe.attached(hook))
+        ways.add_metric((hook, way), 1)
     for program, not_handled in probe.not_handled().items():
         info = probe.program(program)
         missed.add_metric((program,), info.misses + not_handled)
         seconds.add_metric((program,), info.run_time_ns / 1e9)
         runs.add_metric((program,), info.runs)
     yield attached
+    yield ways
     yield missed
     if run_stats:
         yield seconds

@@ -7,11 +7,11 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from killsnoopd import names
 from killsnoopd.probe import libbpf
-from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.hooks import FEXIT, HOOKS, KPROBE, PROGRAMS
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import (
     DAEMON_STATUSES,
@@ -25,6 +25,7 @@ from killsnoopd.probe.program import (
     Layout,
 )
 from killsnoopd.probe.ring_buffer import RingBuffer
+from killsnoopd.probe.ways import ftrace_enabled
 
 _VERSION = SLOT_STATE.index("version")
 _READINGS = 1000  # attempts at a reading during which no slot is recycled; the first nearly always succeeds
@@ -79,7 +80,8 @@ class Probe:
         """`objects` are closed with the probe."""
         self.bcc_version = bcc_version
         self.layout = layout
-        self.hooks = list(objects.links)
+        self.hooks = dict(link.split("@")[:2] for link in objects.links)
+        """Names of the hooks, and the way in which each is attached."""
         self._objects = objects
         try:
             self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
@@ -185,12 +187,19 @@ class Probe:
         return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS)), strict=True))
 
     def attached(self, hook: str) -> bool:
-        """Whether the program is still attached to the hook."""
-        return libbpf.link_attached(self._objects.links[hook])
+        """Whether the program is still attached to the hook, and the kernel runs it."""
+        links = [fd for link, fd in self._objects.links.items() if link.split("@")[0] == hook]
+        runs = self.hooks[hook] not in (FEXIT, KPROBE) or ftrace_enabled()
+        return bool(links) and runs and all(map(libbpf.link_attached, links))
 
     def program(self, program: str) -> libbpf.ProgInfo:
-        """The kernel's statistics of a program, one of hooks.PROGRAMS."""
-        return libbpf.prog_info(self._objects.programs[program])
+        """The kernel's statistics of a program, one of hooks.PROGRAMS: the sum over its entries."""
+        objects = self._objects
+        infos = [libbpf.prog_info(fd) for entry, fd in objects.programs.items() if entry.split("@")[0] == program]
+        run_time_ns, runs, misses = (sum(values) for values in zip(*map(astuple, infos), strict=True))
+        own = [f"{hook.name}@{KPROBE}" for hook in HOOKS if hook.program == program]
+        misses += sum(libbpf.kprobe_misses(objects.links[link]) for link in own if link in objects.links)
+        return libbpf.ProgInfo(run_time_ns, runs, misses)
 
     def consume(self, take: Callable[[int, bytes], bool]) -> None:
         """Call take(position, record) for the records that wait in the ring buffer, until it returns False."""

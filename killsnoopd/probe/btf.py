@@ -69,14 +69,7 @@ OPTIONAL_FIELDS = (  # present since Linux 6.1, with CONFIG_AUDIT, since Linux 7
 def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbpf.struct_offsets) -> dict[str, int]:
     """Byte offsets of the fields that the probe reads, by the macro that task.h uses. Raises Failure."""
     fields = FIELDS + OPTIONAL_FIELDS
-    try:
-        found = struct_offsets("file", "path", "qstr", "ns_common", *dict.fromkeys(owner for _, owner, *_ in fields))
-    except OSError as error:
-        raise Failure(
-            Exit.UNAVAILABLE,
-            f"this kernel has no BTF ({error.strerror}): use a kernel built with CONFIG_DEBUG_INFO_BTF "
-            "and make /sys/kernel/btf/vmlinux readable",
-        ) from None
+    found = struct_offsets("file", "path", "qstr", "ns_common", *dict.fromkeys(owner for _, owner, *_ in fields))
     macros = {}
     for macro, owner, *names_of_field in fields:
         offsets = [found[owner][name] for name in names_of_field if name in found[owner]]

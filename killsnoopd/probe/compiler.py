@@ -33,9 +33,9 @@ class Compiled:
     bcc_version: str
 
 
-def compile_probe(settings: Settings) -> Compiled:
-    """Compile the probe for this kernel. Raises Failure."""
-    with_macros = macros(settings)
+def compile_probe(settings: Settings, ways: dict[str, str]) -> Compiled:
+    """Compile the probe for this kernel and these ways of attaching it. Raises Failure."""
+    with_macros = macros(settings, ways)
     ours, theirs = socket.socketpair()
     stderr_fd = os.memfd_create("killsnoopd-compiler")
     child = os.fork()
@@ -58,13 +58,14 @@ def compile_probe(settings: Settings) -> Compiled:
     return Compiled(objects.maps, functions, values["map_numbers"], values["bcc"])
 
 
-def macros(settings: Settings) -> dict[str, int]:
+def macros(settings: Settings, ways: dict[str, str]) -> dict[str, int]:
     """All macros that the source requires: from the settings, this machine, and this kernel's types."""
     found = btf.task_macros() | program.macros(settings, possible_cpus(), os.sysconf("SC_PAGE_SIZE"))
     found["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
     cast, siginfo, action = libbpf.rdonly_cast_ids() or (0, 0, 0)
     found |= {"RDONLY_CAST": RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": siginfo, "K_SIGACTION": action}
-    return found | {"EVENTS_FD": EVENTS_FD, "MARK_VICTIM_PID": hooks.field_offset(hooks.by_name("mark_victim"), "pid")}
+    found["MARK_VICTIM_TASK"] = int(libbpf.first_argument_is_pointer("mark_victim"))
+    return found | {"EVENTS_FD": EVENTS_FD, "RESULT_OFFSET": hooks.WAYS[ways["sys_exit"]].result_offset}
 
 
 def _compile_in_child(macros: dict[str, int], peer: socket.socket, stderr_fd: int) -> None:

@@ -1,4 +1,4 @@
-"""The table of hooks, and a function for each mechanism that attaches a program to one."""
+"""The table of hooks, and a function for each way of attaching a program to one. ways.py chooses the way."""
 
 import ctypes
 import errno
@@ -21,13 +21,21 @@ class Hook:
     """A place in the kernel where a program runs."""
 
     name: str  # in logs, labels and pins
-    program: str  # the program NAME is attached and tail-calls on_NAME, which does the work
+    program: str  # the entry program; it tail-calls on_PROGRAM, which does the work
     tracepoint: str  # group/name in tracefs
-    mechanism: str  # a key of MECHANISMS
+    ways: tuple[str, ...]  # keys of WAYS; hooks of one program have the same
     without: str  # what is not seen without this hook
+    functions: tuple[str, ...] = ()  # for fexit and kprobe: the kernel functions, those that exist
+    at_return: bool = False  # kprobe: at their return, not at their entry
 
 
-_TRACEPOINT, _BTF = "tracepoint", "tp_btf"
+# Each system call has a function per ABI: for 64-bit programs, for 32-bit ones (some with other types), for x32.
+_ABIS = {
+    "x86_64": ("__x64_sys_", "__ia32_sys_", "__ia32_compat_sys_", "__x64_compat_sys_"),
+    "aarch64": ("__arm64_sys_", "__arm64_compat_sys_"),
+}
+
+FEXIT, KPROBE, TRACEPOINT, TP_BTF = "fexit", "kprobe", "tracepoint", "tp_btf"
 
 HOOKS = (
     *(
@@ -35,14 +43,23 @@ HOOKS = (
             call,
             "sys_exit",
             f"syscalls/sys_exit_{call}",
-            _TRACEPOINT,
+            (FEXIT, KPROBE, TRACEPOINT),
             f"calls of {call}: their count, and those that fail",
+            tuple(abi + call for abi in _ABIS.get(os.uname().machine, ())),
+            at_return=True,
         )
         for call in names.SYSCALLS
     ),
-    Hook("signal_generate", "signal_generate", "signal/signal_generate", _BTF, "signals that reach a process"),
-    Hook("mark_victim", "mark_victim", "oom/mark_victim", _TRACEPOINT, "which SIGKILLs are the OOM killer's"),
-    Hook("sched_process_exit", "sched_process_exit", "sched/sched_process_exit", _BTF, "deaths"),
+    Hook("signal_generate", "signal_generate", "signal/signal_generate", (TP_BTF,), "signals that reach a process"),
+    Hook("mark_victim", "mark_victim", "oom/mark_victim", (TP_BTF,), "which SIGKILLs are the OOM killer's"),
+    Hook(
+        "sched_process_exit",
+        "sched_process_exit",
+        "sched/sched_process_exit",
+        (TP_BTF, KPROBE, TRACEPOINT),
+        "deaths",
+        ("exit_files",),  # do_exit() calls it soon after the tracepoint; the exit code is set
+    ),
 )
 PROGRAMS = tuple(dict.fromkeys(hook.program for hook in HOOKS))  # numbered as enum program
 
@@ -52,10 +69,46 @@ def chosen(settings: Settings) -> tuple[Hook, ...]:
     return tuple(hook for hook in HOOKS if hook.name not in set(names.SYSCALLS) - set(settings.syscalls))
 
 
-def btf_tracepoint(program: str) -> str | None:
-    """The BTF tracepoint that a program is loaded for; None if it is for a classic tracepoint."""
-    (found,) = {hook.name if hook.mechanism == _BTF else None for hook in HOOKS if hook.program == program}
-    return found
+@dataclass(frozen=True)
+class Point:
+    """An entry program, and a link that attaches it: one per hook; with fexit, one per kernel function."""
+
+    hook: Hook
+    way: str
+    function: str = ""  # of fexit
+
+    @property
+    def link(self) -> str:
+        """The link's name: the hook, how it is attached, and for fexit the function."""
+        return f"{self.hook.name}@{self.way}" + (f"@{self.function}" if self.function else "")
+
+    @property
+    def entry(self) -> str:
+        """The entry program's name. A program is loaded once for each function that fexit attaches it to."""
+        return self.hook.program + (f"@{self.function}" if self.function else "")
+
+    @property
+    def kind(self) -> libbpf.ProgramType:
+        """What its programs are loaded for."""
+        return WAYS[self.way].kind(self)
+
+    def attach(self, prog_fd: int) -> int:
+        """Attach a program; an fd of the link. Raises Failure, OSError."""
+        return WAYS[self.way].attach(self, prog_fd)
+
+
+def points(settings: Settings, ways: dict[str, str]) -> tuple[Point, ...]:
+    """All points of the hooks that these settings ask for. `ways`: the way of each program."""
+    found: list[Point] = []
+    for hook in chosen(settings):
+        way = ways[hook.program]
+        found += [Point(hook, way, function) for function in (functions(hook) if way == FEXIT else ("",))]
+    return tuple(found)
+
+
+def functions(hook: Hook) -> tuple[str, ...]:
+    """Those of the hook's functions that this kernel has. Source: BTF."""
+    return tuple(filter(libbpf.has_function, hook.functions))
 
 
 def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> bytes:
@@ -79,17 +132,6 @@ def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> bytes:
 def tracepoint_id(hook: Hook, tracefs: tuple[Path, ...] = TRACEFS) -> int:
     """A tracepoint's id for perf_event_open(2). Source: tracefs."""
     return int(_described(hook, "id", tracefs))
-
-
-def field_offset(hook: Hook, field: str, tracefs: tuple[Path, ...] = TRACEFS) -> int:
-    """Byte offset of a field in a tracepoint's record: the first is at 8 or at 12, by kernel. Source: tracefs."""
-    found = re.search(rb"\b%b;\s*offset:(\d+);" % field.encode(), _described(hook, "format", tracefs))
-    if not found:
-        raise Failure(
-            Exit.UNAVAILABLE,
-            f"kernel {os.uname().release} has no field {field} in tracepoint {hook.tracepoint}: report it",
-        )
-    return int(found[1])
 
 
 def by_name(name: str) -> Hook:
@@ -132,10 +174,10 @@ def perf_refusal(paranoid: int) -> Failure:
     )
 
 
-def _attach_tracepoint(hook: Hook, prog_fd: int) -> int:
+def _attach_tracepoint(point: Point, prog_fd: int) -> int:
     """Attach through perf_event_open(2) and a link."""
     try:
-        perf_fd = perf_event_open(tracepoint_id(hook))
+        perf_fd = perf_event_open(tracepoint_id(point.hook))
     except PermissionError:
         raise perf_refusal(int(Path("/proc/sys/kernel/perf_event_paranoid").read_bytes())) from None
     try:
@@ -151,20 +193,36 @@ def _attach_tracepoint(hook: Hook, prog_fd: int) -> int:
         os.close(perf_fd)
 
 
-def _attach_btf_tracepoint(_hook: Hook, prog_fd: int) -> int:
-    """Attach to the tracepoint that the program was loaded for."""
-    return libbpf.link_btf_tracepoint(prog_fd)
+def _attach_tracing(_point: Point, prog_fd: int) -> int:
+    """Attach to the tracepoint or function that the program was loaded for."""
+    return libbpf.link_tracing(prog_fd)
 
 
-MECHANISMS: dict[str, Callable[[Hook, int], int]] = {_TRACEPOINT: _attach_tracepoint, _BTF: _attach_btf_tracepoint}
+def _attach_kprobe(point: Point, prog_fd: int) -> int:
+    """Attach to all functions of the hook at once (kprobe.multi)."""
+    return libbpf.link_kprobe_multi(prog_fd, functions(point.hook), point.hook.at_return)
 
 
-def check(hook: Hook) -> None:
+@dataclass(frozen=True)
+class Way:
+    """A way of attaching a program."""
+
+    kind: Callable[[Point], libbpf.ProgramType]
+    attach: Callable[[Point, int], int]
+    result_offset: int  # bytes from the program's argument to the result of a call
+
+
+_REGISTER_OF_RESULT = {"x86_64": 80, "aarch64": 0}  # struct pt_regs: ax, regs[0]
+WAYS = {
+    FEXIT: Way(lambda point: libbpf.function_exit(point.function), _attach_tracing, 8),  # after the one argument
+    KPROBE: Way(lambda _: libbpf.KPROBE_MULTI, _attach_kprobe, _REGISTER_OF_RESULT.get(os.uname().machine, 0)),
+    # 8 bytes (12 on some real-time kernels), the call's number, and at 16 in both cases the result.
+    TRACEPOINT: Way(lambda _: libbpf.TRACEPOINT, _attach_tracepoint, 16),
+    TP_BTF: Way(lambda point: libbpf.btf_tracepoint(point.hook.name), _attach_tracing, 0),
+}
+
+
+def check(hook: Hook, way: str) -> None:
     """Raise Failure if the hook does not exist, as far as that is known before the probe is compiled."""
-    if hook.mechanism == _TRACEPOINT:
+    if way == TRACEPOINT:
         tracepoint_id(hook)
-
-
-def attach(hook: Hook, prog_fd: int) -> int:
-    """Attach a program to its hook; an fd of the link. Raises Failure, OSError."""
-    return MECHANISMS[hook.mechanism](hook, prog_fd)

@@ -5,33 +5,34 @@ Source: libbpf's bpf.h, btf.h and libbpf.h. All but those of the ring buffer are
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 
 from killsnoopd.failure import Exit, Failure
 
-_BPF_TRACE_RAW_TP, _BPF_PERF_EVENT = 23, 41  # enum bpf_attach_type
-_BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 5, 26  # enum bpf_prog_type
+# enum bpf_attach_type
+_BPF_TRACE_RAW_TP, _BPF_TRACE_FEXIT, _BPF_PERF_EVENT, _BPF_TRACE_KPROBE_MULTI = 23, 25, 41, 42
+_BPF_F_KPROBE_MULTI_RETURN = 1
+_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 2, 5, 26  # enum bpf_prog_type
+_BPF_MAP_TYPE_ARRAY = 2  # enum bpf_map_type
 _BPF_FUNC_PROBE_READ_KERNEL_STR = 115  # enum bpf_func_id
-_BTF_STRUCT, _BTF_UNION, _BTF_FUNCTION = 4, 5, 12  # BTF_KIND_*
+_BTF_POINTER, _BTF_STRUCT, _BTF_UNION, _BTF_TYPEDEF, _BTF_FUNCTION = 2, 4, 5, 8, 12  # BTF_KIND_*
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_obj_pin": (c_int, [c_int, c_char_p]),
     "bpf_obj_get": (c_int, [c_char_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_freeze": (c_int, [c_int]),
+    "bpf_map_create": (c_int, [c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p]),
+    "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
     "bpf_link_create": (c_int, [c_int, c_int, c_int, c_void_p]),
     "bpf_prog_load": (c_int, [c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p]),
     "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
-    "libbpf_find_vmlinux_btf_id": (c_int, [c_char_p, c_int]),
     "libbpf_probe_bpf_helper": (c_int, [c_int, c_int, c_void_p]),
     "libbpf_version_string": (c_char_p, []),
     "btf__load_vmlinux_btf": (c_void_p, []),
-    "btf__free": (None, [c_void_p]),
     "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
     "btf__type_by_id": (c_void_p, [c_void_p, c_uint32]),
     "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
@@ -92,6 +93,18 @@ def prog_array_set(map_fd: int, prog_fd: int) -> None:
     _checked(_lib().bpf_map_update_elem(map_fd, ctypes.byref(key), ctypes.byref(value), 0), "bpf_map_update_elem")
 
 
+def create_counter() -> int:
+    """An fd of an array with one cell of 8 bytes; the caller closes it."""
+    return _checked(_lib().bpf_map_create(_BPF_MAP_TYPE_ARRAY, b"trial", 4, 8, 1, None), "bpf_map_create")
+
+
+def read_counter(fd: int) -> int:
+    """The cell of such an array."""
+    key, value = c_uint32(0), c_uint64(0)
+    _checked(_lib().bpf_map_lookup_elem(fd, ctypes.byref(key), ctypes.byref(value)), "bpf_map_lookup_elem")
+    return value.value
+
+
 def link_perf_event(prog_fd: int, perf_fd: int) -> int:
     """Attach a program to a perf event, for as long as the link lives; an fd of the link. Linux 5.15."""
     return _checked(_lib().bpf_link_create(prog_fd, perf_fd, _BPF_PERF_EVENT, None), "bpf_link_create")
@@ -122,28 +135,45 @@ class _ProgLoadOpts(ctypes.Structure):  # struct bpf_prog_load_opts of libbpf 0.
     )
 
 
+@dataclass(frozen=True)
+class ProgramType:
+    """What a program is loaded for: the verifier checks its arguments accordingly."""
+
+    program_type: int
+    attach_type: int = 0
+    btf_id: int = 0
+
+
+TRACEPOINT = ProgramType(_BPF_PROG_TYPE_TRACEPOINT)
+"""Any classic tracepoint."""
+KPROBE_MULTI = ProgramType(_BPF_PROG_TYPE_KPROBE, _BPF_TRACE_KPROBE_MULTI)
+"""Entries or returns of any kernel functions. Linux 5.18, with CONFIG_FPROBE."""
+
+
+def btf_tracepoint(name: str) -> ProgramType:
+    """A BTF tracepoint, which passes typed pointers (`tp_btf`). Raises OSError."""
+    return ProgramType(_BPF_PROG_TYPE_TRACING, _BPF_TRACE_RAW_TP, _btf_id(f"btf_trace_{name}", _BTF_TYPEDEF))
+
+
+def function_exit(function: str) -> ProgramType:
+    """The exits of a kernel function (`fexit`). Raises OSError."""
+    return ProgramType(_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT, _btf_id(function, _BTF_FUNCTION))
+
+
 class Refused(OSError):
     """The verifier rejected a program; `log` is its output."""
 
     log = ""
 
 
-def load_program(name: str, btf_tracepoint: str | None, instructions: bytes, license_name: str) -> int:
-    """Load a program; its fd. With `btf_tracepoint`, it is for that BTF tracepoint, else for any classic tracepoint.
-
-    Raises Refused if the verifier rejects it.
-    """
+def load_program(name: str, kind: ProgramType, instructions: bytes, license_name: str) -> int:
+    """Load a program; its fd. Raises Refused if the verifier rejects it."""
     log = ctypes.create_string_buffer(1 << 20)
     options = _ProgLoadOpts(sz=ctypes.sizeof(_ProgLoadOpts), log_size=len(log), log_buf=ctypes.addressof(log))
-    program_type = _BPF_PROG_TYPE_TRACEPOINT
-    if btf_tracepoint:
-        program_type = _BPF_PROG_TYPE_TRACING
-        options.expected_attach_type = _BPF_TRACE_RAW_TP
-        found = _lib().libbpf_find_vmlinux_btf_id(btf_tracepoint.encode(), _BPF_TRACE_RAW_TP)
-        options.attach_btf_id = _checked(found, btf_tracepoint)
+    options.expected_attach_type, options.attach_btf_id = kind.attach_type, kind.btf_id
     count = len(instructions) // 8
     result = _lib().bpf_prog_load(
-        program_type, name[:15].encode(), license_name.encode(), instructions, count, ctypes.byref(options)
+        kind.program_type, name[:15].encode(), license_name.encode(), instructions, count, ctypes.byref(options)
     )
     if result < 0:
         refused = Refused(-result, os.strerror(-result), name)
@@ -152,9 +182,33 @@ def load_program(name: str, btf_tracepoint: str | None, instructions: bytes, lic
     return int(result)
 
 
-def link_btf_tracepoint(prog_fd: int) -> int:
-    """Attach a program to the BTF tracepoint that it was loaded for; an fd of the link."""
+def link_tracing(prog_fd: int) -> int:
+    """Attach a program to the BTF tracepoint or function that it was loaded for; an fd of the link."""
     return _checked(_lib().bpf_raw_tracepoint_open(None, prog_fd), "bpf_raw_tracepoint_open")
+
+
+class _LinkCreateOpts(ctypes.Structure):  # struct bpf_link_create_opts of libbpf 1.0, with its union's kprobe_multi
+    _fields_ = (
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("iter_info", c_void_p),
+        ("iter_info_len", c_uint32),
+        ("target_btf_id", c_uint32),
+        ("kprobe_flags", c_uint32),
+        ("count", c_uint32),
+        ("symbols", ctypes.POINTER(c_char_p)),
+        ("addresses", c_void_p),
+        ("cookies", c_void_p),
+    )
+
+
+def link_kprobe_multi(prog_fd: int, functions: tuple[str, ...], at_return: bool) -> int:
+    """Attach a program to the entries or returns of kernel functions, to all or none; an fd of the link."""
+    symbols = (c_char_p * len(functions))(*(function.encode() for function in functions))
+    options = _LinkCreateOpts(sz=ctypes.sizeof(_LinkCreateOpts), count=len(functions), symbols=symbols)
+    options.kprobe_flags = _BPF_F_KPROBE_MULTI_RETURN if at_return else 0
+    result = _lib().bpf_link_create(prog_fd, 0, _BPF_TRACE_KPROBE_MULTI, ctypes.byref(options))
+    return _checked(result, "bpf_link_create")
 
 
 def may_read_kernel_memory() -> bool:
@@ -179,7 +233,7 @@ class ProgInfo:
 
     run_time_ns: int
     runs: int
-    misses: int  # runs that the kernel skipped; counted since Linux 6.7
+    misses: int  # runs that the kernel skipped; counted since Linux 6.7 (fexit: 5.12)
 
 
 def prog_info(fd: int) -> ProgInfo:
@@ -190,7 +244,15 @@ def prog_info(fd: int) -> ProgInfo:
 
 
 class _LinkInfo(ctypes.Structure):  # struct bpf_link_info, up to the last field that is read
-    _fields_ = (("type", c_uint32), ("id", c_uint32), ("prog_id", c_uint32))
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("addresses", c_uint64),  # this and the rest: of kprobe_multi
+        ("count", c_uint32),
+        ("flags", c_uint32),
+        ("missed", c_uint64),
+    )
 
 
 def link_attached(fd: int) -> bool:
@@ -198,6 +260,13 @@ def link_attached(fd: int) -> bool:
     info = _LinkInfo()
     _info(fd, info)
     return bool(info.prog_id)
+
+
+def kprobe_misses(fd: int) -> int:
+    """Hits of a kprobe_multi link's functions that reached no program; counted since Linux 6.7."""
+    info = _LinkInfo()
+    _info(fd, info)
+    return int(info.missed)
 
 
 def _info(fd: int, info: ctypes.Structure) -> None:
@@ -228,32 +297,52 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
         return size
 
     found: dict[str, dict[str, int]] = {}
-    with _vmlinux_btf() as btf:
-        for struct in structs:
-            type_id = _checked(lib.btf__find_by_name_kind(btf, struct.encode(), _BTF_STRUCT), f"struct {struct}")
-            found[struct] = {}
-            found[struct][""] = collect(type_id, 0, found[struct])
+    btf = _vmlinux_btf()
+    for struct in structs:
+        found[struct] = {}
+        found[struct][""] = collect(_btf_id(struct, _BTF_STRUCT), 0, found[struct])
     return found
 
 
-@contextmanager
-def _vmlinux_btf() -> Iterator[int]:
-    """The running kernel's BTF."""
+@cache
+def _vmlinux_btf() -> int:
+    """The running kernel's BTF. It stays loaded: only the loader and its children use it. Raises Failure."""
     btf = _lib().btf__load_vmlinux_btf()
     if not btf:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "/sys/kernel/btf/vmlinux")
-    try:
-        yield btf
-    finally:
-        _lib().btf__free(btf)
+        raise Failure(
+            Exit.UNAVAILABLE,
+            f"this kernel has no BTF ({os.strerror(ctypes.get_errno())}): use a kernel built with "
+            "CONFIG_DEBUG_INFO_BTF and make /sys/kernel/btf/vmlinux readable",
+        )
+    return int(btf)
 
 
-@cache
+def _btf_id(name: str, kind: int) -> int:
+    """Raises OSError if the kernel has no such type."""
+    return _checked(_lib().btf__find_by_name_kind(_vmlinux_btf(), name.encode(), kind), f"{name} in the kernel's BTF")
+
+
+def has_function(name: str) -> bool:
+    """Whether the kernel's BTF has this function."""
+    return bool(_lib().btf__find_by_name_kind(_vmlinux_btf(), name.encode(), _BTF_FUNCTION) > 0)
+
+
+def first_argument_is_pointer(tracepoint: str) -> bool:
+    """Whether the first argument of a BTF tracepoint is a pointer, not a number. Raises OSError if there is none."""
+
+    def words(type_id: int, count: int) -> list[int]:
+        return list((c_uint32 * count).from_address(_lib().btf__type_by_id(_vmlinux_btf(), type_id)))
+
+    pointer = words(_btf_id(f"btf_trace_{tracepoint}", _BTF_TYPEDEF), 3)[2]  # struct btf_type: name, info, type
+    function = words(pointer, 3)[2]
+    # The first parameter is the tracepoint's own `void *`. struct btf_param: name, type.
+    return words(words(function, 3 + 2 * 2)[6], 3)[1] >> 24 & 0x1F == _BTF_POINTER
+
+
 def rdonly_cast_ids() -> tuple[int, int, int] | None:
     """BTF ids of bpf_rdonly_cast and of the structs kernel_siginfo and k_sigaction; None before Linux 6.2."""
-    with _vmlinux_btf() as btf:
-        function = _lib().btf__find_by_name_kind(btf, b"bpf_rdonly_cast", _BTF_FUNCTION)
-        siginfo, action = (
-            _lib().btf__find_by_name_kind(btf, name, _BTF_STRUCT) for name in (b"kernel_siginfo", b"k_sigaction")
-        )
-    return (function, siginfo, action) if min(function, siginfo, action) > 0 else None
+    try:
+        structs = _btf_id("kernel_siginfo", _BTF_STRUCT), _btf_id("k_sigaction", _BTF_STRUCT)
+        return _btf_id("bpf_rdonly_cast", _BTF_FUNCTION), *structs
+    except OSError:
+        return None

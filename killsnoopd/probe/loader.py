@@ -15,10 +15,9 @@ from pathlib import Path
 
 from killsnoopd import cli, privileges
 from killsnoopd.failure import Exit, Failure, unforeseen
-from killsnoopd.probe import handover, hooks, libbpf, pins, self_test
+from killsnoopd.probe import handover, hooks, libbpf, pins, self_test, ways
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.compiler import compile_probe
-from killsnoopd.probe.hooks import PROGRAMS
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import (
     DAEMON_MAPS,
@@ -67,32 +66,37 @@ def refusal(error: libbpf.Refused, kernel: str) -> Failure:
     )
 
 
-def _load(settings: Settings, pinned: Objects | None) -> tuple[Objects, str]:
-    """Compile and load: maps and programs, and bcc's version.
+def _load(settings: Settings, chosen: dict[str, str], pinned: Objects | None) -> tuple[Objects, str]:
+    """Compile and load: maps and programs, and bcc's version. `chosen`: the way of each program.
 
     With a pinned probe, the new programs use its maps and take over from its programs at once.
     """
-    probe = compile_probe(settings)
+    probe = compile_probe(settings, chosen)
     loaded = pinned or Objects(probe.maps)
     # bcc's own loader knows only bcc's maps, and cannot load a program for a BTF tracepoint.
     maps = {number: loaded.maps[name] for name, number in probe.map_numbers.items()} | {
         EVENTS_FD: loaded.maps["events"]
     }
     rdonly_cast, *_ = libbpf.rdonly_cast_ids() or (0,)
+    points = hooks.points(settings, chosen)
 
-    def load_program(function: str, program: str) -> int:
-        instructions = relocated(probe.functions[function], maps, rdonly_cast)
-        return libbpf.load_program(function, hooks.btf_tracepoint(program), instructions, _LICENSE)
+    def load_program(function: str, point: hooks.Point) -> int:
+        return libbpf.load_program(
+            function, point.kind, relocated(probe.functions[function], maps, rdonly_cast), _LICENSE
+        )
 
     for index, rule in enumerate(rules(settings)):
         libbpf.array_set(loaded.maps["rules"], index, rule)
     try:
-        workers = {program: load_program(f"on_{program}", program) for program in PROGRAMS}
-        if not pinned:
-            loaded.programs = {program: load_program(program, program) for program in PROGRAMS}
+        # A program array takes programs of one type. With fexit, functions with the same parameters are one type: the
+        # program that is loaded for one of them serves all.
+        workers = {point.hook.program: point for point in points}
+        loaded_workers = {program: load_program(f"on_{program}", point) for program, point in workers.items()}
+        entries = {point.entry: point for point in points if point.entry not in loaded.programs}
+        loaded.programs |= {entry: load_program(point.hook.program, point) for entry, point in entries.items()}
     except libbpf.Refused as error:
         raise refusal(error, os.uname().release) from None
-    for program, fd in workers.items():
+    for program, fd in loaded_workers.items():
         libbpf.prog_array_set(loaded.maps[f"to_{program}"], fd)
         os.close(fd)  # the program array keeps the program
     if not pinned:
@@ -115,16 +119,27 @@ def check_capabilities() -> None:
         raise Failure(Exit.NOPERM, f"not allowed to load the probe: it needs {_CAPABILITIES}; run as root")
 
 
-def load(settings: Settings, pinned: Objects | None = None) -> tuple[Objects, str]:
-    """Compile, load, and attach the hooks that the pinned probe lacks; the objects and bcc's version."""
+def choose_ways(settings: Settings) -> dict[str, str]:
+    """The way of each program, from the settings, the kernel's features and trials. Raises Failure."""
     # Cheap checks first: compiling takes long.
     check_capabilities()
+    chosen = ways.choose(settings)
     for hook in hooks.chosen(settings):
-        hooks.check(hook)
-    loaded, version = _load(settings, pinned)
-    for hook in hooks.chosen(settings):
-        if hook.name not in loaded.links:
-            loaded.links[hook.name] = hooks.attach(hook, loaded.programs[hook.program])
+        hooks.check(hook, chosen[hook.program])
+    for program in ways.inexact(chosen):
+        _say(
+            f"{program} is attached by {chosen[program]}: on this kernel it misses signals while tasks are preempted; "
+            "killsnoop_probe_missed_total counts them"
+        )
+    return chosen
+
+
+def load(settings: Settings, chosen: dict[str, str], pinned: Objects | None = None) -> tuple[Objects, str]:
+    """Compile, load, and attach the hooks that the pinned probe lacks; the objects and bcc's version."""
+    loaded, version = _load(settings, chosen, pinned)
+    for point in hooks.points(settings, chosen):
+        if point.link not in loaded.links:
+            loaded.links[point.link] = point.attach(loaded.programs[point.entry])
     return loaded, version
 
 
@@ -164,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
             if directory:
                 _load_and_pin(config.probe, directory)
             elif peer:
-                send(*load(config.probe), peer)
+                send(*load(config.probe, choose_ways(config.probe)), peer)
         except OSError as error:
             raise Failure(
                 Exit.SOFTWARE, f"the kernel refused {error.filename or 'a call'}: {error.strerror}"
@@ -184,29 +199,31 @@ def main(argv: list[str] | None = None) -> int:
 def _load_and_pin(settings: Settings, directory: Path) -> None:
     """Leave a complete, working probe of these settings pinned in `directory`, whatever was there before."""
     pins.prepare(directory)
+    chosen = choose_ways(settings)
     name = probe_hash(settings)
     found = pins.names(directory)
     pinned = None
     for other in sorted(found, key=lambda other: other != name):  # our own first
-        pinned = pinned or pins.take_over(directory, other, settings)
-    attached = pinned and all(hook.name in pinned.links for hook in hooks.chosen(settings))
+        pinned = pinned or pins.take_over(directory, other, settings, chosen)
+    attached = pinned and all(point.link in pinned.links for point in hooks.points(settings, chosen))
     if pinned and name in found and attached and not _faulty(pinned, settings):
         pins.keep_only(directory, name)
         _say(f"the probe is already pinned at {directory / name}")
         return
-    loaded, version = load(settings, pinned)
+    loaded, version = load(settings, chosen, pinned)
     if pinned and _faulty(loaded, settings):
         pinned = None
-        loaded, version = load(settings)
+        loaded, version = load(settings, chosen)
     lost = 0 if pinned else sum(pins.waiting_events(directory, other) for other in found)
-    pins.pin(loaded, version, directory, settings)
+    pins.pin(loaded, version, directory, settings, chosen)
     if pinned:
         how = "it replaces the pinned one and keeps its counts"
     else:
         how = f"it sees signals from {time.clock_gettime(time.CLOCK_BOOTTIME):.1f} s after boot"
         if found:
             how += (
-                "; the pinned probe has another map layout, is incomplete or does not count: counts restart at zero, "
+                "; the pinned probe has another map layout, is attached in another way, is incomplete or does not "
+                "count: counts restart at zero, "
             )
             how += f"and {lost} events that were waiting to be logged are lost"
     _say(f"probe attached, pinned at {directory / name}: {how}")

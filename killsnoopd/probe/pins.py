@@ -10,9 +10,9 @@ from pathlib import Path
 
 from killsnoopd import event, mounts
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import hooks, libbpf
+from killsnoopd.probe import libbpf
 from killsnoopd.probe.attached import Probe
-from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.hooks import points
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import DAEMON_MAPS, PROBE_MAPS, Layout, layout_hash, probe_hash
 from killsnoopd.probe.ring_buffer import RingBuffer
@@ -22,7 +22,7 @@ _PRIVATE = "private"
 _LAYOUT = "layout"  # a symbolic link: bpffs can store text in no other way
 
 
-def pin(objects: Objects, bcc_version: str, directory: Path, settings: Settings) -> None:
+def pin(objects: Objects, bcc_version: str, directory: Path, settings: Settings, ways: dict[str, str]) -> None:
     """Pin all objects or none, then remove every other probe pinned in `directory`."""
     name = probe_hash(settings)
     umask = os.umask(0o077)
@@ -42,7 +42,7 @@ def pin(objects: Objects, bcc_version: str, directory: Path, settings: Settings)
                 libbpf.obj_pin(fd, str(path))
                 path.chmod(0o660 & ~umask)  # the kernel creates it as 0600
     (directory / fresh / "bcc").symlink_to(bcc_version)
-    (directory / fresh / _LAYOUT).symlink_to(layout_hash(settings))
+    (directory / fresh / _LAYOUT).symlink_to(layout_hash(settings, ways))
     for folder in (directory / _PRIVATE, directory):
         _unpin(folder / name)
         (folder / fresh).rename(folder / name)
@@ -65,33 +65,31 @@ def _unpin(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def take_over(directory: Path, name: str, settings: Settings) -> Objects | None:
-    """The probe pinned as `name`, for a probe of `settings` to take over. Links that are not attached are left out.
+def take_over(directory: Path, name: str, settings: Settings, ways: dict[str, str]) -> Objects | None:
+    """The probe pinned as `name`, for a probe of `settings` to take over.
 
-    None if a map or a program is missing, or if the layout of the maps differs.
+    Links that are not attached are left out, and entry programs that it never had. None if a map or an attached program
+    is missing, or if the layout of the maps or the way of a program differs.
     """
     found = Objects()
     try:
-        if str((directory / name / _LAYOUT).readlink()) != layout_hash(settings):
+        if str((directory / name / _LAYOUT).readlink()) != layout_hash(settings, ways):
             return None
         for key in DAEMON_MAPS:
             found.maps[key] = libbpf.obj_get(str(directory / name / "maps" / key))
         for key in PROBE_MAPS:
             found.maps[key] = libbpf.obj_get(str(directory / _PRIVATE / name / "maps" / key))
-        for key in PROGRAMS:
-            found.programs[key] = libbpf.obj_get(str(directory / name / "programs" / key))
+        for point in points(settings, ways):
+            program, link = directory / name / "programs" / point.entry, directory / name / "links" / point.link
+            if point.entry not in found.programs and (program.exists() or link.exists()):
+                found.programs[point.entry] = libbpf.obj_get(str(program))
+            if link.exists():
+                found.links[point.link] = libbpf.obj_get(str(link))
     except OSError:
         found.close()
         return None
-    for hook in hooks.chosen(settings):
-        try:
-            link = libbpf.obj_get(str(directory / name / "links" / hook.name))
-        except OSError:
-            continue
-        if libbpf.link_attached(link):
-            found.links[hook.name] = link
-        else:
-            os.close(link)
+    for key in [key for key, link in found.links.items() if not libbpf.link_attached(link)]:
+        os.close(found.links.pop(key))
     return found
 
 

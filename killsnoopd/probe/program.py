@@ -77,18 +77,19 @@ def _rule(rule: Rule) -> bytes:
 
 def probe_hash(settings: Settings) -> str:
     """Identifies the probe: a hash of the source and the settings. Pins have this name."""
-    described = json.dumps([sorted(settings.syscalls), macros(settings, 1, PAGE_BYTES)])
+    described = json.dumps([sorted(settings.syscalls), settings.attach, macros(settings, 1, PAGE_BYTES)])
     sources = (path.read_bytes() for path in sorted(BPF_DIR.rglob("*.[ch]")))
     return _digest(described.encode(), *rules(settings), *sources)
 
 
-def layout_hash(settings: Settings) -> str:
+def layout_hash(settings: Settings, ways: dict[str, str]) -> str:
     """Identifies the layout of the maps: a probe can take over the maps of another with the same layout.
 
-    Comments and white space in maps.h do not change it.
+    Comments and white space in maps.h do not change it. The way of each program does: a program array takes programs of
+    one type only.
     """
     text = re.sub(r"/\*.*?\*/", " ", MAPS_HEADER.read_text(), flags=re.DOTALL)
-    described = json.dumps([settings.max_series, settings.ring_bytes])
+    described = json.dumps([settings.max_series, settings.ring_bytes, ways], sort_keys=True)
     return _digest(described.encode(), " ".join(text.split()).encode())
 
 

@@ -10,8 +10,8 @@ import struct
 
 import pytest
 
-from killsnoopd.probe import compiler, hooks
-from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe import compiler
+from killsnoopd.probe.hooks import HOOKS, PROGRAMS
 from killsnoopd.settings import Settings
 
 LDX, ST, STX, ALU, JMP, JMP32, ALU64 = 1, 2, 3, 4, 5, 6, 7
@@ -137,12 +137,15 @@ def test_the_check_itself(code, found):
     assert unchecked(code, typed_context=False) == found
 
 
+WAYS = {hook.program: hook.ways[0] for hook in HOOKS}
+
+
 @pytest.fixture(scope="module")
 def functions():
-    return compiler.compile_probe(Settings(self_signals=True)).functions
+    return compiler.compile_probe(Settings(self_signals=True), WAYS).functions
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_pointer_is_tested(functions, program):
     """Before it is followed, each pointer is tested."""
-    assert unchecked(functions[f"on_{program}"], typed_context=hooks.btf_tracepoint(program) is not None) == set()
+    assert unchecked(functions[f"on_{program}"], typed_context=WAYS[program] == "tp_btf") == set()

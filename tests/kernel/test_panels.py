@@ -202,6 +202,7 @@ EXPECTED = {
     "Calls counted as (other)": {"A": lambda m: m.grown("killsnoop_series_overflow_total", HOST)},
     "Counters given to new names": {"A": lambda m: m.grown("killsnoop_series_recycled_total", HOST)},
     "Missed by the probe": {"A": lambda m: m.grown("killsnoop_probe_missed_total", ("program",))},
+    "Hooks by way": {"A": lambda m: m.last("killsnoop_probe_hook_info", ("way",))},
     "Age of the newest event": {"A": lambda m: {k: m.at - v for k, v in m.last("killsnoop_last_event_timestamp_seconds").items()}},
     "Unit lookups by source": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("killsnoop_cgroup_lookups_total", ("source",)).items()}},
     "CPU": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("process_cpu_seconds_total", HOST).items()}},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pod as kubernetes
 import pytest
 from senders import run, send, victim
-from test_powerless import ATTACHED, our_programs
+from test_powerless import our_programs, programs_of_a_probe
 from waiting import wait_for
 
 PIN = "/sys/fs/bpf/killsnoopd-pod"
@@ -191,7 +191,7 @@ def test_the_cleanup_leaves_nothing(make_pod, pins):
     """After uninstalling: no program in the kernel, no pin, no folder."""
     before = our_programs()
     assert make_pod(kubernetes.daemon_set()).run("loader").returncode == 0
-    assert len(our_programs() - before) == ATTACHED
+    assert len(our_programs() - before) == programs_of_a_probe()
     (pins / "of_others").mkdir()
     result = make_pod(kubernetes.daemon_set(folder="cleanup"), "cleanup").run("remove")
     assert (result.returncode, result.stderr) == (0, "")

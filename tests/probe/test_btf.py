@@ -6,17 +6,6 @@ from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import btf
 
 
-def test_no_btf():
-    """A kernel without BTF."""
-
-    def struct_offsets(*structs):
-        raise FileNotFoundError(2, "No such file or directory", "/sys/kernel/btf/vmlinux")
-
-    with pytest.raises(Failure, match="CONFIG_DEBUG_INFO_BTF") as refused:
-        btf.task_macros(struct_offsets)
-    assert refused.value.exit_code == Exit.UNAVAILABLE
-
-
 def offsets(without=(), renamed=()):
     """A kernel whose fields are at 8, 16, 24, ... in the order of the loader's table."""
     found = {"file": {"f_path": 8}, "path": {"dentry": 8}, "qstr": {"len": 4, "name": 8}, "ns_common": {"inum": 4}}

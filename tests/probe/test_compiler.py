@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import btf, compiler, hooks, libbpf, program
+from killsnoopd.probe import btf, compiler, libbpf, program
 from killsnoopd.settings import Settings
 
 XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage of the XADD return value\n"
@@ -78,9 +78,9 @@ def test_a_library_that_ends_the_process(end, monkeypatch, tmp_path):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "bcc", raising=False)
-    monkeypatch.setattr(compiler, "macros", lambda settings: {})
+    monkeypatch.setattr(compiler, "macros", lambda *_: {})
     with pytest.raises(Failure) as raised:
-        compiler.compile_probe(Settings())
+        compiler.compile_probe(Settings(), {})
     assert f"bcc could not compile the probe: {line}" in str(raised.value)
     assert words in raised.value.details
 
@@ -88,9 +88,9 @@ def test_a_library_that_ends_the_process(end, monkeypatch, tmp_path):
 def test_a_failure_of_the_child(monkeypatch):
     """It fails the caller too: here there is no bcc."""
     monkeypatch.setitem(sys.modules, "bcc", None)
-    monkeypatch.setattr(compiler, "macros", lambda settings: {})
+    monkeypatch.setattr(compiler, "macros", lambda *_: {})
     with pytest.raises(Failure, match="bcc is missing for ") as raised:
-        compiler.compile_probe(Settings())
+        compiler.compile_probe(Settings(), {})
     assert raised.value.exit_code == Exit.CONFIG
 
 
@@ -100,11 +100,11 @@ def test_every_macro_is_listed_in_the_source(monkeypatch):
     monkeypatch.setattr(btf, "task_macros", dict)
     monkeypatch.setattr(libbpf, "may_read_kernel_memory", lambda: True)
     monkeypatch.setattr(libbpf, "rdonly_cast_ids", lambda: (1, 2, 3))
-    monkeypatch.setattr(hooks, "field_offset", lambda *_: 12)
+    monkeypatch.setattr(libbpf, "first_argument_is_pointer", lambda _: True)
     monkeypatch.setattr(compiler, "possible_cpus", lambda: 2)
     listed = program.MAIN.read_text().partition("The loader defines these macros")[2].partition("*/")[0]
     names = re.findall(r"^ \*   ([A-Z][A-Z_]+)(?:/(_[A-Z]+))?  ", listed, re.M)
     both = {name for name, _ in names} | {name.rpartition("_")[0] + other for name, other in names if other}
-    assert both == set(compiler.macros(Settings()))
+    assert both == set(compiler.macros(Settings(), {"sys_exit": "fexit"}))
     fields = re.search(r"^ \*   (TASK_\*.*) \.\.\. ", listed, re.M)[1]
     assert {field.strip(", *_") for field in fields.split()} <= prefixes

@@ -8,7 +8,7 @@ import pytest
 from killsnoopd import names
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import hooks
-from killsnoopd.settings import Settings
+from killsnoopd.settings import ATTACH, Settings
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,6 @@ def test_tracefs(tmp_path):
         hooks.tracepoint_id(hooks.by_name("kill"), (new, old))
     (old / "events/syscalls/sys_exit_kill/id").write_text("250\n")
     assert hooks.tracepoint_id(hooks.by_name("kill"), (new, old)) == 250
-    (old / "events/oom/mark_victim").mkdir(parents=True)
-    (old / "events/oom/mark_victim/id").write_text("609\n")
-    assert hooks.tracepoint_id(hooks.by_name("mark_victim"), (new, old)) == 609
 
 
 def test_the_older_mount_point_is_left_alone(tmp_path):
@@ -50,39 +47,6 @@ def test_the_older_mount_point_is_left_alone(tmp_path):
     assert hooks.tracepoint_id(hooks.by_name("kill"), (tmp_path, Untouchable())) == 250
 
 
-COMMON = """\
-name: mark_victim
-ID: 609
-format:
-	field:unsigned short common_type;	offset:0;	size:2;	signed:0;
-	field:unsigned char common_flags;	offset:2;	size:1;	signed:0;
-	field:unsigned char common_preempt_count;	offset:3;	size:1;	signed:0;
-	field:int common_pid;	offset:4;	size:4;	signed:1;
-"""
-
-
-@pytest.mark.parametrize(
-    ("fields", "offset"),
-    [
-        ("\tfield:int pid;\toffset:8;\tsize:4;\tsigned:1;\n", 8),
-        (
-            "\tfield:unsigned char common_preempt_lazy_count;\toffset:8;\tsize:1;\tsigned:0;\n\n"
-            "\tfield:int pid;\toffset:12;\tsize:4;\tsigned:1;\n",
-            12,
-        ),
-    ],
-    ids=["most kernels", "PREEMPT_RT"],
-)
-def test_where_a_field_is(tmp_path, fields, offset):
-    """The kernel states it; for a missing field, the failure has its name."""
-    event = tmp_path / "events/oom/mark_victim"
-    event.mkdir(parents=True)
-    (event / "format").write_text(COMMON + fields)
-    assert hooks.field_offset(hooks.by_name("mark_victim"), "pid", (tmp_path,)) == offset
-    with pytest.raises(Failure, match="no field victim in tracepoint oom/mark_victim"):
-        hooks.field_offset(hooks.by_name("mark_victim"), "victim", (tmp_path,))
-
-
 def test_the_programs_are_documented():
     """docs/design.md has a row for each program."""
     section = (Path(__file__).parent.parent.parent / "docs/design.md").read_text().partition("\n## Programs\n")[2]
@@ -90,10 +54,30 @@ def test_the_programs_are_documented():
 
 
 def test_the_table():
-    """Each hook has a known mechanism; the flags leave out only calls."""
-    assert {hook.mechanism for hook in hooks.HOOKS} == set(hooks.MECHANISMS)
+    """Each hook has known ways, hooks of one program the same; the flags leave out only calls."""
+    assert {way for hook in hooks.HOOKS for way in hook.ways} == set(hooks.WAYS)
+    assert len({(hook.program, hook.ways) for hook in hooks.HOOKS}) == len(hooks.PROGRAMS)
+    assert hooks.by_name("kill").ways == ATTACH
     assert hooks.chosen(Settings()) == hooks.HOOKS
     left_out = {*hooks.HOOKS} - {*hooks.chosen(Settings(syscalls=("tkill",)))}
     assert {hook.name for hook in left_out} == {*names.SYSCALLS} - {"tkill"}
-    for hook in hooks.HOOKS:
-        assert hooks.btf_tracepoint(hook.program) == (hook.name if hook.mechanism == "tp_btf" else None)
+
+
+def test_points(monkeypatch):
+    """A link per hook and an entry per program; with fexit, both per kernel function."""
+    monkeypatch.setattr(hooks, "functions", lambda hook: (f"__x64_sys_{hook.name}", f"__ia32_sys_{hook.name}"))
+    ways = {hook.program: hook.ways[-1] for hook in hooks.HOOKS}
+    settings = Settings(syscalls=("kill", "tkill"))
+    rest = ["signal_generate", "mark_victim", "sched_process_exit"]
+    points = hooks.points(settings, ways)
+    assert [point.link for point in points] == [
+        "kill@tracepoint", "tkill@tracepoint", "signal_generate@tp_btf", "mark_victim@tp_btf",
+        "sched_process_exit@tracepoint",
+    ]  # fmt: skip
+    assert [point.entry for point in points] == ["sys_exit", "sys_exit", *rest]
+    points = hooks.points(settings, ways | {"sys_exit": "fexit"})
+    functions = ("__x64_sys_kill", "__ia32_sys_kill", "__x64_sys_tkill", "__ia32_sys_tkill")
+    assert [point.link for point in points[:4]] == [
+        f"{name}@fexit@{function}" for name, function in zip(("kill", "kill", "tkill", "tkill"), functions, strict=True)
+    ]
+    assert [point.entry for point in points] == [*(f"sys_exit@{function}" for function in functions), *rest]

@@ -10,9 +10,11 @@ import pytest
 
 from killsnoopd import names
 from killsnoopd.probe import program
-from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.hooks import HOOKS, PROGRAMS
 from killsnoopd.probe.program import Layout, layout_hash, probe_hash, relocated
 from killsnoopd.settings import RULES_MAX, Rule, Settings
+
+WAYS = {hook.program: hook.ways[0] for hook in HOOKS}
 
 
 def test_macros():
@@ -55,6 +57,8 @@ def another(value):
         return not value
     if isinstance(value, int):
         return 2 * value + 1
+    if isinstance(value, str):
+        return value + "?"
     if isinstance(value, tuple):
         return value[1:] if value else (Rule(frozenset({9}), b"a"),)
     return value ^ {9}
@@ -103,24 +107,31 @@ def test_rules():
         ({"rules": (Rule(frozenset({9}), b"a"),)}, True),
         ({"series_ttl_s": 1}, True),
         ({"syscalls": ("kill",)}, True),
+        ({"attach": "fexit"}, True),
     ],
     ids=str,
 )
 def test_what_a_new_version_can_take_over(change, same):
     """Settings that shape the maps start at zero; the others keep the counts."""
-    assert (layout_hash(dataclasses.replace(Settings(), **change)) == layout_hash(Settings())) == same
+    assert (layout_hash(dataclasses.replace(Settings(), **change), WAYS) == layout_hash(Settings(), WAYS)) == same
+
+
+def test_another_way_of_attaching_starts_at_zero():
+    """A program array takes programs of one type."""
+    assert layout_hash(Settings(), WAYS | {"sys_exit": "kprobe"}) != layout_hash(Settings(), WAYS)
+    assert layout_hash(Settings(), dict(reversed(WAYS.items()))) == layout_hash(Settings(), WAYS)
 
 
 def test_a_comment_does_not_change_the_layout(tmp_path, monkeypatch):
     """An edited comment must not reset a user's counters; a changed field must."""
-    before = layout_hash(Settings())
+    before = layout_hash(Settings(), WAYS)
     text = program.MAPS_HEADER.read_text()
     edited = tmp_path / "maps.h"
     monkeypatch.setattr(program, "MAPS_HEADER", edited)
     edited.write_text("/* Another comment. */\n" + text.replace("/* 0, or -errno */", "  /* errno */"))
-    assert layout_hash(Settings()) == before
+    assert layout_hash(Settings(), WAYS) == before
     edited.write_text(text.replace("u32 sig;", "u64 sig;", 1))
-    assert layout_hash(Settings()) != before
+    assert layout_hash(Settings(), WAYS) != before
 
 
 def test_the_source_is_in_the_hash(tmp_path, monkeypatch):

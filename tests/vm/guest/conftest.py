@@ -13,8 +13,6 @@ import pytest
 from waiting import DEADLINE_S, wait_for
 
 PROGRAMS = Path("/input/programs").read_text().split()
-ATTACHED = 2 * len(PROGRAMS)
-"""Programs of one probe in the kernel: an entry and a worker each."""
 PINS = Path("/sys/fs/bpf/killsnoopd")
 DEFAULTS = Path("/etc/default/killsnoopd")
 
@@ -92,6 +90,11 @@ def our_programs(key="name"):
     """Names, or ids, of our programs in the kernel."""
     ours = {name[:15] for plain in PROGRAMS for name in (plain, f"on_{plain}")}
     return [program[key] for program in json.loads(run("bpftool", "-j", "prog")) if program.get("name") in ours]
+
+
+def programs_of_a_probe():
+    """How many programs it has: entries, which are pinned, and workers."""
+    return len(list(PINS.glob("[0-9a-f]*/programs/*"))) + len(PROGRAMS)
 
 
 SHIPPED = DEFAULTS.read_text() if DEFAULTS.exists() else None  # not installed yet

@@ -2,7 +2,7 @@
 
 import time
 
-from conftest import ATTACHED, PINS, active, journal, kill_as, our_programs, run, scrape, show
+from conftest import PINS, active, journal, kill_as, our_programs, programs_of_a_probe, run, scrape, show
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -18,7 +18,7 @@ def test_apt_installs_and_starts_it(record_property):
         assert active(unit), unit
     for unit in ("killsnoopd.service", "killsnoopd.socket"):
         assert run("systemctl", "is-enabled", unit) == "enabled\n"
-    assert len(our_programs()) == ATTACHED
+    assert len(our_programs()) == programs_of_a_probe()
     assert len(list(PINS.iterdir())) == 2
 
 

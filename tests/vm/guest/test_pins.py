@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import ATTACHED, PINS, calls, journal, kill_as, main_pid, our_programs, run, wait_for_another
+from conftest import PINS, calls, journal, kill_as, main_pid, our_programs, programs_of_a_probe, run, wait_for_another
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
@@ -25,7 +25,7 @@ def empty_a_jump():
 
 
 DAMAGE = {  # what damages the pins, and whether the counts survive it
-    "partial: a link": (lambda: (probe_folder() / "links/kill").unlink(), True),
+    "partial: a link": (lambda: next(probe_folder().glob("links/kill@*")).unlink(), True),
     "partial: a map": (lambda: (probe_folder() / "maps/counts").unlink(), False),
     "silent": (empty_a_jump, True),
     "stale": (lambda: probe_folder().rename(PINS / "0123456789abcdef"), False),
@@ -49,7 +49,7 @@ def test_damage(kind, restart):
     assert any("probe attached" in line for line in said_since(began_s))
     kill_as(comm, lambda: send("kill", NO_SUCH_PID, 9))
     assert calls(comm) == (2 if counts_go_on else 1)
-    wait_for(lambda: len(our_programs()) == ATTACHED, "the old programs to go")
+    wait_for(lambda: len(our_programs()) == programs_of_a_probe(), "the old programs to go")
     assert {path.name for path in PINS.iterdir()} == {"private", probe_folder().name}
 
 

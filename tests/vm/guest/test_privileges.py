@@ -1,5 +1,6 @@
 """The running daemon has no privilege."""
 
+import contextlib
 import re
 import shutil
 import time
@@ -11,6 +12,7 @@ from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
 DYNAMIC_USER = Path("/usr/share/doc/killsnoopd/dynamic-user")
 
 
@@ -53,6 +55,20 @@ def test_what_it_cannot_see(path):
     if seen.exists():
         assert seen.is_dir()
         assert (seen.stat().st_mode & 0o777 == 0) or list(seen.iterdir()) == []
+
+
+def test_it_sees_that_ftrace_is_off():
+    """From within its sandbox: what is attached to functions does not count then; newer kernels refuse to turn it off."""
+    by_function = 'killsnoop_probe_hook_info{hook="kill",way="tracepoint"}' not in scrape()
+    try:
+        with contextlib.suppress(OSError):
+            FTRACE.write_text("0")
+        off = FTRACE.read_text() == "0\n"
+        assert scrape()['killsnoop_probe_attached{hook="kill"}'] == (0 if off and by_function else 1)
+    finally:
+        FTRACE.write_text("1")
+    kill_as("ks-ftrace", lambda: send("kill", NO_SUCH_PID, 9))
+    assert calls("ks-ftrace") == 1
 
 
 def test_dynamic_user(record_property):

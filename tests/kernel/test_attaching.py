@@ -1,0 +1,183 @@
+"""The ways of attaching: what each sees, and what stops it."""
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from pathlib import Path
+
+import pytest
+from cases import arm_kill, int_0x80_kill
+from running import Daemon
+from senders import NO_SUCH_PID, NUMBERS, forked, run, send
+
+from killsnoopd.failure import Failure
+from killsnoopd.probe import ways
+from killsnoopd.settings import ATTACH, Settings
+
+FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
+CALLS = 500
+
+
+def works(way):
+    """Whether system calls can be watched in this way here."""
+    try:
+        return ways.choose(Settings(attach=way))["sys_exit"] == way
+    except Failure:
+        return False
+
+
+@pytest.fixture(scope="module", params=[way for way in ATTACH if os.geteuid() == 0 and works(way)])
+def attached(request, tmp_path_factory):
+    """(Daemon, way), for each way that this kernel has."""
+    folder = tmp_path_factory.mktemp(request.param) / "daemon"
+    daemon = Daemon(folder, ("--events.rate=0", f"--probe.attach={request.param}"))
+    daemon.wait_ready()
+    yield daemon, request.param
+    daemon.stop()
+
+
+def way_of(daemon, hook="kill"):
+    (found,) = [
+        labels["way"]
+        for labels in (dict(pairs) for name, pairs in daemon.samples() if name == "killsnoop_probe_hook_info")
+        if labels["hook"] == hook
+    ]
+    return found
+
+
+def test_the_way_is_told(attached):
+    """On the page, and in the line at start."""
+    daemon, way = attached
+    assert way_of(daemon) == way
+    assert f"watching kill ({way}), " in daemon.stderr.read_text()
+    assert daemon.value("killsnoop_probe_attached", hook="kill") == 1
+
+
+def test_every_call_is_seen(attached):
+    """Each of the six, failed."""
+    daemon, _ = attached
+
+    def act():
+        for call in NUMBERS:
+            arguments = (NO_SUCH_PID, NO_SUCH_PID, 15) if "tg" in call else (-1 if "pidfd" in call else NO_SUCH_PID, 15)
+            send(call, *arguments, *((ctypes.create_string_buffer(128),) if "info" in call else ()))
+
+    run(act, b"ks-six")
+    assert {event["KILLSNOOP_SYSCALL"] for event in daemon.events("ks-six")} == set(NUMBERS)
+    assert sum(daemon.signals("ks-six").values()) == len(NUMBERS)
+
+
+def test_a_failed_call_of_a_32_bit_program(attached, tmp_path):
+    """Is seen at the kernel's function; the tracepoints leave such calls out."""
+    daemon, way = attached
+    if platform.machine() == "x86_64":
+        run(lambda: int_0x80_kill(NO_SUCH_PID, 9), b"ks-compat-no")
+    else:
+        os.waitpid(forked(lambda: arm_kill(NO_SUCH_PID, 9, tmp_path / "ks-compat-no")), 0)
+    found = [(event["KILLSNOOP_RESULT"], event["KILLSNOOP_COMPAT"]) for event in daemon.events("ks-compat-no")]
+    assert found == ([] if way == "tracepoint" else [("ESRCH", "1")])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x32 is an ABI of x86-64")
+def test_a_failed_call_by_x32s_number(attached):
+    """The same. Many kernels have no x32: there the call does not exist."""
+    daemon, way = attached
+
+    def act():
+        result = libc.syscall(NUMBERS["kill"] | 0x40000000, NO_SUCH_PID, 15)
+        os._exit(ctypes.get_errno() if result == -1 else 0)
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    _, status = os.waitpid(forked(act, b"ks-x32"), 0)
+    error = errno.errorcode[os.waitstatus_to_exitcode(status)]
+    assert error in {"ESRCH", "ENOSYS"}
+    seen = error == "ESRCH" and way != "tracepoint"
+    assert daemon.signals("ks-x32") == ({("ks-x32", "SIGTERM", "ESRCH"): 1} if seen else {})
+
+
+def refuse_kill():
+    """A seccomp filter of this process: kill(2) fails with EPERM."""
+    filters = b"".join(
+        struct.pack("<HBBI", *words)
+        for words in (
+            (0x20, 0, 0, 0),  # A = the call's number
+            (0x15, 0, 1, NUMBERS["kill"]),  # if it is kill
+            (0x06, 0, 0, 0x00050001),  # return SECCOMP_RET_ERRNO | EPERM
+            (0x06, 0, 0, 0x7FFF0000),  # return SECCOMP_RET_ALLOW
+        )
+    )
+    code = ctypes.create_string_buffer(filters)
+    program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", 4, ctypes.addressof(code)))
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, program, 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def test_a_call_that_seccomp_refuses(attached):
+    """Is seen by the tracepoints; it never reaches the kernel's function."""
+    daemon, way = attached
+
+    def act():
+        refuse_kill()
+        assert send("kill", NO_SUCH_PID, 15) == -1
+
+    run(act, b"ks-seccomp")
+    assert daemon.signals("ks-seccomp") == ({("ks-seccomp", "SIGTERM", "EPERM"): 1} if way == "tracepoint" else {})
+
+
+def test_two_probes_at_once(start):
+    """Each counts every call, and goes on when the other is gone."""
+    first, second = start(), start()
+    run(lambda: [send("kill", NO_SUCH_PID, 9) for _ in range(CALLS)], b"ks-both")
+    assert sum(first.signals("ks-both").values()) == sum(second.signals("ks-both").values()) == CALLS
+    first.stop()
+    run(lambda: [send("kill", NO_SUCH_PID, 9) for _ in range(CALLS)], b"ks-both")
+    assert sum(second.signals("ks-both").values()) == 2 * CALLS
+
+
+def write(text):
+    """Whether the kernel let us: it may refuse while a program is attached that it must run."""
+    try:
+        FTRACE.write_text(text)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def ftrace_off():
+    """Turn it off, and on again after the test."""
+    yield lambda: write("0")
+    assert write("1")
+
+
+takes_ftrace = pytest.mark.skipif(
+    not write("1"), reason="kernel.ftrace_enabled cannot be written here; make test-vm boots machines where it can"
+)
+
+
+@takes_ftrace
+def test_ftrace_is_turned_off(start, ftrace_off):
+    """Function hooks are still attached and count nothing: the page says so, and says when they count again."""
+    daemon = start()
+    off, by_function = ftrace_off(), way_of(daemon) != "tracepoint"
+    run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-ftrace")
+    counts = ("ks-ftrace", "SIGKILL", "ESRCH") in daemon.signals("ks-ftrace")
+    assert counts == (daemon.value("killsnoop_probe_attached", hook="kill") == 1) == (not (off and by_function))
+    assert daemon.value("killsnoop_probe_attached", hook="signal_generate") == 1
+    assert write("1")
+    run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-again")
+    assert daemon.signals("ks-again") == {("ks-again", "SIGKILL", "ESRCH"): 1}
+    assert daemon.value("killsnoop_probe_attached", hook="kill") == 1
+
+
+@takes_ftrace
+def test_a_start_while_ftrace_is_off(start, ftrace_off):
+    """Tracepoints need no ftrace. A kernel may refuse to turn it off: systemd's own programs may need it."""
+    off = ftrace_off()
+    daemon = start()
+    assert way_of(daemon) == "tracepoint" or not off
+    run(lambda: send("kill", NO_SUCH_PID, 9), b"ks-no-ftrace")
+    assert daemon.signals("ks-no-ftrace") == {("ks-no-ftrace", "SIGKILL", "ESRCH"): 1}
