@@ -54,16 +54,7 @@ def names(*flags):
 
 def test_what_the_flags_ask_for():
     """Only what a start with these flags needs."""
-    assert {
-        "PyYAML",
-        "--web.listen-address",
-        "capabilities",
-        "BTF",
-        "bcc",
-        "probe",
-        "tracepoint syscalls/sys_exit_tkill",
-    } <= {*names()}
-    assert "tracepoint syscalls/sys_exit_tkill" not in names("--probe.syscalls=kill")
+    assert {"PyYAML", "--web.listen-address", "capabilities", "hooks", "BTF", "bcc", "probe"} <= {*names()}
     assert "--web.listen-address" not in names("--web.systemd-socket")
     assert "PyYAML" not in names("--web.config.file=x")
     pinned = names("--probe.pin=/sys/fs/bpf/x")
