@@ -19,14 +19,14 @@ REGISTERS = {
 }  # fmt: skip
 SCRIPT = """
 import json, sys
-from killsnoopd.probe import compiler
+from killsnoopd.probe import compiler, hooks
 from killsnoopd.settings import Settings
 macros = sys.argv[1].split(",")
 source = '#include "registers.h"\\n' + "".join(
     f"int read_{macro}(void *ctx) {{ return {macro}((struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf())); }}\\n"
     for macro in macros
 )
-defined = compiler.macros(Settings())
+defined = compiler.macros(Settings(), dict.fromkeys(hooks.PROGRAMS, "tracepoint"))
 module = compiler.compiled(compiler.import_bcc(), defined, source)
 print(json.dumps({macro: module.dump_func(f"read_{macro}".encode()).hex() for macro in macros}))
 whole = compiler.compiled(compiler.import_bcc(), defined)

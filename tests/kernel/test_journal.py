@@ -305,7 +305,7 @@ def test_stopping_while_journald_is_stopped(start, journald):
     before = time.monotonic()
     assert daemon.stop() == 0
     assert time.monotonic() - before < 2.5
-    lost = int(re.search(r"(\d+) not logged$", daemon.stderr.read_text())[1])
+    lost = int(re.search(r"(\d+) not logged$", daemon.stderr.read_text(), re.M)[1])
     assert lost > 0
 
 
