@@ -295,6 +295,7 @@ static __always_inline void add_cgroup(struct scratch *scratch, struct task_stru
 	u32 level = cgroup->level;
 
 	NO_UNROLL for (u32 depth = 0; depth < CGROUP_DEPTH_MAX; depth++) {
+		BARRIER; /* Linux 6.1 refuses a loop that is entered in its middle (check_cfg, kernel/bpf/verifier.c) */
 		char *to = next_name(scratch, limit), *node = node_at(cgroup, level, depth);
 		void *name = NULL, *attributes = NULL;
 		u32 owner = 0;

@@ -12,7 +12,13 @@ def test_apt_installs_and_starts_it(record_property):
     assert our_programs() == []
     before = time.monotonic()
     run("apt-get", "install", "-y", "/input/packages/killsnoopd.deb")
-    wait_for(active, "killsnoopd to be READY")
+    wait_for(
+        active,
+        "killsnoopd to be READY",
+        say=lambda: run(
+            "journalctl", "-o", "cat", "-n", "40", "-u", "killsnoopd-probe.service", "-u", "killsnoopd.service"
+        ),
+    )
     record_property("s_of_installation", round(time.monotonic() - before, 1))
     for unit in ("killsnoopd.service", "killsnoopd.socket", "killsnoopd-probe.service"):
         assert active(unit), unit
