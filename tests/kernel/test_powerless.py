@@ -31,7 +31,7 @@ RESIDENT_MB = 32
 
 def test_at_rest(start, record_property):
     """Little resident memory, three threads (one builds pages), bcc never mapped, and no unexplained fd."""
-    daemon = start("--events.exclude-signal=all")  # other processes' signals make no events
+    daemon = start("--events.exclude=signal=all")  # other processes' signals make no events
     daemon.get()
     resident_mb = int(daemon.status("VmRSS")) / 1024
     record_property("mb_resident", round(resident_mb, 1))

@@ -166,14 +166,14 @@ def test_debug_level_shows_what_the_verifier_said(public):
 # The error in the source: (file, text, its replacement, part of the line).
 BROKEN = {
     "calls as the kernel's": (
-        "origin.c", "code != SI_KERNEL && running->call < WRITE ? SYSCALL : KERNEL", "KERNEL",
+        "origin.c", "sending && is_code_of_call(code, own, running) ? SYSCALL", "false ? SYSCALL",
         "our own SIGURG was not counted; our own SIGURG was reported as (SIGURG from kernel to ",
     ),
     "another system call": (
         "registers.h", "case 62: return KILL;", "case 62: return TKILL;", "origin syscall, call tkill, result success",
     ),
     "another sender": (
-        "event_scratch.c", "event->pid = ids >> 32;", "event->pid = 1;", "reported as (0 from killsnoopd[1] to ",
+        "event_scratch.c", "sender->pid = task->tgid;\n\tsender->tid", "sender->pid = 1;\n\tsender->tid", "reported as (0 from killsnoopd[1] to ",
     ),
     "another outcome": (
         "killsnoop.bpf.c", "event->outcome = outcome;", "event->outcome = LOSE_INFO;", "outcome lose_info), not as (SIGURG from ",
@@ -226,7 +226,7 @@ def test_what_the_compiler_says(public):
     ("file", "text", "instead"),
     [
         ("daemon.py", "privileges.drop()", "privileges.dorp()"),
-        ("probe/loader.py", "hooks.check(hook)", "hooks.dorp(hook)"),  # in another process
+        ("probe/loader.py", "hooks.check(hook, chosen[hook.program])", "hooks.dorp(hook)"),  # in another process
         ("privileges.py", "import ctypes\n", "import ctypes\n0 / 0 .dorp\n"),  # before anything is set up
     ],
 )
