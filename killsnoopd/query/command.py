@@ -82,7 +82,7 @@ def table_parser() -> argparse.ArgumentParser:
     """The flags of `killsnoop`; the single letters are those of bcc's killsnoop."""
     result = _parser("killsnoop", "Shows who sent which signal to whom, from killsnoopd's events. "
                      "`killsnoop who PID|COMM|UNIT` says who killed a process, "
-                     "`killsnoop top` who has the most kills.", _EXAMPLES)  # fmt: skip
+                     "`killsnoop top` the largest numbers of kills.", _EXAMPLES)  # fmt: skip
     add = result.add_argument
     _add_file(result)
     _add_follow(result)
@@ -99,8 +99,6 @@ def table_parser() -> argparse.ArgumentParser:
     )
     add("-u", "--unit", metavar="UNIT", help="only signals from or to this systemd unit")
     add("-d", "--deaths", action="store_true", help="also show deaths, and exits soon after a signal")
-    add("-c", "--cmdline", action="store_true", help="also show the sender's command line")
-    add("-a", "--ancestors", action="store_true", help="also show the sender's ancestors")
     _add_output(result)
     return result
 
@@ -167,13 +165,12 @@ def show(args: argparse.Namespace, out: Output) -> int:
     wanted = Wanted(args.failed, args.pid, args.tpid, frozenset().union(*(args.signal or ())), args.unit, kinds)
     live = args.follow or (out.terminal and not (args.file or args.since or args.until or args.directory))
     total = shutil.get_terminal_size((160, 24)).columns if out.terminal else 160
-    wide = tuple(name for name in table.WIDE if getattr(args, name))
     style = Style(out.terminal and not os.environ.get("NO_COLOR"), out.encoding, _named(args))
     with _source(args, kinds, follow=live) as found:
         # A journal that cannot be read is an error, and not a heading without rows; live, the heading does not wait.
         first = [] if live else list(itertools.islice(found, 1))
         hosts = args.merge or bool(args.directory) or any("_HOSTNAME" in record for record in first if args.file)
-        chosen = table.columns(total, dated=not live, hosts=hosts, wide=wide, cut=out.terminal)
+        chosen = table.columns(total, dated=not live, hosts=hosts)
         if args.output == "table":
             out.line(table.head(chosen), flush=True)
         for record in itertools.chain(first, found):
@@ -222,7 +219,7 @@ def tell(args: argparse.Namespace, out: Output) -> int:
 
 
 def rank(args: argparse.Namespace, out: Output) -> int:
-    """Print who has the most kills, once or again and again."""
+    """Print the largest numbers of kills, once or repeatedly."""
     style = Style(encoding=out.encoding, named=_named(args))
     if args.follow and not (out.terminal and args.file is None and args.output == "table"):
         raise Failure(Exit.USAGE, "--follow needs a terminal, and the journal: omit it with a FILE, a pipe or JSON")

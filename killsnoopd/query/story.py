@@ -55,7 +55,7 @@ def _sender(record: Record, named: Named) -> str:
         ("PARENT_COMM", "child of {}"),
     ):
         value = record.get(f"KILLSNOOP_{name}")
-        if value and not (name == "PARENT_COMM" and "KILLSNOOP_ANCESTORS" in record):
+        if value:
             about.append(text.format(value))
     return _short(by) + (f" ({', '.join(about)})" if about else "")
 
@@ -91,15 +91,13 @@ def _what_happened(record: Record, named: Named) -> str:
 
 
 def sentences(answer: Answer, around: Around, named: Named = users.number, *, hosts: bool = False) -> str:
-    """What the record says, in one line of a few sentences; the last one is the sender's command line.
+    """What the record says, in one line of a few sentences.
 
     `hosts`: name the machine, if the record does.
     """
     last, by = answer.last, sender(answer.last)
     host = f" on {last['_HOSTNAME']}" if hosts and "_HOSTNAME" in last else ""
     told = [f"{_time(last)}{host}: {_what_happened(last, named)}"]
-    if ancestors := by and last.get("KILLSNOOP_ANCESTORS"):
-        told.append(f"{_short(by)} was a child of {ancestors}")
     if around.before:
         since = lapse_ns(last) or 0
         earlier = [
@@ -117,10 +115,7 @@ def sentences(answer: Answer, around: Around, named: Named = users.number, *, ho
         told.append(
             f"The last end on record is older, {_time(answer.earlier)}: {_what_happened(answer.earlier, named)}"
         )
-    line = ". ".join(told) + "."
-    if command := by and last.get("KILLSNOOP_CMDLINE"):
-        line += f" {_short(by)} ran: {command}"
-    return safe(line)
+    return safe(". ".join(told) + ".")
 
 
 def _ns_between(earlier: Record, later: Record) -> int:

@@ -101,19 +101,8 @@ def _host(record: Record, _: Style) -> str:
     return record.get("_HOSTNAME", "")
 
 
-WIDE = {"ancestors": _field("ANCESTORS"), "cmdline": _field("CMDLINE")}
-"""Columns that are shown only if asked for."""
-
-_WIDE_MIN, _WIDE_UNCUT = 20, 60
-
-
-def columns(
-    total: int, *, dated: bool, hosts: bool = False, wide: tuple[str, ...] = (), cut: bool = True
-) -> list[Column]:
-    """The columns for a terminal of width `total`: the classic six, those asked for, and as many others as fit.
-
-    `wide`: of WIDE, at the end; the last one is as long as it must be unless `cut`.
-    """
+def columns(total: int, *, dated: bool, hosts: bool = False) -> list[Column]:
+    """The columns for a terminal of width `total`: the classic six, and as many others as fit."""
     time_format = "%m-%d %H:%M:%S" if dated else "%H:%M:%S"
     chosen = [
         Column("TIME", 14 if dated else 8, lambda record, _: records.moment(record).strftime(time_format)),
@@ -132,20 +121,15 @@ def columns(
         Column("USER", 8, _user),
     ]
     used = sum((column.columns or 0) + 1 for column in chosen) - 1
-    reserved = len(wide) * (_WIDE_MIN + 1) if cut else 0
     for column in others:
         needed = 1 + (column.columns or 0)
-        if used + needed + reserved > total:
+        if used + needed > total:
             break
         chosen.append(column)
         used += needed
     if used > total:  # a narrow terminal: shorten the names
         at = [column.head for column in chosen].index("COMM")
         chosen[at] = Column("COMM", max(4, 15 - (used - total)), _of_sender("COMM"))
-    for number, name in enumerate(wide, 1):
-        share = max(_WIDE_MIN, (total - used) // (len(wide) - number + 1) - 1) if cut else _WIDE_UNCUT
-        chosen.append(Column(name.upper(), None if number == len(wide) and not cut else share, WIDE[name]))
-        used += share + 1
     return chosen
 
 

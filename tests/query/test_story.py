@@ -37,8 +37,6 @@ KERNEL = {"PID": "0", "COMM": "kernel", "SYSCALL": None}
         (KERNEL | {"ORIGIN": "self", "SIGNAL": "SIGABRT"}, "died of SIGABRT, its own fault."),
         (KERNEL | {"ORIGIN": "unknown"}, "died of SIGKILL; the sender was not seen."),
         ({"ELAPSED_MS": None}, "died of SIGKILL, ? ms after bash"),
-        ({"CMDLINE": "pkill -9 nginx", "ANCESTORS": "sh[990] cron[989]", "PARENT_COMM": "sh"},
-         "(uid 0, ssh.service) sent it by kill(2). bash[3325] was a child of sh[990] cron[989]. bash[3325] ran: pkill -9 nginx"),
     ],
 )  # fmt: skip
 def test_death(fields, text):

@@ -129,20 +129,6 @@ def test_users():
     assert table.row(record(CONTAINER="c" * 64), chosen, style).endswith(" 0")
 
 
-@pytest.mark.parametrize("total", [60, 80, 132, 200])
-@pytest.mark.parametrize("wide", [("cmdline",), ("ancestors", "cmdline")])
-def test_wide_columns(total, wide):
-    """They come last and fill the terminal; in a pipe the last one is not cut."""
-    found = record(CMDLINE="x" * 500, ANCESTORS="y" * 500)
-    chosen = table.columns(total, dated=True, wide=wide)
-    assert [column.head.lower() for column in chosen][-len(wide) :] == list(wide)
-    if total >= 80 + 21 * len(wide):
-        assert table.width(table.row(found, chosen, Style())) == total
-    piped = table.row(found, table.columns(160, dated=True, wide=wide, cut=False), Style())
-    assert piped.endswith(" " + "x" * 500)
-    assert "nginx.service" in piped
-
-
 def test_hosts():
     """After the time."""
     chosen = table.columns(80, dated=True, hosts=True)
