@@ -1,5 +1,6 @@
 """--check: a line for each requirement; tests/kernel/test_refusals.py compares its exit codes with those of a start."""
 
+import os
 import subprocess
 import sys
 
@@ -69,5 +70,5 @@ def test_a_library_that_is_missing(missing):
     command = [sys.executable, "-c", code, "--check", "--probe.pin=/none", "--web.listen-address=127.0.0.1:0"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (result.returncode, result.stderr) == (Exit.CONFIG, "")
-    assert f"\nmissing  {missing}: {missing} is missing for {sys.executable} (" in result.stdout
+    assert f"\nmissing  {missing}: {missing} is missing for {os.path.normpath(sys.executable)} (" in result.stdout
     assert "\nmissing  pinned probe: no probe with these settings is pinned at /none/" in result.stdout

@@ -15,6 +15,7 @@ from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.probe import handover, start
 from killsnoopd.probe.program import Layout
 
+PYTHON = os.path.normpath(sys.executable)  # as a child has it whose parent was started by ../bin/python
 PROGRAMS = {"daemon": "killsnoopd", "loader": "killsnoopd-loader", "command": "killsnoop"}
 OLD = "sys.version_info = (3, 9, 2, 'final', 0)"
 
@@ -51,7 +52,7 @@ def test_a_python_that_is_too_old(program, name):
     """Says which version there is, and which is needed."""
     result = run(program, OLD)
     assert (result.returncode, result.stdout) == (Exit.CONFIG, "")
-    assert result.stderr == f"{name}: {name} needs Python 3.11 or later; {sys.executable} is 3.9.2\n"
+    assert result.stderr == f"{name}: {name} needs Python 3.11 or later; {PYTHON} is 3.9.2\n"
 
 
 @pytest.mark.parametrize("missing", ["h11", "prometheus_client", "systemd"])
@@ -59,7 +60,7 @@ def test_a_library_that_is_missing(missing):
     """Says which, for which Python, and the package that has it."""
     result = run("daemon", f"sys.modules['{missing}'] = None")
     assert (result.returncode, result.stdout) == (Exit.CONFIG, "")
-    assert result.stderr.startswith(f"killsnoopd: {missing} is missing for {sys.executable} (")
+    assert result.stderr.startswith(f"killsnoopd: {missing} is missing for {PYTHON} (")
     assert "): install python3-" in result.stderr
     assert result.stderr.count("\n") == 1
 

@@ -514,7 +514,7 @@ ORIGINS: dict[str, Callable[[Processes], Happened]] = {
     ),
     "hangup: the other end is closed": _terminal(
         "kv-tty-hup", lambda master, _: os.close(master),
-        *_signal_and_death("SIGHUP", "tty", "python3"),
+        *_signal_and_death("SIGHUP", "tty", Path("/proc/self/comm").read_text().strip()),
     ),
     "exit of a session leader": _session_leader_exits,
     "orphaned process group": _orphaned_group,

@@ -105,8 +105,7 @@ def test_the_kernel_has_no_name(daemon):
         signal.signal(signal.SIGXFSZ, lambda *_: os._exit(0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         with tempfile.TemporaryFile() as file:
-            file.write(b"x")
-            file.flush()
+            os.write(file.fileno(), b"x")  # file.write() would try again when the file is closed
 
     run(write_too_much, b"kx-silent")
     events = daemon.events("kernel")
