@@ -68,9 +68,9 @@ def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTo
     family = CounterMetricFamily(
         "killsnoop_signals",
         "Calls of the system calls that send signals, by the sender's process name, signal and result. "
-        "Calls by 32-bit programs on a 64-bit kernel are not counted here; killsnoop_deliveries_total has the signals "
-        "they sent. (other): senders that found every counter taken. (aged): past calls of names that lost their "
-        "counter (--metrics.series-ttl); leave it out of rates.",
+        "Where the calls are watched by tracepoints, those of 32-bit programs are not counted here; "
+        "killsnoop_deliveries_total has the signals that they sent. (other): senders that found every counter taken. "
+        "(aged): past calls of names that lost their counter (--metrics.series-ttl); leave it out of rates.",
         labels=("comm", "signal", "result"),
     )
     for labels in sorted(totals):
