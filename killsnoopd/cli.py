@@ -45,6 +45,7 @@ class Config:
     events_target: str  # auto, journal, stdout or none
     unit_rules: tuple[Rule, ...]  # of --events.exclude, that only the daemon can apply (events/exclusion.py)
     fold: tuple[str, ...]  # rules that merge series on the page (metrics/fold.py)
+    timestamps: bool  # on the page
     probe: Settings
     pin: Path | None  # open the probe pinned below this folder instead of loading one
     log_level: str
@@ -292,6 +293,12 @@ def parser() -> argparse.ArgumentParser:
         "* any text; numbers replaces each number in each name by #; may be repeated",
     )
     add(
+        "--no-metrics.timestamps",
+        dest="timestamps",
+        action="store_false",
+        help="leave out when each series last counted: killsnoop_*_last_timestamp_seconds, which the alerts need",
+    )
+    add(
         "--probe.syscalls",
         dest="syscalls",
         type=_syscalls,
@@ -367,6 +374,7 @@ def parse(argv: list[str]) -> Config:
         events_target=args.events_target,
         unit_rules=tuple(by_unit),
         fold=tuple(args.fold),
+        timestamps=args.timestamps,
         probe=Settings(
             syscalls=args.syscalls,
             self_signals=args.self_signals,

@@ -47,13 +47,18 @@ def counted(name: str, *matchers: str, window: str = RANGE) -> str:
     return f"({born} > {grown} or {grown} or {born})"
 
 
-def changed_at(function: str, name: str, *matchers: str) -> str:
-    """When counters moved first (min) or last (max) in the range, in milliseconds."""
+def first_in_range(name: str, *matchers: str) -> str:
+    """When counters first moved in the range, in milliseconds."""
     series, page = metric(name, *matchers), metric("killsnoop_series")
     moved = (
         f"({series} unless {series} == {series} offset $__interval) and on (job, instance) {page} offset $__interval"
     )
-    return f"{function}_over_time((timestamp({series}) and ({moved}))[{RANGE}:$__interval]) * 1000"
+    return f"min_over_time((timestamp({series}) and ({moved}))[{RANGE}:$__interval]) * 1000"
+
+
+def last_in_range(name: str, *matchers: str) -> str:
+    """When counters last moved, in milliseconds, if that is in the range; `name` is that of their timestamps."""
+    return f"({metric(name, *matchers)} > time() - $__range_s) * 1000"
 
 
 def log_command(expression: str) -> str:
@@ -227,8 +232,8 @@ def who() -> list[Json]:
     labels = "comm, signal, result, instance"
     matchers = (COMM, SIGNAL)
     total = f"sum by ({labels}, log) ({log_command(counted('killsnoop_signals_total', *matchers))}) > 0"
-    first = f"min by ({labels}) ({changed_at('min', 'killsnoop_signals_total', *matchers)})"
-    last = f"max by ({labels}) ({changed_at('max', 'killsnoop_signals_total', *matchers)})"
+    first = f"min by ({labels}) ({first_in_range('killsnoop_signals_total', *matchers)})"
+    last = f"max by ({labels}) ({last_in_range('killsnoop_signals_last_timestamp_seconds', *matchers)})"
     return [
         series("SIGKILLs by sender", "Calls that sent SIGKILL, by the sender's process name, per minute or step. A call to a process group counts once here; the panel by origin counts each member.",
                target(f"sum by (comm) ({by_sender}) > 0", "{{comm}}"), bars=True, width=12),
@@ -236,7 +241,7 @@ def who() -> list[Json]:
                target(f"sum by (origin) ({by_origin}) > 0", "{{origin}}"), bars=True, width=12,
                overrides=[override("byName", name, color=color(hue)) for name, hue in (("oom", RED), ("cgroup", "purple"), ("syscall", BLUE), ("pdeathsig", YELLOW), ("autokill", GREEN), ("kernel", ORANGE))]),
         table("Who sent what, since when",
-              "Calls by sender, signal and result on each host. First and Last are accurate to one step of the range. Click a sender to "
+              "Calls by sender, signal and result on each host. First is accurate to one step of the range, Last to 10 s. Click a sender to "
               "filter the whole dashboard, including the log at the bottom. The last column is a command to run on that host.",
               [instant(total, ref="A", form="table"), instant(first, ref="B", form="table"), instant(last, ref="C", form="table")],
               {"comm": "Sender", "signal": "Signal", "result": "Result", "instance": "Host", "Value #A": "Calls",

@@ -11,7 +11,9 @@ from killsnoopd.probe.program import Layout
 def counts(series=(), **more):
     """Counts of these series; every other field is empty, or as given."""
     empty = {field.name: 0 if field.type is int else [] for field in dataclasses.fields(Counts)}
-    return Counts(**empty | {"series": list(series), "series_taken": len(series)} | more)
+    found = {"series": list(series), "series_used": [0] * len(series), "series_taken": len(series)} | more
+    found.setdefault("overflow_used", [0] * len(found.get("overflow", [])))
+    return Counts(**empty | found)
 
 
 class FakeProbe:

@@ -23,6 +23,7 @@ def test_defaults():
         events_target="auto",
         unit_rules=(),
         fold=(),
+        timestamps=True,
         probe=Settings(excluded=frozenset({0, 17, 23, 28})),
         pin=None,
         log_level="info",

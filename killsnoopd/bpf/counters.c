@@ -50,13 +50,22 @@ static __always_inline u32 tick(void)
 	return bpf_ktime_get_ns() >> 30;
 }
 
-#define QUEUED ((u32)-1)
+#define QUEUED ((u64)-1)
 /*
- * A CPU uses its cached slot for one era, 1024 jiffies: at most 10 s (CONFIG_HZ=100). After QUARANTINE no CPU can still
- * count in a slot that is in the queue.
+ * A CPU uses its cached slot for one era, 512 jiffies: at most 5.2 s (CONFIG_HZ=100). So last_used is at most that late,
+ * and after QUARANTINE no CPU can still count in a slot that is in the queue.
  */
-#define ERA(jiffies) ((u32)((jiffies) >> 10))
+#define ERA(jiffies) ((u32)((jiffies) >> 9))
 #define QUARANTINE 16 /* ticks */
+
+/* Note that a slot, or an overflow cell, is in use. */
+static __always_inline void use(u32 at)
+{
+	u64 *last = last_used.lookup(&at);
+
+	if (last && *last != QUEUED)
+		*last = bpf_ktime_get_boot_ns();
+}
 
 static __always_inline u64 *slot_state_entry(u32 which)
 {
@@ -64,13 +73,14 @@ static __always_inline u64 *slot_state_entry(u32 which)
 }
 
 /* Queue a slot if its series is idle. Each new series checks two slots at random. */
-static __always_inline void retire(u32 slot, u32 now, u64 *tail)
+static __always_inline void retire(u32 slot, u64 now, u64 *tail)
 {
-	u32 *last = used.lookup(&slot), at = *tail % SERIES_MAX;
+	u64 *last = last_used.lookup(&slot);
+	u32 at = *tail % SERIES_MAX;
 	struct series *key = series.lookup(&slot);
 	struct retired *entry = retired.lookup(&at);
 
-	if (!last || !key || !entry || *last == QUEUED || (s32)(now - *last) < (s32)TTL)
+	if (!last || !key || !entry || *last == QUEUED || (s64)(now - *last) < (s64)TTL_NS)
 		return;
 	u32 *mapped = slots.lookup(key);
 
@@ -78,7 +88,7 @@ static __always_inline void retire(u32 slot, u32 now, u64 *tail)
 		slots.delete(key);
 	*last = QUEUED;
 	entry->slot = slot;
-	entry->since = now;
+	entry->since = tick();
 	*tail += 1;
 }
 
@@ -87,15 +97,16 @@ static __always_inline void retire(u32 slot, u32 now, u64 *tail)
  * back, or else to AGED. Returns SERIES_MAX if the slot is still in quarantine. The caller holds the lock, with
  * preemption off.
  */
-static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *head)
+static __always_inline u32 recycle(u32 cpu, u64 now, struct series *key, u64 *head)
 {
 	u32 at = *head % SERIES_MAX;
 	u64 total = 0, *version = slot_state_entry(VERSION);
 	struct retired *entry = retired.lookup(&at);
 
-	if (!entry || !version || (s32)(now - entry->since) < QUARANTINE)
+	if (!entry || !version || (s32)(tick() - entry->since) < QUARANTINE)
 		return SERIES_MAX;
-	u32 slot = entry->slot, *last = used.lookup(&slot);
+	u32 slot = entry->slot;
+	u64 *last = last_used.lookup(&slot);
 	struct series *old = series.lookup(&slot);
 
 	*head += 1;
@@ -129,8 +140,8 @@ static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *he
 static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
 {
 	u64 *taken = slot_state_entry(TAKEN), *head = slot_state_entry(QUEUE_HEAD), *tail = slot_state_entry(QUEUE_TAIL),
-	    *lock = slot_state_entry(LOCK);
-	u32 now = tick(), slot = SERIES_MAX;
+	    *lock = slot_state_entry(LOCK), now = bpf_ktime_get_boot_ns();
+	u32 slot = SERIES_MAX;
 
 	if (!taken || !head || !tail || !lock || !*taken || __sync_lock_test_and_set(lock, 1))
 		return SERIES_MAX;
@@ -172,7 +183,7 @@ static __always_inline u32 *take_slot(u32 cpu, struct series *key)
 
 	if (!taken)
 		return NULL;
-	if (TTL)
+	if (TTL_NS)
 		slot = recycled_slot(cpu, key);
 	if (slot >= SERIES_MAX) {
 		if (*taken >= SERIES_MAX)
@@ -185,9 +196,7 @@ static __always_inline u32 *take_slot(u32 cpu, struct series *key)
 		if (!entry)
 			return NULL;
 		*entry = *key; /* before the slot can be looked up, and so before anything is counted in it */
-		u32 now = tick();
-
-		used.update(&slot, &now);
+		use(slot);     /* likewise: it is not idle */
 	}
 	slots.insert(key, &slot);
 	return slots.lookup(key);
@@ -213,16 +222,16 @@ static __always_inline void count_call(u32 cpu, struct series *key, struct cpu_c
 	if (!slot)
 		slot = take_slot(cpu, key);
 	if (slot) {
-		u32 now = tick(), *last = used.lookup(slot);
-
-		if (last && *last != now && *last != QUEUED)
-			*last = now;
+		use(*slot);
 		cache->key = *key;
 		cache->slot_plus_one = *slot + 1;
 		cache->era = era;
 		add_one(cpu, SERIES + *slot);
 	} else {
-		add_one(cpu, OVERFLOW + key->sig * RESULTS + overflow_result(key->res));
+		u32 cell = key->sig * RESULTS + overflow_result(key->res);
+
+		use(SERIES_MAX + cell);
+		add_one(cpu, OVERFLOW + cell);
 	}
 }
 

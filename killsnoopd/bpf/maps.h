@@ -142,7 +142,11 @@ struct retired {
 	u32 slot, since; /* ticks */
 };
 BPF_TABLE("array", u32, struct retired, retired, SERIES_MAX);
-BPF_TABLE("array", u32, u32, used, SERIES_MAX); /* by slot: the tick of its last use, or QUEUED */
+/*
+ * When each slot was last used, CLOCK_BOOTTIME in ns, or QUEUED; behind the slots, the same of each overflow cell. 0: never.
+ * A CPU that has the slot in its cache does not write it, so it is up to an era late.
+ */
+BPF_F_TABLE("array", u32, u64, last_used, SERIES_MAX + SIGNALS * RESULTS, BPF_F_MMAPABLE);
 
 /* Token buckets: the times up to which tokens are paid and requested, CLOCK_BOOTTIME; see take_tokens(). */
 struct bucket {

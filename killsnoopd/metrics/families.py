@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from killsnoopd import __version__, names
+from killsnoopd.metrics.boot_time import BootTime
 from killsnoopd.probe.attached import Counts, Ledger, Probe
 from killsnoopd.probe.program import RESULTS
 
@@ -56,13 +57,23 @@ class MonotonicTotals:
         self._shown = totals
 
 
-def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals) -> Iterator[Metric]:
-    """Calls by sender, and those of idle names. `text` maps a comm to its label; series with equal labels are summed."""
+def signals(
+    counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals, boot_ns: int | None = None
+) -> Iterator[Metric]:
+    """Calls by sender, and those of idle names. `text` maps a comm to its label; equal labels are one series.
+
+    `boot_ns` is the Unix time at which the machine booted; None leaves the timestamps out.
+    """
     totals: defaultdict[Labels, int] = defaultdict(int)
-    for comm, sig, res, calls in counts.series:
-        totals[_label(text(comm)), names.signal_name(sig), names.result_name(res)] += calls
-    for sig, result, calls in counts.overflow:
-        totals[OTHER, names.signal_name(sig), result] += calls
+    last: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    for (comm, sig, res, calls), used in zip(counts.series, counts.series_used, strict=True):
+        labels = _label(text(comm)), names.signal_name(sig), names.result_name(res)
+        totals[labels] += calls
+        last[labels] = max(last[labels], used)
+    for (sig, result, calls), used in zip(counts.overflow, counts.overflow_used, strict=True):
+        labels = OTHER, names.signal_name(sig), result
+        totals[labels] += calls
+        last[labels] = used
     aged = defaultdict(int, {("SIGKILL", RESULTS[0]): 0})  # never empty: a sum with it must not be
     aged |= {(names.signal_name(sig), result): calls for sig, result, calls in counts.aged}
     monotonic.adjust(totals, aged, counts.series_recycled)
@@ -82,9 +93,28 @@ def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTo
         "result. With killsnoop_signals_total they are all calls.",
         labels=("signal", "result"),
     )
-    for result in sorted(aged):
-        family.add_metric(result, aged[result])
+    for pair in sorted(aged):
+        family.add_metric(pair, aged[pair])
     yield family
+    if boot_ns is not None:
+        yield timestamps(
+            "killsnoop_signals_last_timestamp_seconds",
+            "When such a call was last counted, at most 10 s late.",
+            ("comm", "signal", "result"),
+            last,
+            boot_ns,
+        )
+
+
+def timestamps(
+    name: str, documentation: str, labels: tuple[str, ...], last: dict[tuple[str, ...], int], boot_ns: int
+) -> Metric:
+    """A family of times, in whole seconds, from those of CLOCK_BOOTTIME; 0 is not a time."""
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for values, used in sorted(last.items()):
+        if used:
+            family.add_metric(values, (boot_ns + used) // 1_000_000_000)
+    return family
 
 
 def deliveries(counts: Counts) -> Metric:
@@ -235,17 +265,24 @@ class EventStats(Protocol):
 class Collector:
     """Reads the probe and the statistics of the event thread for each page."""
 
-    def __init__(self, probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str] = names.text) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        event_stats: EventStats | None,
+        text: Callable[[bytes], str] = names.text,
+        boot_ns: Callable[[], int | None] | None = None,
+    ) -> None:
         self._probe = probe
         self._event_stats = event_stats
         self._text = lru_cache(probe.layout.series_max)(text)
         self._monotonic = MonotonicTotals()
+        self._boot_ns = boot_ns or BootTime().ns
 
     def collect(self) -> Iterator[Metric]:
         """All families except those of the process and the Python version."""
         ledger = self._probe.ledger()
         counts = self._probe.counts()
-        yield from signals(counts, self._text, self._monotonic)
+        yield from signals(counts, self._text, self._monotonic, self._boot_ns())
         yield deliveries(counts)
         yield from deaths(counts)
         yield from events(ledger)
@@ -269,10 +306,12 @@ class Collector:
         yield info
 
 
-def registry(probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str]) -> CollectorRegistry:
+def registry(
+    probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str], with_timestamps: bool
+) -> CollectorRegistry:
     """The registry of all metrics on the page. `text` maps a comm to its label."""
     result = CollectorRegistry()
-    result.register(Collector(probe, event_stats, text))
+    result.register(Collector(probe, event_stats, text, None if with_timestamps else lambda: None))
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)
     return result

@@ -30,6 +30,7 @@ from killsnoopd.probe.ways import ftrace_enabled
 _VERSION = SLOT_STATE.index("version")
 _READINGS = 1000  # attempts at a reading during which no slot is recycled; the first nearly always succeeds
 _SERIES = struct.Struct("=16sIi")  # struct series of maps.h: comm, signal, result
+_QUEUED = (1 << 64) - 1  # in place of a slot's last use, in counters.c
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Counts:
     """
 
     series: list[tuple[bytes, int, int, int]]  # comm (16 bytes), signal 0..65, result (0 or -errno), calls
+    series_used: list[int]  # of each series: its last call, CLOCK_BOOTTIME in ns, or 0 if it is long ago
     overflow: list[tuple[int, str, int]]  # signal 0..65, result's name, calls that found no free slot
+    overflow_used: list[int]  # of each of `overflow`: the last call
     aged: list[tuple[int, str, int]]  # signal 0..65, result's name, calls of idle series that lost their slot
     series_taken: int  # series that have a slot; slots in the queue are left out
     series_recycled: int  # slots recycled since the probe started
@@ -86,6 +89,7 @@ class Probe:
         try:
             self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
             self._series = self._map("series", layout.series_max * SERIES_BYTES)
+            self._last_used = self._map("last_used", layout.aged * 8).cast("Q")
             self._slot_state = self._map("slot_state", len(SLOT_STATE) * 8).cast("Q")
             self.ledger_words = self._map("ledger", LEDGER_WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")
             """The daemon's half of the ledger, written by the event thread."""
@@ -125,19 +129,25 @@ class Probe:
             # Before the keys: a slot gets its key before it counts.
             copies = [row[:taken].tobytes() + row[self.layout.overflow :].tobytes() for row in self._rows()]
             keys = bytes(self._series[: taken * SERIES_BYTES])
+            last_used = self._last_used[:taken].tolist() + self._last_used[self.layout.overflow :].tolist()
             if version % 2 == 0 and self._slot_state[_VERSION] == version:
                 break
             time.sleep(0.001)
         layout, rows = Layout(self.layout.cpus, taken), [memoryview(copy).cast("Q") for copy in copies]
-        counted = zip(_SERIES.iter_unpack(keys), self._sum(0, taken, rows), strict=True)
+        calls = self._sum(0, taken, rows)
         # Zero: the slot lost the race in take_slot() and never counts.
-        series = [(comm, sig, res, calls) for (comm, sig, res), calls in counted if calls]
+        series = [(*key, n) for key, n in zip(_SERIES.iter_unpack(keys), calls, strict=True) if n]
+        series_used = [0 if used == _QUEUED else used for used, n in zip(last_used, calls, strict=False) if n]
         overflow, aged = (self._by_result(first, rows) for first in (layout.overflow, layout.aged))
+        overflow_used = [last_used[taken + sig * len(RESULTS) + RESULTS.index(result)] for sig, result, _ in overflow]
         deliveries, deaths = self._deliveries(layout, rows), self._deaths(layout, rows)
         exits = [(sig, n) for sig, n in enumerate(self._sum(layout.exits, len(names.SIGNALS), rows)) if n]
         (escalations,) = self._sum(layout.escalations, 1, rows)
         retired, recycled = slot_state["queue_tail"] - slot_state["queue_head"], slot_state["queue_head"]
-        return Counts(series, overflow, aged, taken - retired, recycled, deliveries, deaths, exits, escalations)
+        return Counts(
+            series, series_used, overflow, overflow_used, aged, taken - retired, recycled, deliveries, deaths, exits,
+            escalations,
+        )  # fmt: skip
 
     def _by_result(self, first: int, rows: list[memoryview]) -> list[tuple[int, str, int]]:
         cells = self._sum(first, len(names.SIGNALS) * len(RESULTS), rows)

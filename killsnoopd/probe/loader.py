@@ -32,7 +32,7 @@ from killsnoopd.probe.program import (
 from killsnoopd.settings import Settings
 
 _LICENSE = "Dual MIT/GPL"  # as in killsnoop.bpf.c
-READ_ONLY = ("counts", "series", "slot_state")
+READ_ONLY = ("counts", "series", "last_used", "slot_state")
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
 _ENOTSUPP = 524  # include/linux/errno.h; arm64's JIT returns it for an atomic exchange before Linux 5.18
 

@@ -29,11 +29,11 @@ SELF_TEST_PID = 6  # index of the word with the pid of the process that tests th
 KINDS = 4  # of events, enum kind: the probe counts each kind by status
 SERIES_BYTES = 24
 _RULE = struct.Struct("=QQ16s16sII")  # struct rule
-DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # read by the daemon
+DAEMON_MAPS = ("counts", "series", "last_used", "slot_state", "events", "ledger")  # read by the daemon
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
 PROBE_MAPS = (  # used by the probe and the next loader only
-    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "histories", "no_history",
+    "slots", "retired", "buckets", "shared_buckets", "scratch_buffers", "histories", "no_history",
     "history_shares", "undecided_kills", "dead", "cpu_caches", "rules", *JUMPS,
 )  # fmt: skip
 
@@ -54,8 +54,7 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
         "FATAL_HIGH": fatal >> 64,
         "EVENT_INTERVAL_NS": interval_ns,
         "EVENT_BURST_NS": interval_ns * (settings.burst - 1),
-        # In ticks of 2**30 ns, rounded up.
-        "TTL": -(-settings.series_ttl_s * 1_000_000_000 // (1 << 30)),
+        "TTL_NS": settings.series_ttl_s * 1_000_000_000,
         "GRACE_NS": settings.grace_s * 1_000_000_000,
         "SELF_SIGNALS": int(settings.self_signals),
     }

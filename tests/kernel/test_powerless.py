@@ -48,7 +48,7 @@ def test_at_rest(start, record_property):
     points = attached_points()
     assert kinds["anon_inode:bpf_link"] == len(points)
     assert kinds["anon_inode:bpf-prog"] == len({point.entry for point in points})
-    assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 6  # Python keeps an fd of what it maps
+    assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 7  # Python keeps an fd of what it maps
     assert not any("perf_event" in kind for kind in kinds)
 
 
@@ -89,7 +89,7 @@ def test_counters_cannot_be_written():
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
         key, value = ctypes.c_uint32(0), ctypes.create_string_buffer(24)
-        for name, error in [("counts", -1), ("series", -1), ("slot_state", -1), ("ledger", 0)]:
+        for name, error in [("counts", -1), ("series", -1), ("last_used", -1), ("slot_state", -1), ("ledger", 0)]:
             fd = opened._objects.maps[name]
             assert lib.bpf_map_update_elem(fd, ctypes.byref(key), value, ctypes.c_uint64(0)) == error, name
         with pytest.raises(PermissionError):

@@ -34,6 +34,7 @@ def test_a_slot_that_changes_hands_meanwhile():
     cells, slot_state = array("Q", [0] * layout.row), array("Q", [0] * len(SLOT_STATE))
     aged = layout.aged + SIGKILL * len(RESULTS)
     cells[0] = CALLS
+    last_used = array("Q", [0] * layout.aged)
     slot_state[SLOT_STATE.index("taken")] = slot_state[QUEUE_TAIL] = 1
 
     def recycle():
@@ -42,7 +43,7 @@ def test_a_slot_that_changes_hands_meanwhile():
 
     probe = Probe.__new__(Probe)  # its constructor would open maps of the kernel
     probe.layout, probe._counts, probe._slot_state = layout, memoryview(cells), memoryview(slot_state)
-    probe._series = ChangesHands(recycle)
+    probe._series, probe._last_used = ChangesHands(recycle), memoryview(last_used)
     counts = probe.counts()
     assert probe._series.readings == 2
     assert counts.series == []
@@ -56,23 +57,27 @@ def test_cells_are_added_over_the_cpus():
     layout = Layout(cpus=3, series_max=4)
     largest = 2**64 - 1
     cells, slot_state = array("Q", [0] * layout.row * layout.cpus), array("Q", [0] * len(SLOT_STATE))
-    slot_state[SLOT_STATE.index("taken")] = 2
+    slot_state[SLOT_STATE.index("taken")] = 3
+    last_used = array("Q", [0] * layout.aged)
+    last_used[0], last_used[1], last_used[2], last_used[layout.overflow + SIGKILL * len(RESULTS)] = 2**64 - 1, 5, 6, 7
     delivery = layout.deliveries + SIGKILL * len(ORIGINS) * len(OUTCOMES)
     death = layout.deaths + SIGKILL * len(DEATH_ORIGINS)
     for cpu, at, count in [
         (0, 0, 1), (2, 0, largest - 1),
         (0, 1, 2**53), (2, 1, 1),
-        (0, layout.overflow, 3), (2, layout.overflow, 4),
+        (0, layout.overflow, 3), (2, layout.overflow, 4), (0, layout.overflow + SIGKILL * len(RESULTS), 1),
         (2, delivery, 5), (0, death, 6), (2, death, 7), (0, layout.escalations, 8), (2, layout.escalations, 9),
         (1, layout.exits + SIGTERM, 10),
     ]:  # fmt: skip
         cells[cpu * layout.row + at] = count
     probe = Probe.__new__(Probe)
     probe.layout, probe._counts, probe._slot_state = layout, memoryview(cells), memoryview(slot_state)
-    probe._series = series(b"one") + series(b"two")
+    probe._series, probe._last_used = series(b"one") + series(b"two") + series(b"none"), memoryview(last_used)
     counts = probe.counts()
     assert [calls for *_, calls in counts.series] == [largest, 2**53 + 1]
-    assert counts.overflow == [(0, "success", 7)]
+    assert counts.series_used == [0, 5]  # the first one is in the queue
+    assert counts.overflow == [(0, "success", 7), (SIGKILL, "success", 1)]
+    assert counts.overflow_used == [0, 7]
     assert counts.deliveries == [(SIGKILL, "syscall", "delivered", 5)]
     assert counts.exits == [(SIGTERM, 10)]
     assert counts.deaths == [(SIGKILL, "syscall", 13)]

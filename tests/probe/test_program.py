@@ -40,7 +40,7 @@ def test_macros():
         | 1 << 26
         | 1 << 27,
         "FATAL_HIGH": 1,
-        "TTL": 56,
+        "TTL_NS": 60_000_000_000,
         "GRACE_NS": 3_000_000_000,
         "SELF_SIGNALS": 1,
     }
