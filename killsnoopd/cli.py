@@ -274,13 +274,23 @@ def parser() -> argparse.ArgumentParser:
         "(default %(default)s)",
     )
     add(
+        "--metrics.max-deaths",
+        dest="max_deaths",
+        type=_whole(1, 1_000_000),
+        default=defaults.max_deaths,
+        metavar="N",
+        help="sets of sender, victim, unit, signal and origin of deaths with their own counter; the rest count as "
+        'tcomm="(other)" (default %(default)s)',
+    )
+    add(
         "--metrics.series-ttl",
         dest="series_ttl_s",
         type=_whole(0, 1_000_000_000),
         default=defaults.series_ttl_s,
         metavar="SECONDS",
-        help="a set idle for this long may lose its counter to a new one; its calls then move to "
-        "killsnoop_signals_aged_total; 0: never (default %(default)s, a day)",
+        help="a set idle for this long may lose its counter to a new one; its calls or deaths "
+        "then move to killsnoop_signals_aged_total or killsnoop_deaths_aged_total; 0: never "
+        "(default %(default)s, a day)",
     )
     add(
         "--metrics.fold",
@@ -289,7 +299,8 @@ def parser() -> argparse.ArgumentParser:
         type=_rule,
         default=[],
         metavar="RULE",
-        help='show senders whose name matches RULE as one comm, such as "worker-#" or "kworker/*": # matches a number, '
+        help='show processes whose name matches RULE as one comm or tcomm, such as "worker-#" or "kworker/*": '
+        "# matches a number, "
         "* any text; numbers replaces each number in each name by #; may be repeated",
     )
     add(
@@ -380,6 +391,7 @@ def parse(argv: list[str]) -> Config:
             self_signals=args.self_signals,
             grace_s=args.grace_s,
             max_series=args.max_series,
+            max_deaths=args.max_deaths,
             series_ttl_s=args.series_ttl_s,
             ring_bytes=args.ring_bytes,
             excluded=excluded,

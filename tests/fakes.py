@@ -12,6 +12,8 @@ def counts(series=(), **more):
     """Counts of these series; every other field is empty, or as given."""
     empty = {field.name: 0 if field.type is int else [] for field in dataclasses.fields(Counts)}
     found = {"series": list(series), "series_used": [0] * len(series), "series_taken": len(series)} | more
+    for name in ("deaths", "overflow_deaths"):
+        found.setdefault(f"{name}_used", [0] * len(found.get(name, [])))
     found.setdefault("overflow_used", [0] * len(found.get("overflow", [])))
     return Counts(**empty | found)
 
@@ -20,7 +22,7 @@ class FakeProbe:
     """The part of a probe that the metrics and the writer use."""
 
     def __init__(self, read=None, ledger=None, records=()):
-        self.layout = Layout(cpus=2, series_max=10)
+        self.layout = Layout(cpus=2, series_max=10, deaths_max=5)
         self.bcc_version = "0.26.0"
         self.hooks = {"kill": "fexit", "tkill": "fexit"}
         self.records = list(records)

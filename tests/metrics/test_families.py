@@ -37,7 +37,16 @@ def test_the_page_is_that_of_the_golden_file():
         aged=[(9, "success", 8)],
         series_recycled=6,
         deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
-        deaths=[(9, "syscall", 3), (11, "self", 1)],
+        deaths=[
+            (b"bash", PADDED, b"nginx.service", 9, "syscall", 3),
+            (b"", b"crash", b"", 11, "self", 1),
+            (b"dockerd", b"sh", b"docker-", 9, "syscall", 2),
+        ],
+        deaths_used=[400_000_000_000, 0, 500_000_000_000],
+        overflow_deaths=[(9, "oom", 7)],
+        overflow_deaths_used=[600_000_000_000],
+        aged_deaths=[(15, "syscall", 9)],
+        deaths_recycled=2,
         exits=[(15, 2)],
         escalations=1,
     )
@@ -200,3 +209,27 @@ def test_when_it_last_happened():
     assert {sample.labels["comm"]: sample.value for sample in family.samples} == {"worker-#": 1008, "(other)": 1009}
     without = families.signals(read, bytes.decode, families.MonotonicTotals(), None)
     assert [family.name for family in without] == ["killsnoop_signals", "killsnoop_signals_aged"]
+
+
+def test_deaths_are_folded_by_both_names():
+    """Nobody stays nobody, whatever the rules; units are not folded by them."""
+    read = counts(
+        deaths=[
+            (b"worker-1", b"job-1", b"a@1.service", 9, "syscall", 1),
+            (b"worker-2", b"job-2", b"a@1.service", 9, "syscall", 2),
+            (b"worker-2", b"job-2", b"_b.service", 9, "syscall", 4),
+            (b"", b"job-3", b"session-", 11, "self", 8),
+            (b"", b"(other)", b"", 11, "self", 16),
+        ],
+        deaths_used=[7_000_000_000, 9_000_000_000, 0, 0, 0],
+    )
+    total, _, last = families.deaths(read, fold.folder(["worker-#", "job*", "*"]), families.MonotonicTotals(), 0)
+    assert {tuple(sample.labels.values()): sample.value for sample in total.samples} == {
+        ("SIGKILL", "syscall", "worker-#", "job*", "a@1.service"): 3,
+        ("SIGKILL", "syscall", "worker-#", "job*", "b.service"): 4,
+        ("SIGSEGV", "self", "", "job*", "session-*.scope"): 8,
+        ("SIGSEGV", "self", "", "*", ""): 16,
+    }
+    assert [sample.value for sample in last.samples] == [9]
+    total, *_ = families.deaths(read, fold.folder([]), families.MonotonicTotals())
+    assert r"\x28other)" in {sample.labels["tcomm"] for sample in total.samples}

@@ -37,7 +37,10 @@ class Host:
         deliveries = [
             (names.signal_number(sig), origin, "delivered", n) for (sig, origin), n in self.deliveries.items()
         ]
-        deaths = [(names.signal_number(sig), origin, n) for (sig, origin), n in self.deaths.items()]
+        deaths = [
+            (b"bash", b"nginx", b"nginx.service", names.signal_number(sig), origin, n)
+            for (sig, origin), n in self.deaths.items()
+        ]
         return counts(series, deliveries=deliveries, deaths=deaths, escalations=self.escalations)
 
 
