@@ -46,6 +46,7 @@ class Config:
     unit_rules: tuple[Rule, ...]  # of --events.exclude, that only the daemon can apply (events/exclusion.py)
     fold: tuple[str, ...]  # rules that merge series on the page (metrics/fold.py)
     timestamps: bool  # on the page
+    expected_senders: tuple[str, ...]  # as they are on the page
     probe: Settings
     pin: Path | None  # open the probe pinned below this folder instead of loading one
     log_level: str
@@ -136,6 +137,13 @@ def _whole(low: int, high: int):  # type: ignore[no-untyped-def]
         return int(value)
 
     return parse_whole
+
+
+def _expected_sender(value: str) -> str:
+    """A label `comm`; names.text() makes no other characters."""
+    if not value or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{value!r} is not the name of a process as it is on the page")
+    return value
 
 
 def _rule(value: str) -> str:
@@ -304,6 +312,16 @@ def parser() -> argparse.ArgumentParser:
         "* any text; numbers replaces each number in each name by #; may be repeated",
     )
     add(
+        "--metrics.expected-sender",
+        dest="expected_senders",
+        action="append",
+        type=_expected_sender,
+        default=[],
+        metavar="COMM",
+        help="a sender, as it is on the page, that the alerts expect to kill on this host: "
+        "killsnoop_expected_sender_info; may be repeated",
+    )
+    add(
         "--no-metrics.timestamps",
         dest="timestamps",
         action="store_false",
@@ -386,6 +404,7 @@ def parse(argv: list[str]) -> Config:
         unit_rules=tuple(by_unit),
         fold=tuple(args.fold),
         timestamps=args.timestamps,
+        expected_senders=tuple(dict.fromkeys(args.expected_senders)),
         probe=Settings(
             syscalls=args.syscalls,
             self_signals=args.self_signals,

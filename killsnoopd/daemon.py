@@ -152,7 +152,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, web_config)
-    registry = families.registry(opened, writer, fold.folder(config.fold), config.timestamps)
+    registry = families.registry(opened, writer, fold.folder(config.fold), config.timestamps, config.expected_senders)
     port = server.Server(registry, config.telemetry_path, web_config, config.max_requests)
     await port.start(sockets)
     addresses = ", ".join(map(server.address, sockets))

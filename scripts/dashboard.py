@@ -392,6 +392,8 @@ def health() -> list[Json]:
                target(f"sum by (instance) ({grown('killsnoop_deaths_aged_total')})", "{{instance}}"), bars=True),
         series("Missed by the probe", "Runs that a program missed: another BPF program was running on that CPU (Linux 6.7 and later), or the probe is broken.",
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
+        series("Expected senders", "Senders that the alerts leave out on some hosts (--metrics.expected-sender), by number of hosts.",
+               target(f"count by (comm) ({metric('killsnoop_expected_sender_info')})", "{{comm}}")),
         series("Hooks by way", "How the probe is attached to its hooks (killsnoopd --probe.attach).",
                target(f"count by (way) ({metric('killsnoop_probe_hook_info')})", "{{way}}")),
         series("Age of the newest event", "How long ago the newest logged event happened.",

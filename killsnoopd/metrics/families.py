@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -212,6 +212,18 @@ def ends(counts: Counts) -> Iterator[Metric]:
     )
 
 
+def expected(senders: Iterable[str]) -> Metric:
+    """The senders that alerts leave out on this host."""
+    family = GaugeMetricFamily(
+        "killsnoop_expected_sender_info",
+        "Senders that are expected to kill on this host (--metrics.expected-sender); the value is always 1.",
+        labels=("comm",),
+    )
+    for comm in senders:
+        family.add_metric((comm,), 1)
+    return family
+
+
 def lookups(sources: dict[str, int]) -> Metric:
     """How cgroups were found. With `none` and `over_budget` there is no unit and no container."""
     family = CounterMetricFamily(
@@ -337,12 +349,14 @@ class Collector:
         event_stats: EventStats | None,
         text: Callable[[bytes], str] = names.text,
         boot_ns: Callable[[], int | None] | None = None,
+        expected_senders: Iterable[str] = (),
     ) -> None:
         self._probe = probe
         self._event_stats = event_stats
         self._text = lru_cache(probe.layout.series_max + 2 * probe.layout.deaths_max)(text)
         self._calls, self._deaths = MonotonicTotals(), MonotonicTotals()
         self._boot_ns = boot_ns or BootTime().ns
+        self._expected_senders = expected_senders
 
     def collect(self) -> Iterator[Metric]:
         """All families except those of the process and the Python version."""
@@ -353,6 +367,7 @@ class Collector:
         yield from ends(counts)
         yield from signals(counts, self._text, self._calls, boot_ns)
         yield deliveries(counts)
+        yield expected(self._expected_senders)
         yield from events(ledger)
         if self._event_stats:
             yield lookups(self._event_stats.cgroup_sources)
@@ -375,11 +390,15 @@ class Collector:
 
 
 def registry(
-    probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str], with_timestamps: bool
+    probe: Probe,
+    event_stats: EventStats | None,
+    text: Callable[[bytes], str],
+    with_timestamps: bool,
+    expected_senders: Iterable[str],
 ) -> CollectorRegistry:
     """The registry of all metrics on the page. `text` maps a comm to its label."""
     result = CollectorRegistry()
-    result.register(Collector(probe, event_stats, text, None if with_timestamps else lambda: None))
+    result.register(Collector(probe, event_stats, text, None if with_timestamps else lambda: None, expected_senders))
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)
     return result

@@ -146,7 +146,9 @@ def measured(tmp_path_factory):
         for name, flags in (
             ("a", ()), ("b", ()), ("small", ("--metrics.max-series=8", "--events.rate=1", "--events.burst=2")),
         ):  # fmt: skip
-            daemons.append(Daemon(folder / name, ("--events.grace-period=120", *flags)))
+            daemons.append(
+                Daemon(folder / name, ("--events.grace-period=120", "--metrics.expected-sender=kd-expected", *flags))
+            )
             daemons[-1].wait_ready()
         targets = {name: daemon.url.removeprefix("http://") for name, daemon in zip("ab", daemons, strict=False)}
         targets["small"] = daemons[2].url.removeprefix("http://")
@@ -209,6 +211,7 @@ EXPECTED = {
     "Calls of idle names": {"A": lambda m: m.grown("killsnoop_signals_aged_total", HOST)},
     "Deaths of idle names": {"A": lambda m: m.grown("killsnoop_deaths_aged_total", HOST)},
     "Missed by the probe": {"A": lambda m: m.grown("killsnoop_probe_missed_total", ("program",))},
+    "Expected senders": {"A": lambda m: m.last("killsnoop_expected_sender_info", ("comm",))},
     "Hooks by way": {"A": lambda m: m.last("killsnoop_probe_hook_info", ("way",))},
     "Age of the newest event": {"A": lambda m: {k: m.at - v for k, v in m.last("killsnoop_last_event_timestamp_seconds").items()}},
     "Unit lookups by source": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("killsnoop_cgroup_lookups_total", ("source",)).items()}},
