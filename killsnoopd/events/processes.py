@@ -1,7 +1,7 @@
 """Identifies an event's processes by executable, unit and container, in bounded time and memory.
 
-The probe reads the names, so that usually nothing is looked up. The exceptions are lockdown=confidentiality and systemd
-on cgroup v1.
+The probe reads the names, so that usually nothing is looked up. The exceptions are lockdown=confidentiality, systemd on
+cgroup v1, and command lines that were not in memory.
 """
 
 import logging
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from killsnoopd import names
-from killsnoopd.event import Event, Place
-from killsnoopd.events import cgroups
+from killsnoopd.event import Event, Place, Sender
+from killsnoopd.events import cgroups, command_lines
 from killsnoopd.events.cgroups import Cgroups, Membership
 from killsnoopd.events.executables import Executables
 from killsnoopd.events.lookup_budget import LookupBudget
@@ -42,6 +42,8 @@ class Identity:
     target_unit: str | None = None
     target_container: str | None = None
     target_user_unit: str | None = None
+    cmdline: str | None = None
+    ancestors: str | None = None
 
     def size(self) -> int:
         """Bytes of memory, at most."""
@@ -95,6 +97,7 @@ class Processes:
         """`lookup_share`: of the time, for lookups where the probe could not read names; None: no limit."""
         self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
         """Senders and targets by how their cgroup was found."""
+        self._proc = proc
         self._executables = Executables(proc)
         self._cgroups = Cgroups(proc)
         self._budget = LookupBudget(lookup_share)
@@ -119,18 +122,31 @@ class Processes:
             if known:
                 self.sources["delivery"] += 2 if event.sender else 1
                 return known
-        exe, ours, theirs = None, _NOTHING, _NOTHING
+        exe, ours, theirs, cmdline, ancestors = None, _NOTHING, _NOTHING, None, None
         if sender := event.sender:
             ours = self._membership(sender.place, sender.pid, sender.start_ns, event.payer)
             exe = self._executables.find(sender.exe_names, sender.exe_dev) if sender.exe_names else None
+            cmdline, ancestors = self._cmdline(sender, event.payer), command_lines.chain(sender.ancestors)
         if target := event.target:
             theirs = self._membership(target.place, target.pid, target.start_ns, event.payer)
         identity = Identity(
-            exe, ours.unit, ours.container, ours.user_unit, theirs.unit, theirs.container, theirs.user_unit
-        )
+            exe, ours.unit, ours.container, ours.user_unit, theirs.unit, theirs.container, theirs.user_unit,
+            cmdline, ancestors,
+        )  # fmt: skip
         if target and event.sig in names.FATAL and event.outcome in ("delivered", "lose_info"):
             self._deliveries.put(event.payer, (event.time_ns, target.pid), identity)
         return identity
+
+    def _cmdline(self, sender: Sender, payer: int) -> str | None:
+        """The sender's command line; from /proc if there is one that the probe could not read: a page was missing."""
+        cmdline = sender.cmdline
+        if cmdline and cmdline.arguments is None:
+            if not self._budget.allows(payer):
+                return None
+            began_s = time.monotonic()
+            cmdline = command_lines.from_proc(sender.pid, sender.start_ns, sender.comm, self._proc)
+            self._budget.charge(payer, time.monotonic() - began_s)
+        return command_lines.shell(cmdline) if cmdline else None
 
     def _membership(self, place: Place, pid: int, start_ns: int, payer: int) -> Membership:
         found, source = self._found(place, (pid, start_ns), payer)
