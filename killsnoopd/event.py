@@ -21,7 +21,6 @@ class Head(NamedTuple):
 
     time_ns: _U64
     elapsed_ns: _U64
-    bucket_id: _U64
     start_ns: _U64
     cgroup: _U64
     pid: _U32
@@ -35,30 +34,31 @@ class Head(NamedTuple):
     comm: _COMM
     thread_comm: _COMM
     parent_comm: _COMM
+    bucket_id: _U64
+    target_arg: _S32
+    sig: _S32
+    code: _S32
+    trigger_pid: _U32
+    origin: _U8
+    call: _U8
+    flags: _U8
+    padding: _PADDING
+    trigger_comm: _COMM
+    tty: _COMM
     tstart_ns: _U64
     tcgroup: _U64
     tpid: _U32
     ttid: _U32
     tuid: _U32
     tns_pid: _S32
-    target_arg: _S32
-    sig: _S32
     res: _S32
-    code: _S32
     status: _S32
-    trigger_pid: _U32
     exe_len: _U16
     cgroup_len: _U16
     tcgroup_len: _U16
     kind: _U8
-    origin: _U8
-    call: _U8
     outcome: _U8
-    flags: _U8
-    padding: _PADDING
     tcomm: _COMM
-    trigger_comm: _COMM
-    tty: _COMM
 
 
 FORMATS = tuple(kind.__metadata__[0] for kind in get_type_hints(Head, include_extras=True).values())

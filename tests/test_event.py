@@ -45,10 +45,11 @@ def c_layout(body):
     """Name, offset and format of each field, as the C compiler lays a struct out; `""`: its end."""
     found, at, widest = [], 0, 1
     for kind, names in re.findall(r"(?:struct )?(\w+) ([^;]+);", body):
-        if kind == "sender":  # struct sender sender;
-            inner = c_layout(c_body("struct sender"))
+        if kind in ("cause", "sender"):  # struct sender sender;
+            inner = c_layout(c_body(f"struct {kind}"))
             found += [(name, at + offset, form) for name, offset, form in inner[:-1]]
             at += inner[-1][1]
+            widest = 8
             continue
         for name, length in re.findall(r"(\w+)(?:\[(\w+)\])?", re.sub(r",\s*", " ", names)):
             form = C_FORMATS.get(kind, "s")

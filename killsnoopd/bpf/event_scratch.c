@@ -60,7 +60,7 @@ static __always_inline void output_scratch(u32 cpu, enum kind kind, bool fatal, 
 {
 	u32 size = sizeof(scratch->event) + within_text(scratch->text_len);
 
-	if (scratch->event.flags & SELF_TEST)
+	if (scratch->event.cause.flags & SELF_TEST)
 		events.ringbuf_output(scratch, size, 0); /* for self_test.py; never logged, so counted as filtered */
 	else
 		output(cpu, kind, fatal, scratch, size);
@@ -179,8 +179,8 @@ static __always_inline void describe_nobody(struct sender *sender)
  */
 static __always_inline void add_trigger(struct event *event, struct task_struct *task)
 {
-	event->trigger_pid = task ? task->tgid : 0;
-	read_comm(event->trigger_comm, task ? task->group_leader : NULL);
+	event->cause.trigger_pid = task ? task->tgid : 0;
+	read_comm(event->cause.trigger_comm, task ? task->group_leader : NULL);
 }
 
 static __always_inline void add_tty(struct event *event, struct task_struct *target)
@@ -192,7 +192,7 @@ static __always_inline void add_tty(struct event *event, struct task_struct *tar
 		return;
 #pragma unroll
 	for (int i = 0; i < COMM_LEN; i++)
-		event->tty[i] = tty->name[i];
+		event->cause.tty[i] = tty->name[i];
 }
 
 static __always_inline void describe_target(struct event *event, struct task_struct *target)
@@ -224,7 +224,7 @@ static __always_inline void add_exe(struct scratch *scratch, struct task_struct 
 
 	if (!sb)
 		return;
-	scratch->event.sender.exe_dev = sb->s_dev;
+	scratch->event.cause.sender.exe_dev = sb->s_dev;
 	NO_UNROLL for (int depth = 0; depth < EXE_DEPTH_MAX; depth++) {
 		char *to = next_name(scratch, limit);
 		struct dentry *parent = dentry->d_parent;

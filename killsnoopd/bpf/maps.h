@@ -61,22 +61,29 @@ struct sender {
 	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN];
 };
 
+/* What an event and the memory of a signal (struct sent) say alike: the signal, and where it came from. */
+struct cause {
+	struct sender sender;
+	u64 bucket_id; /* the sender whose token buckets pay for the event, see bucket_of() */
+	s32 target_arg, sig, code;
+	u32 trigger_pid; /* see add_trigger() */
+	u8 origin, call, flags, padding[5];
+	char trigger_comm[COMM_LEN];
+	char tty[COMM_LEN]; /* the target's terminal, for origin TTY */
+};
+
 /* One event; killsnoopd/event.py decodes it. tpid 0: the target is not known. */
 struct event {
 	u64 time_ns;    /* CLOCK_BOOTTIME, which includes suspend */
 	u64 elapsed_ns; /* of a death or an exit: since the signal; of an escalation: since the SIGTERM */
-	u64 bucket_id;  /* the sender whose token buckets pay for the event, see bucket_of() */
-	struct sender sender;
+	struct cause cause;
 	u64 tstart_ns, tcgroup;
 	u32 tpid, ttid, tuid;
-	s32 tns_pid;
-	s32 target_arg, sig, res, code;
-	s32 status;      /* of an exit: the status */
-	u32 trigger_pid; /* see add_trigger() */
+	s32 tns_pid, res;
+	s32 status; /* of an exit: the status */
 	u16 exe_len, cgroup_len, tcgroup_len; /* lengths of the parts of the text, in this order */
-	u8 kind, origin, call, outcome, flags, padding[5];
-	char tcomm[COMM_LEN], trigger_comm[COMM_LEN];
-	char tty[COMM_LEN]; /* the target's terminal, for origin TTY */
+	u8 kind, outcome;
+	char tcomm[COMM_LEN];
 };
 
 /*
@@ -93,12 +100,8 @@ enum flag { COMPAT = 1, ESCALATION = 2, NAMESPACE_END = 4, INFERRED = 8, SELF_TE
 enum slot { KILL_SLOT, TERM_SLOT, OTHER_SLOT, HISTORY };
 struct sent {
 	u64 time_ns;
-	struct sender sender;
-	u64 bucket_id;
-	u32 ttid, trigger_pid;
-	s32 code, target_arg;
-	u8 sig, origin, call, flags, padding[4]; /* sig 0: no such signal yet */
-	char trigger_comm[COMM_LEN], tty[COMM_LEN];
+	struct cause cause; /* sig 0: no such signal yet */
+	u32 ttid, padding;
 };
 struct history {
 	u64 start_ns; /* of the process */

@@ -187,49 +187,6 @@ def test_a_line_without_an_end():
     assert found.stderr == "killsnoop: skipped 3 lines that are not killsnoopd events\n"
 
 
-@pytest.mark.parametrize(
-    ("environment", "name"),
-    [
-        ({"LC_ALL": "C"}, r"\xd0\xaf"),
-        ({"LC_ALL": "POSIX"}, r"\xd0\xaf"),
-        ({"LC_ALL": "C.UTF-8"}, "Я"),
-        ({"LC_ALL": "en_US.ISO-8859-1"}, r"\xd0\xaf"),
-        ({"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "iso-8859-1"}, r"\xd0\xaf"),
-    ],
-)
-def test_locales(latin_1, environment, name):
-    """A name that the locale cannot show is escaped, also where it is only asked for."""
-    events = json.dumps(death("Я", "7"))
-    for arguments in (("-d", "-"), ("who", "Я", "-"), ("who", "7", "-"), ("top", "--by=target", "-")):
-        found = killsnoop(*arguments, stdin=events, LOCPATH=str(latin_1), **environment)
-        assert found.stderr == ""
-        assert f" {name}" in found.stdout
-    assert killsnoop("who", "Ж", "-", stdin=events, LOCPATH=str(latin_1), **environment).returncode == 1
-
-
-@pytest.fixture(scope="module")
-def latin_1(tmp_path_factory):
-    """A folder with a locale of ISO 8859-1; where it cannot be made, C takes its place."""
-    folder = tmp_path_factory.mktemp("locales")
-    made = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", folder / "en_US.ISO-8859-1"]
-    subprocess.run(made, check=False, capture_output=True)
-    return folder
-
-
-@pytest.mark.parametrize("arguments", [["-d"], ["-d", "-o", "json"], ["who", "nginx"], ["top"]])
-def test_output_that_cannot_be_written(events, arguments):
-    """One line, and no word from Python when it ends."""
-    events.write_text(json.dumps(death()) + "\n")
-    command = [sys.executable, "-m", "killsnoopd.query.command", *arguments, events]
-    with Path("/dev/full").open("w") as full:
-        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (found.returncode, found.stderr) == (69, "killsnoop: cannot write the output: No space left on device\n")
-    closed = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False
-    )
-    assert (closed.returncode, closed.stderr) == (0, "")
-
-
 def test_hosts(tmp_path):
     """A column, and a word of `who`, where the events name their machine."""
     path = tmp_path / "events.jsonl"

@@ -1,13 +1,12 @@
 """--web.config.file accepts and refuses the same files as Prometheus' exporters."""
 
-import ssl
 import subprocess
 import sys
 
 import pytest
 
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.web import config, tls
+from killsnoopd.web import config
 from killsnoopd.web.config import CIPHERS, CIPHERS_13, CURVES
 from killsnoopd.web.config_file import WebConfigFile
 
@@ -137,40 +136,6 @@ def test_what_is_read():
     assert read == config.WebConfig(None, {"X-XSS-Protection": "1"}, {b"12": HASH.encode()}, (90.5, 3))
     assert config.parse("rate_limit: {interval: 5000000}", None).rate == (0.005, 0)
     assert HASH not in repr(read)
-
-
-def test_every_cipher_and_curve_is_openssls():
-    """OpenSSL knows a name for each of Go's names."""
-    for name in CIPHERS.values():
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_ciphers(name)
-        assert [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"] == [name]
-    for name in set(CURVES.values()) - {"X25519"}:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve(name)
-
-
-def test_a_curve_that_python_cannot_set_alone(folder, monkeypatch):
-    """The next curve is used instead, or the file is refused; never any curve."""
-    chosen = []
-
-    def set_ecdh_curve(_, name):
-        if name == "X25519":
-            raise ssl.SSLError("unknown group")
-        chosen.append(name)
-
-    monkeypatch.setattr(tls.ssl.SSLContext, "set_ecdh_curve", set_ecdh_curve)
-    read = config.parse(PAIR + listed("curve_preferences", ["X25519", "CurveP384", "CurveP256"]), folder)
-    tls.context(read.tls)
-    assert chosen == ["secp384r1"]
-    with pytest.raises(ValueError, match="cannot be limited to X25519"):
-        tls.context(config.parse(PAIR + listed("curve_preferences", ["X25519"]), folder).tls)
-
-
-def test_the_key_is_not_left_on_disk_nor_told(folder):
-    """The key passes through memory only, and no repr shows it."""
-    read = config.parse(PAIR, folder)
-    tls.context(read.tls)
-    assert "PRIVATE" not in repr(read)
 
 
 @pytest.mark.parametrize(

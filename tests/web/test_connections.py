@@ -14,7 +14,7 @@ import pytest
 from attacks import ATTACKS, GET, SCRAPE, Attack, Scraper, ask, launch, read_all, room_for
 from serving import Served
 
-from killsnoopd.web.connection import HEADER_BYTES, network
+from killsnoopd.web.connection import HEADER_BYTES
 
 GROWTH_MB = 16
 ORDINARY, FULL, HUGE = 25_000, 1_000_000, 4_000_000  # bytes of the page: 250 series, 10,000, 40,000
@@ -247,20 +247,3 @@ def test_the_page_tells_of_it(serve):
     assert "\nkillsnoop_http_connections_limit 64.0\n" in page
     assert '\nkillsnoop_http_refused_total{reason="bad_request"} 1.0\n' in page
     assert '\nkillsnoop_http_refused_total{reason="evicted"} 0.0\n' in page
-
-
-@pytest.mark.parametrize(
-    ("host", "peer"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::ffff", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-        ("/run/socket", ""),
-    ],
-)
-def test_what_is_one_peer(host, peer):
-    """The holder of one IPv6 address has 2^64 of them."""
-    assert network(host) == peer
