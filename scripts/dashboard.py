@@ -400,6 +400,8 @@ def health() -> list[Json]:
                target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),
         series("Unit lookups by source", "Where the cgroup of a sender or a target was found. none, over_budget: it has neither a unit nor a container in the event.",
                target(f"sum by (source) ({rate('killsnoop_cgroup_lookups_total')})", "{{source}}"), unit="cps"),
+        series("Pod lookups by source", "Where the name of the pod of a sender or a target was found. none, over_budget: the event has at most the pod's uid.",
+               target(f"sum by (source) ({rate('killsnoop_pod_lookups_total')})", "{{source}}"), unit="cps"),
         series("CPU", "Share of one CPU used by the daemon. The probe's time is charged to the processes that call it.", target(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"), unit="percentunit"),
         series("Memory", "Resident memory of the daemon.", target(metric("process_resident_memory_bytes"), "{{instance}}"), unit="bytes"),
         series("Scrape", "How long a scrape took.", target(metric("scrape_duration_seconds"), "{{instance}}"), unit="s"),

@@ -215,6 +215,7 @@ EXPECTED = {
     "Hooks by way": {"A": lambda m: m.last("killsnoop_probe_hook_info", ("way",))},
     "Age of the newest event": {"A": lambda m: {k: m.at - v for k, v in m.last("killsnoop_last_event_timestamp_seconds").items()}},
     "Unit lookups by source": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("killsnoop_cgroup_lookups_total", ("source",)).items()}},
+    "Pod lookups by source": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("killsnoop_pod_lookups_total", ("source",)).items()}},
     "CPU": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("process_cpu_seconds_total", HOST).items()}},
     "Memory": {"A": lambda m: m.last("process_resident_memory_bytes")},
     "Scrape": {"A": lambda m: m.last("scrape_duration_seconds")},
