@@ -313,6 +313,11 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         "How the hook is attached: fexit, kprobe, tracepoint, or tp_btf, a BTF tracepoint; the value is always 1.",
         labels=("hook", "way"),
     )
+    exact = GaugeMetricFamily(
+        "killsnoop_probe_exact",
+        "Whether the kernel runs the hook's program every time (1), or may preempt it and then skip others' runs (0).",
+        labels=("hook",),
+    )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
         "Runs that the program missed: another program was running on that CPU (Linux 6.7 and later), or it is broken.",
@@ -326,9 +331,11 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     runs = CounterMetricFamily(
         "killsnoop_probe_runs", "Runs of the program while kernel.bpf_stats_enabled is 1.", labels=("program",)
     )
+    inexact = probe.inexact()
     for hook, way in probe.hooks.items():
         attached.add_metric((hook,), probe.attached(hook))
         ways.add_metric((hook, way), 1)
+        exact.add_metric((hook,), hook not in inexact)
     for program, not_handled in probe.not_handled().items():
         info = probe.program(program)
         missed.add_metric((program,), info.misses + not_handled)
@@ -336,6 +343,7 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         runs.add_metric((program,), info.runs)
     yield attached
     yield ways
+    yield exact
     yield missed
     if run_stats:
         yield seconds
