@@ -396,6 +396,8 @@ def health() -> list[Json]:
                target(f"count by (comm) ({metric('killsnoop_expected_sender_info')})", "{{comm}}")),
         series("Hooks by way", "How the probe is attached to its hooks (killsnoopd --probe.attach).",
                target(f"count by (way) ({metric('killsnoop_probe_hook_info')})", "{{way}}")),
+        series("Exact hooks", "1 while the kernel runs the hook's program every time; 0 while it may preempt the program and skip others' runs.",
+               target(f"min by (hook) ({metric('killsnoop_probe_exact')})", "{{hook}}")),
         series("Age of the newest event", "How long ago the newest logged event happened.",
                target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),
         series("Unit lookups by source", "Where the cgroup of a sender or a target was found. none, over_budget: it has neither a unit nor a container in the event.",

@@ -213,6 +213,7 @@ EXPECTED = {
     "Missed by the probe": {"A": lambda m: m.grown("killsnoop_probe_missed_total", ("program",))},
     "Expected senders": {"A": lambda m: m.last("killsnoop_expected_sender_info", ("comm",))},
     "Hooks by way": {"A": lambda m: m.last("killsnoop_probe_hook_info", ("way",))},
+    "Exact hooks": {"A": lambda m: m.last("killsnoop_probe_exact", ("hook",), fold=min)},
     "Age of the newest event": {"A": lambda m: {k: m.at - v for k, v in m.last("killsnoop_last_event_timestamp_seconds").items()}},
     "Unit lookups by source": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("killsnoop_cgroup_lookups_total", ("source",)).items()}},
     "Pod lookups by source": {"A": lambda m: {k: v / m.range_s for k, v in m.grown("killsnoop_pod_lookups_total", ("source",)).items()}},
