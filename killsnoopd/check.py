@@ -17,7 +17,7 @@ from killsnoopd import cli, entry, privileges
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import btf, hooks, libbpf, loader, pins, self_test, start, ways
 from killsnoopd.probe.compiler import INSTALL_BCC
-from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
+from killsnoopd.probe.program import Layout, probe_hash
 from killsnoopd.settings import Settings
 
 _START = "killsnoopd does not start"
@@ -167,7 +167,7 @@ def _kernel_memory() -> str:
 
 def _probe(config: cli.Config, argv: list[str], python: str) -> str:
     _need_capabilities()
-    opened = start.load(argv, Layout(possible_cpus(), config.probe.max_series), python)
+    opened = start.load(argv, Layout.of(config.probe), python)
     try:
         faults = self_test.faults(opened, config.probe.syscalls)
     finally:
@@ -178,7 +178,7 @@ def _probe(config: cli.Config, argv: list[str], python: str) -> str:
 
 
 def _pinned(directory: Path, config: cli.Config) -> str:
-    pins.open_pinned(directory, Layout(possible_cpus(), config.probe.max_series)).close()
+    pins.open_pinned(directory, Layout.of(config.probe)).close()
     return str(directory)
 
 

@@ -24,7 +24,6 @@ from killsnoopd.probe.program import (
     EVENTS_FD,
     JUMPS,
     Layout,
-    possible_cpus,
     probe_hash,
     relocated,
     rules,
@@ -32,7 +31,7 @@ from killsnoopd.probe.program import (
 from killsnoopd.settings import Settings
 
 _LICENSE = "Dual MIT/GPL"  # as in killsnoop.bpf.c
-READ_ONLY = ("counts", "series", "slot_state")
+READ_ONLY = ("counts", "series", "victims", "last_used", "slot_state")
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
 _BPF_AND_PERFMON = 1 << 39 | 1 << 38
 _ENOTSUPP = 524  # include/linux/errno.h; arm64's JIT returns it for an atomic exchange before Linux 5.18
@@ -236,7 +235,7 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
 
 def _faulty(objects: Objects, settings: Settings) -> bool:
     """Whether the probe fails the self-test."""
-    probe = Probe(objects.duplicate(), Layout(possible_cpus(), settings.max_series), "")
+    probe = Probe(objects.duplicate(), Layout.of(settings), "")
     try:
         return bool(self_test.faults(probe, settings.syscalls))
     finally:
