@@ -131,7 +131,9 @@ def test_folded_names_are_added_up():
     show = fold.folder(["numbers"])
     found = {
         (sample.labels["comm"], sample.labels["result"]): sample.value
-        for sample in next(families.signals(counts(series, overflow=overflow), show, families.MonotonicTotals())).samples
+        for sample in next(
+            families.signals(counts(series, overflow=overflow), show, families.MonotonicTotals())
+        ).samples
     }
     assert found == {
         ("worker-#", "success"): 7, ("worker-#", "EPERM"): 8, (r"\x28other)", "success"): 16, ("(other)", "success"): 32,
