@@ -57,7 +57,7 @@ class MonotonicTotals:
 
 
 def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals) -> Iterator[Metric]:
-    """Calls by sender, and those of idle names. `text` maps a comm to its label; series with equal labels are summed."""
+    """Calls by sender, and those of idle names. `text` maps a comm to its label; series with equal labels are added."""
     totals: defaultdict[Labels, int] = defaultdict(int)
     for comm, sig, res, calls in counts.series:
         totals[_label(text(comm)), names.signal_name(sig), names.result_name(res)] += calls
@@ -82,8 +82,8 @@ def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTo
         "result. With killsnoop_signals_total they are all calls.",
         labels=("signal", "result"),
     )
-    for result in sorted(aged):
-        family.add_metric(result, aged[result])
+    for key in sorted(aged):
+        family.add_metric(key, aged[key])
     yield family
 
 
