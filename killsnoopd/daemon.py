@@ -25,7 +25,7 @@ from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.metrics import families, fold, overview, page
 from killsnoopd.probe import pins, self_test, start
 from killsnoopd.probe.attached import Probe
-from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
+from killsnoopd.probe.program import Layout, probe_hash
 from killsnoopd.web import server
 from killsnoopd.web.config_file import WebConfigFile
 
@@ -96,7 +96,7 @@ def run(config: cli.Config, argv: list[str]) -> int:
 
 
 def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
-    layout = Layout(possible_cpus(), config.probe.max_series)
+    layout = Layout.of(config.probe)
     if config.pin:
         return pins.open_pinned(config.pin / probe_hash(config.probe), layout)
     return start.load(argv, layout, start.loader_python())
@@ -153,7 +153,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, web_config)
-    registry = families.registry(opened, writer, fold.folder(config.fold))
+    registry = families.registry(opened, writer, fold.folder(config.fold), config.timestamps, config.expected_senders)
     port = server.Server(
         registry, partial(overview.look, opened), config.telemetry_path, web_config, config.max_requests
     )
@@ -202,7 +202,9 @@ def _status(opened: Probe) -> str:
     """The line for `systemctl status` and for the log at stop."""
     counts, ledger = opened.counts(), opened.ledger()
     lost = sum(ledger.statuses[reason] for reason in overview.LOST)
-    return f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
+    line = f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
+    inexact = opened.inexact()
+    return line + (f"; the kernel may preempt the probe at {', '.join(inexact)} and miss signals" if inexact else "")
 
 
 def _stop(opened: Probe, writer: Writer | None) -> None:

@@ -39,6 +39,8 @@ FORMS = {
     "KILLSNOOP_ORIGIN": {"enum": list(names.DEATH_ORIGINS)},
     "KILLSNOOP_SYSCALL": {"enum": list(names.SYSCALLS)},
     "KILLSNOOP_EXE": {"pattern": PRINTABLE},
+    "KILLSNOOP_CMDLINE": {"pattern": PRINTABLE},
+    "KILLSNOOP_ANCESTORS": {"pattern": r"^[^ \[\]]*\[[0-9]+\]( [^ \[\]]*\[[0-9]+\])*( \.\.\.)?$"},
     "KILLSNOOP_TTY": COMM,
     "KILLSNOOP_MACHINE": {"pattern": PRINTABLE},
     "OBJECT_SYSTEMD_UNIT": UNIT,

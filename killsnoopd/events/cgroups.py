@@ -31,7 +31,7 @@ _MACHINE = re.compile(rb"machine-(.+)\.scope|systemd-nspawn@(.+)\.service|lxc\.p
 _LXC = (b"lxc", b"lxc.payload")
 _UNIT_ESCAPE = re.compile(rb"\\x(?!00)([0-9a-f]{2})")
 _DEPTH_MAX = 12  # names of a path that count, from the root; CGROUP_DEPTH_MAX in event_scratch.c
-_TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
+TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
 _PROC_MAX = (
     1 << 16
 )  # bytes read of a file in /proc: /proc/PID/cgroup has a path of up to 4 KiB for each of 13 hierarchies
@@ -156,7 +156,7 @@ class Cgroups:
             ticks = start_ticks(_bytes_of(f"{self._proc}/{pid}/stat"))
         except OSError:
             return None
-        if ticks != start_ns // _TICK_NS:
+        if ticks != start_ns // TICK_NS:
             return None
         path, hierarchy = of_proc(text)
         parts = tuple(part for part in path.split(b"/", _DEPTH_MAX + 1) if part)[:_DEPTH_MAX]

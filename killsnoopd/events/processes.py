@@ -1,7 +1,7 @@
 """Identifies an event's processes by executable, unit, container and pod, in bounded time and memory.
 
 The probe reads the names, so that usually nothing is looked up. The exceptions are lockdown=confidentiality, systemd on
-cgroup v1, and the names of pods.
+cgroup v1, the names of pods, and command lines that were not in memory.
 """
 
 import logging
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from killsnoopd import names
-from killsnoopd.event import Event, Place
-from killsnoopd.events import cgroups
+from killsnoopd.event import Event, Place, Sender
+from killsnoopd.events import cgroups, command_lines
 from killsnoopd.events.cgroups import Cgroups, Membership
 from killsnoopd.events.executables import Executables
 from killsnoopd.events.lookup_budget import LookupBudget
@@ -39,6 +39,8 @@ class Identity:
     """Names for an event's ids; None: not known, or there is none."""
 
     exe: str | None = None
+    cmdline: str | None = None
+    ancestors: str | None = None
     unit: str | None = None
     container: str | None = None
     user_unit: str | None = None
@@ -108,6 +110,7 @@ class Processes:
         """`lookup_share`: of the time, for lookups of what the probe could not read; None: no limit."""
         self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
         """Senders and targets by how their cgroup was found."""
+        self._proc = proc
         self.pod_sources: Counter[str] = Counter(dict.fromkeys(POD_SOURCES, 0))
         """Senders and targets in pods by how their pod's names were found."""
         self._executables = Executables(proc)
@@ -135,36 +138,51 @@ class Processes:
             if known:
                 self.sources["delivery"] += 2 if event.sender else 1
                 return known
-        exe, ours, theirs, our_pod, their_pod = None, _NOTHING, _NOTHING, _NO_POD, _NO_POD
+        exe, cmdline, ancestors = None, None, None
+        ours, theirs, our_pod, their_pod = _NOTHING, _NOTHING, _NO_POD, _NO_POD
         if sender := event.sender:
             ours = self._membership(sender.place, sender.pid, sender.start_ns, event.payer)
             our_pod = self._pod(ours, event.payer)
             exe = self._executables.find(sender.exe_names, sender.exe_dev) if sender.exe_names else None
+            cmdline, ancestors = self._cmdline(sender, event.payer), command_lines.chain(sender.ancestors)
         if target := event.target:
             theirs = self._membership(target.place, target.pid, target.start_ns, event.payer)
             their_pod = self._pod(theirs, event.payer)
         identity = Identity(
-            exe,
-            ours.unit,
-            ours.container,
-            ours.user_unit,
-            ours.machine,
-            ours.pod_uid,
-            our_pod.name,
-            our_pod.namespace,
-            our_pod.container,
-            theirs.unit,
-            theirs.container,
-            theirs.user_unit,
-            theirs.machine,
-            theirs.pod_uid,
-            their_pod.name,
-            their_pod.namespace,
-            their_pod.container,
+            exe=exe,
+            cmdline=cmdline,
+            ancestors=ancestors,
+            unit=ours.unit,
+            container=ours.container,
+            user_unit=ours.user_unit,
+            machine=ours.machine,
+            pod_uid=ours.pod_uid,
+            pod=our_pod.name,
+            pod_namespace=our_pod.namespace,
+            container_name=our_pod.container,
+            target_unit=theirs.unit,
+            target_container=theirs.container,
+            target_user_unit=theirs.user_unit,
+            target_machine=theirs.machine,
+            target_pod_uid=theirs.pod_uid,
+            target_pod=their_pod.name,
+            target_pod_namespace=their_pod.namespace,
+            target_container_name=their_pod.container,
         )
         if target and event.sig in names.FATAL and event.outcome in ("delivered", "lose_info"):
             self._deliveries.put(event.payer, (event.time_ns, target.pid), identity)
         return identity
+
+    def _cmdline(self, sender: Sender, payer: int) -> str | None:
+        """The sender's command line; from /proc if there is one that the probe could not read: a page was missing."""
+        cmdline = sender.cmdline
+        if cmdline and cmdline.arguments is None:
+            if not self._budget.allows(payer):
+                return None
+            began_s = time.monotonic()
+            cmdline = command_lines.from_proc(sender.pid, sender.start_ns, sender.comm, self._proc)
+            self._budget.charge(payer, time.monotonic() - began_s)
+        return command_lines.shell(cmdline) if cmdline else None
 
     def _membership(self, place: Place, pid: int, start_ns: int, payer: int) -> Membership:
         found, source = self._found(place, (pid, start_ns), payer)

@@ -16,6 +16,7 @@ class Overview:
     attached_s: float | None  # when, on the realtime clock; None: this kernel does not say
     hooks: dict[str, str]  # and the way in which each is attached
     detached: tuple[str, ...]  # hooks that count nothing
+    inexact: tuple[str, ...]  # hooks that may miss signals, as the kernel may preempt the probe there
     calls: int
     deliveries: int
     deaths: int
@@ -37,6 +38,7 @@ def look(probe: Probe) -> Overview:
         attached_s,
         probe.hooks,
         detached,
+        tuple(probe.inexact()),
         counts.total,
         sum(n for *_, n in counts.deliveries),
         sum(n for *_, n in counts.deaths),

@@ -98,6 +98,8 @@ def table_parser() -> argparse.ArgumentParser:
         help="only these signals, by name or number",
     )
     add("-u", "--unit", metavar="UNIT|NAMESPACE/POD", help="only signals from or to this systemd unit or pod")
+    add("-c", "--cmdline", action="store_true", help="also show the sender's command line")
+    add("-a", "--ancestors", action="store_true", help="also show the sender's parent, its parent, and so on")
     add("-d", "--deaths", action="store_true", help="also show deaths, and exits soon after a signal")
     _add_output(result)
     return result
@@ -176,7 +178,8 @@ def show(args: argparse.Namespace, out: Output) -> int:
         # A journal that cannot be read is an error, and not a heading without rows; live, the heading does not wait.
         first = [] if live else list(itertools.islice(found, 1))
         hosts = args.merge or bool(args.directory) or any("_HOSTNAME" in record for record in first if args.file)
-        chosen = table.columns(total, dated=not live, hosts=hosts)
+        long = (table.COMMAND,) * args.cmdline + (table.ANCESTORS,) * args.ancestors
+        chosen = table.columns(total, dated=not live, hosts=hosts, long=long, cut=out.terminal)
         if args.output == "table":
             out.line(table.head(chosen), flush=True)
         for record in itertools.chain(first, found):

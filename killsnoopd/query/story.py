@@ -57,12 +57,27 @@ def _sender(record: Record, named: Named) -> str:
         ("SESSIONID", "session {}"),
         ("EXE", "{}"),
         *(_IN_A_POD if in_a_pod else _NOT_IN_A_POD),
-        ("PARENT_COMM", "child of {}"),
+        *(() if record.get("KILLSNOOP_ANCESTORS") else (("PARENT_COMM", "child of {}"),)),
     ):
         value = record.get(f"KILLSNOOP_{name}")
         if value:
             about.append(text.format(value))
     return _short(by) + (f" ({', '.join(about)})" if about else "")
+
+
+def _command(record: Record) -> list[str]:
+    """The sender's command and its ancestors, in a sentence each."""
+    by = sender(record)
+    if by is None or by[1] == "0":
+        return []
+    told = []
+    if command := record.get("KILLSNOOP_CMDLINE"):
+        told.append(f"The command of {_short(by)} was {command}")
+    if chain := record.get("KILLSNOOP_ANCESTORS"):
+        parent, *rest = chain.split(" ")
+        below = f", below {', '.join(rest)}" if rest else ""
+        told.append(f"{'It' if command else _short(by)} was a child of {parent}{below}")
+    return told
 
 
 def _ended(record: Record) -> str:
@@ -102,7 +117,7 @@ def sentences(answer: Answer, around: Around, named: Named = users.number, *, ho
     """
     last, by = answer.last, sender(answer.last)
     host = f" on {last['_HOSTNAME']}" if hosts and "_HOSTNAME" in last else ""
-    told = [f"{_time(last)}{host}: {_what_happened(last, named)}"]
+    told = [f"{_time(last)}{host}: {_what_happened(last, named)}", *_command(last)]
     if around.before:
         since = lapse_ns(last) or 0
         earlier = [

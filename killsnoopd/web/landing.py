@@ -99,13 +99,16 @@ def _state(overview: Overview) -> str:
         told = f"<strong>Not attached</strong> to {missing}: nothing is counted there. The rest is attached{since}."
     else:
         told = f'<strong class="good">Attached</strong>{since}.'
+    if overview.inexact:
+        missing = escape(", ".join(overview.inexact))
+        told += f' <strong class="warn">Signals may be missed</strong>: the kernel may preempt the probe at {missing}.'
     lost = sum(overview.lost.values())
     if lost:
         reasons = escape(", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in overview.lost.items()))
         told += f' <strong class="warn">Events were lost</strong>: {lost:,} ({reasons}).'
     else:
         told += " No event was lost."
-    style = "bad" if overview.detached else "warn" if lost else "good"
+    style = "bad" if overview.detached else "warn" if overview.inexact or lost else "good"
     return f'<p class="state {style}">{told}</p>'
 
 

@@ -20,8 +20,11 @@ KNOWN = Identity(
     target_unit="nginx.service",
     target_container="d" * 64,
 )
+GOLDEN = dataclasses.replace(
+    KNOWN, cmdline="/bin/bash /root/reap.sh nginx", ancestors="sshd[3300] sshd[3299] sshd[700] systemd[1]"
+)
 USERS = dataclasses.replace(
-    KNOWN, unit="user@1.service", user_unit="a.scope", target_unit="user@1.service", target_user_unit="nginx.service"
+    GOLDEN, unit="user@1.service", user_unit="a.scope", target_unit="user@1.service", target_user_unit="nginx.service"
 )
 POD = dataclasses.replace(
     KNOWN,
@@ -34,7 +37,9 @@ POD = dataclasses.replace(
     target_pod_namespace="shop",
     target_pod_uid="9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6",
 )
-EVERYTHING = dataclasses.replace(POD, user_unit="a.scope", target_user_unit="b.scope", machine="a", target_machine="b")
+EVERYTHING = dataclasses.replace(
+    POD, user_unit="a.scope", target_user_unit="b.scope", machine="a", target_machine="b", cmdline="a", ancestors="b[1]"
+)
 BOOT_NS = 1_700_000_000 * 10**9
 DIED = {"kind": "death", "outcome": "died"}
 CALL = {"kind": "call", "target": None, "outcome": None}
@@ -59,7 +64,9 @@ def changed(sender=BASH, **changes):
 def test_fields_are_those_of_the_golden_file(name, event):
     """Every field of each kind of event."""
     golden = json.loads(Path(__file__).parent.parent.joinpath("golden").joinpath("events.json").read_text())
-    known = KNOWN if event.target else dataclasses.replace(KNOWN, target_unit=None, target_container=None)
+    known = GOLDEN if event.target else dataclasses.replace(GOLDEN, target_unit=None, target_container=None)
+    if event.sender is None:
+        known = dataclasses.replace(known, cmdline=None, ancestors=None)
     known = POD if name == "pods" else known
     assert fields.fields(event, known, BOOT_NS) == golden[name]
 
@@ -105,6 +112,36 @@ def test_the_catalog():
     assert set(re.findall(r"^-- (\w{32})$", catalog, re.M)) == {fields.SENT, fields.FAILED, fields.DIED, fields.EXITED}
     assert tuple(re.findall(r"^([a-z_]+): ", catalog, re.M)) == names.DEATH_ORIGINS
     assert set(re.findall(r"KILLSNOOP_[A-Z_]+", catalog)) <= every_field()
+
+
+@pytest.mark.parametrize(
+    ("changes", "cmdline", "text"),
+    [
+        ({}, "bash /root/reap.sh", "bash[3325] (bash /root/reap.sh, by sshd[3300]) uid 0 sent SIGKILL to nginx[812]: delivered"),
+        ({}, "-bash", "bash[3325] uid 0 sent SIGKILL to nginx[812]: delivered"),
+        ({}, None, "bash[3325] uid 0 sent"),
+        ({"ppid": 1}, "bash x", "bash[3325] (bash x) uid 0 sent"),
+        ({"pid": 1, "tid": 1}, "/sbin/init", "bash[1] uid 0 sent"),
+        ({"tid": 7, "thread_comm": "w"}, "bash x", "bash[3325] (thread w[7]) (bash x, by sshd[3300]) uid 0 sent"),
+    ],
+)  # fmt: skip
+def test_the_command_in_the_message(changes, cmdline, text):
+    """Where it says more than the name; init's never does. The parent follows, unless it is init."""
+    found = fields.message(changed(dataclasses.replace(BASH, **changes)), Identity(cmdline=cmdline))
+    assert found.startswith(text)
+
+
+@pytest.mark.parametrize("kind", ["delivery", "death", "exit", "call"])
+def test_a_long_command_is_cut_in_the_message(kind):
+    """The line has 200 characters. If names and units leave no room, there is no command in it."""
+    end = {"outcome": "died", "elapsed_ns": 1, "status": 0} if kind in ("death", "exit") else {}
+    event = changed(kind=kind, **end, **({"target": None, "res": -3} if kind == "call" else {}))
+    found = fields.message(event, Identity(cmdline="bash " + "x" * 500))
+    assert len(found) == fields.MESSAGE_MAX
+    assert "x..., by sshd[3300]) uid 0" in found
+    if event.target:
+        crowded = Identity(cmdline="bash " + "x" * 500, target_unit="u" * 150)
+        assert "bash[3325] uid 0" in fields.message(event, crowded)
 
 
 def test_the_units_of_a_user():

@@ -24,6 +24,10 @@ KERNEL = {"PID": "0", "COMM": "kernel", "SYSCALL": None}
         ({}, "nginx[812] (nginx.service) died of SIGKILL, 1.4 ms after bash[3325] (uid 0, ssh.service) sent it by kill(2)."),
         ({"EXE": "/usr/bin/bash", "LOGINUID": "1000", "SESSIONID": "2", "CONTAINER": "c" * 64, "PARENT_COMM": "sshd"},
          "bash[3325] (uid 0, logged in as uid 1000, session 2, /usr/bin/bash, ssh.service, container cccccccccccc, child of sshd) sent"),
+        ({"CMDLINE": "bash -c 'kill 812'", "ANCESTORS": "sh[990] cron[989] systemd[1]", "PARENT_COMM": "sh"},
+         "1.4 ms after bash[3325] (uid 0, ssh.service) sent it by kill(2). The command of bash[3325] was bash -c 'kill 812'. "
+         "It was a child of sh[990], below cron[989], systemd[1]."),
+        ({"ANCESTORS": "systemd[1]"}, "sent it by kill(2). bash[3325] was a child of systemd[1]."),
         (KERNEL | {"ORIGIN": "oom"}, "died of SIGKILL, 1.4 ms after the kernel, out of memory, sent it."),
         (KERNEL | {"ORIGIN": "kernel"}, "1.4 ms after the kernel sent it."),
         ({"ORIGIN": "cgroup", "SYSCALL": None}, "sent it by a write to cgroup.kill."),

@@ -20,6 +20,7 @@ OVERVIEW = Overview(
     attached_s=1_700_000_000.0,
     hooks={"kill": "fexit", "tkill": "fexit", "signal_generate": "tp_btf"},
     detached=(),
+    inexact=(),
     calls=1_234_567,
     deliveries=987_654,
     deaths=1201,
@@ -85,6 +86,9 @@ def test_what_it_says():
         ({"attached_s": None}, "good", "Attached. No event was lost."),
         ({"lost": {"rate_limited": 1500, "ring_full": 2}}, "warn",
          "Attached since 2023-11-14 22:13:20 UTC. Events were lost: 1,502 (1,500 rate limited, 2 ring full)."),
+        ({"inexact": ("kill", "tkill")}, "warn",
+         "Attached since 2023-11-14 22:13:20 UTC. Signals may be missed: the kernel may preempt the probe at kill, tkill. No "
+         "event was lost."),
         ({"detached": ("tkill",)}, "bad",
          "Not attached to tkill: nothing is counted there. The rest is attached since 2023-11-14 22:13:20 UTC."),
         ({"detached": ("tkill",), "lost": {"journal_error": 1}}, "bad", "Events were lost: 1 (1 journal error)."),
