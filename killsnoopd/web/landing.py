@@ -30,6 +30,7 @@ section, .state { margin-top: 1rem; padding: 1rem 1.25rem; background: var(--car
 .bad { --state: var(--bad) }
 .state { border-left: .375rem solid var(--state) }
 strong { color: var(--state) }
+time { white-space: nowrap }
 dl { margin: 0 }
 .counts { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: 1rem }
 .counts div { display: flex; flex-direction: column-reverse }
@@ -93,7 +94,7 @@ def _state(overview: Overview) -> str:
     """Whether it counts and logs everything."""
     since = ""
     if overview.attached_s is not None:
-        since = f" since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(overview.attached_s))}"
+        since = f" since <time>{time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(overview.attached_s))}</time>"
     if overview.detached:
         missing = escape(", ".join(overview.detached))
         told = f"<strong>Not attached</strong> to {missing}: nothing is counted there. The rest is attached{since}."

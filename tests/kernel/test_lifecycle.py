@@ -179,7 +179,7 @@ def test_the_page(daemon, promtool):
         assert b"killsnoop_signals_total" in gzip.decompress(response.read())
     landing = daemon.get("/")
     assert 'href="/metrics"' in landing
-    (since,) = re.findall(r"Attached</strong> since ([-\d]+ [:\d]+) UTC\.", landing)
+    (since,) = re.findall(r"Attached</strong> since <time>([-\d]+ [:\d]+) UTC<", landing)
     started_s = daemon.samples()["process_start_time_seconds", frozenset()]
     assert started_s - 2 <= datetime.fromisoformat(f"{since}+00:00").timestamp() <= time.time()
     assert daemon.get("/-/healthy") == "killsnoopd is healthy.\n"

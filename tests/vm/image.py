@@ -14,7 +14,7 @@ from machines import Machine
 # Besides killsnoopd's dependencies: systemd, and what the tests run.
 PACKAGES = """
 systemd systemd-sysv udev dbus procps iproute2 util-linux man-db bpftool kmod busybox-static
-python3-bpfcc libbpf1 python3-systemd python3-prometheus-client python3-h11 python3-pytest python3-jsonschema
+python3-bpfcc libbpf1 python3-systemd python3-prometheus-client python3-h11 python3-pytest
 """.split()
 # Where man-db is installed, every apt and dpkg run indexes manual pages, which takes an emulated machine long.
 REMOVED = "var/lib/man-db/auto-update"
