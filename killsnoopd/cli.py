@@ -264,6 +264,13 @@ def parser() -> argparse.ArgumentParser:
         help="events that a uid may log at once before the rate applies (default %(default)s)",
     )
     add(
+        "--events.cmdline",
+        dest="cmdline",
+        choices=("on", "off"),
+        default="on",
+        help="log the sender's command line; off: for machines whose command lines hold secrets (default %(default)s)",
+    )
+    add(
         "--events.grace-period",
         dest="grace_s",
         type=_whole(0, 86_400),
@@ -418,6 +425,7 @@ def parse(argv: list[str]) -> Config:
             rate=args.rate,
             burst=args.burst,
             attach=args.attach,
+            cmdline=args.cmdline == "on",
         ),
         pin=args.pin,
         log_level=args.log_level,

@@ -199,7 +199,9 @@ def _status(opened: Probe) -> str:
     """The line for `systemctl status` and for the log at stop."""
     counts, ledger = opened.counts(), opened.ledger()
     lost = sum(ledger.statuses[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
-    return f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
+    line = f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
+    inexact = opened.inexact()
+    return line + (f"; the kernel may preempt the probe at {', '.join(inexact)} and miss signals" if inexact else "")
 
 
 def _stop(opened: Probe, writer: Writer | None) -> None:

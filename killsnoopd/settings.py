@@ -41,6 +41,7 @@ class Settings:
     rules: tuple[Rule, ...] = ()  # other events that are not emitted; at most RULES_MAX, each with a comm or a uid
     rate: int = 500  # events per second and uid; 0: no limit
     burst: int = 2000  # events
+    cmdline: bool = True  # events have the sender's command line
     attach: str = "auto"  # how the exits of system calls are attached: auto, or one of ATTACH
 
 

@@ -38,6 +38,9 @@ class FakeProbe:
     def attached(self, hook):
         return hook == "kill"
 
+    def inexact(self):
+        return ["tkill"]
+
     def not_handled(self):
         return dict.fromkeys(PROGRAMS, 0) | {"sys_exit": 3}
 

@@ -41,10 +41,13 @@ def test_settings_of_the_probe():
     """Each flag of the probe is passed on to it."""
     flags = (
         "--probe.syscalls=kill --events.grace-period=5 --probe.self-signals --metrics.max-series=7 --metrics.max-deaths=6 "
-        "--metrics.series-ttl=8 --probe.ring-size=64K --events.include-signal=0,CHLD,URG,WINCH --events.exclude=uid=1 --events.rate=9 --events.burst=10"
+        "--metrics.series-ttl=8 --probe.ring-size=64K --events.include-signal=0,CHLD,URG,WINCH --events.exclude=uid=1 "
+        "--events.rate=9 --events.burst=10 --events.cmdline=off"
     )
     rule = Rule(frozenset(range(66)) - cli.DEFAULT_EXCLUDED, uid=1)
-    assert cli.parse(flags.split()).probe == Settings(("kill",), 5, True, 7, 6, 8, 65536, frozenset(), (rule,), 9, 10)
+    assert cli.parse(flags.split()).probe == Settings(
+        ("kill",), 5, True, 7, 6, 8, 65536, frozenset(), (rule,), 9, 10, False
+    )
 
 
 @pytest.mark.parametrize(

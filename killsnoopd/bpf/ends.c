@@ -144,8 +144,7 @@ int on_sched_process_exit(void *ctx)
 		event->res = 0;
 		event->status = status >> 8 & 0xff;
 		event->outcome = 0;
-		event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
-		scratch->text_len = 0;
+		no_text(scratch);
 		describe_target(event, task);
 		scratch->now = event->time_ns;
 		if (event->cause.sender.pid == tgid) /* it sent itself the signal */

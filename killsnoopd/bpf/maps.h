@@ -91,10 +91,13 @@ struct event {
 	u32 tpid, ttid, tuid;
 	s32 tns_pid, res;
 	s32 status; /* of an exit: the status */
-	u16 exe_len, cgroup_len, tcgroup_len; /* lengths of the parts of the text, in this order */
-	u8 kind, outcome;
+	u16 exe_len, cgroup_len, cmdline_len, ancestors_len, tcgroup_len; /* of the parts of the text, in this order */
+	u8 kind, outcome, cmdline, padding_2[3];
 	char tcomm[COMM_LEN];
 };
+
+/* What the text has of the sender's command line; UNREAD: nothing, though there is one. */
+enum cmdline { NONE, WHOLE, CUT, UNREAD, CMDLINES };
 
 /*
  * INFERRED: the origin is the likeliest one; nothing rules out the others (is_inferred() in origin.c).
@@ -120,17 +123,22 @@ struct history {
 };
 
 /*
- * Scratch buffer for one event and its text, which is three lists of names, each name ending with a NUL.
+ * Scratch buffer for one event and its text: three lists of names, each name ending with a NUL, and what a sender says
+ * of itself and its ancestors.
  *
  * Executable: from the file up to the root of its file system; without the root: shortened. The name "/" before the last
  * one stands for a name that could not be read.
  * Cgroups: from the root, whose name is empty, down. The name "/": the owner of the cgroup before it is not root.
+ * Command line: the bytes of its arguments, each ending with a NUL.
+ * Ancestors of the sender: pid (u32) and comm of each, nearest first.
  */
-#define TEXT_MAX 2048 /* a power of two; `text` holds one more name, so that the verifier sees every index in bounds */
+#define TEXT_MAX 4096 /* a power of two; `text` holds one more part, so that the verifier sees every index in bounds */
 #define NAME_MAX 256
+#define CMDLINE_MAX 512
+#define ANCESTORS_MAX 16
 struct scratch {
 	struct event event;
-	char text[TEXT_MAX + NAME_MAX];
+	char text[TEXT_MAX + CMDLINE_MAX];
 	u32 text_len;
 	/* Of a delivery: emit an event; wait for oom:mark_victim; the target will die of it unless it blocks it. */
 	bool emit, undecided, fatal;

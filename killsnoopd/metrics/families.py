@@ -224,17 +224,26 @@ def expected(senders: Iterable[str]) -> Metric:
     return family
 
 
-def lookups(sources: dict[str, int]) -> Metric:
-    """How cgroups were found. With `none` and `over_budget` there is no unit and no container."""
+def lookups(cgroups: dict[str, int], pods: dict[str, int]) -> Iterator[Metric]:
+    """How cgroups and the names of pods were found. With `none` and `over_budget` there are none."""
     family = CounterMetricFamily(
         "killsnoop_cgroup_lookups",
         "Senders and targets of events, by where their cgroup was found: named by the kernel, delivery (of a death), "
         "cgroup tree, /proc (proc), nowhere (none), or not looked for as too much time went into it (over_budget).",
         labels=("source",),
     )
-    for source, count in sources.items():
+    for source, count in cgroups.items():
         family.add_metric((source,), count)
-    return family
+    yield family
+    family = CounterMetricFamily(
+        "killsnoop_pod_lookups",
+        "Senders and targets of events that are in a pod, by where its name was found: in the kubelet's listing of "
+        "logs, nowhere (none), or not looked for as too much time went into it (over_budget).",
+        labels=("source",),
+    )
+    for source, count in pods.items():
+        family.add_metric((source,), count)
+    yield family
 
 
 def series(counts: Counts, layout: Layout) -> Iterator[Metric]:
@@ -304,6 +313,11 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         "How the hook is attached: fexit, kprobe, tracepoint, or tp_btf, a BTF tracepoint; the value is always 1.",
         labels=("hook", "way"),
     )
+    exact = GaugeMetricFamily(
+        "killsnoop_probe_exact",
+        "Whether the kernel runs the hook's program every time (1), or may preempt it and then skip others' runs (0).",
+        labels=("hook",),
+    )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
         "Runs that the program missed: another program was running on that CPU (Linux 6.7 and later), or it is broken.",
@@ -317,9 +331,11 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     runs = CounterMetricFamily(
         "killsnoop_probe_runs", "Runs of the program while kernel.bpf_stats_enabled is 1.", labels=("program",)
     )
+    inexact = probe.inexact()
     for hook, way in probe.hooks.items():
         attached.add_metric((hook,), probe.attached(hook))
         ways.add_metric((hook, way), 1)
+        exact.add_metric((hook,), hook not in inexact)
     for program, not_handled in probe.not_handled().items():
         info = probe.program(program)
         missed.add_metric((program,), info.misses + not_handled)
@@ -327,6 +343,7 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         runs.add_metric((program,), info.runs)
     yield attached
     yield ways
+    yield exact
     yield missed
     if run_stats:
         yield seconds
@@ -338,6 +355,7 @@ class EventStats(Protocol):
 
     last_event_ns: int | None
     cgroup_sources: dict[str, int]
+    pod_sources: dict[str, int]
 
 
 class Collector:
@@ -370,7 +388,7 @@ class Collector:
         yield expected(self._expected_senders)
         yield from events(ledger)
         if self._event_stats:
-            yield lookups(self._event_stats.cgroup_sources)
+            yield from lookups(self._event_stats.cgroup_sources, self._event_stats.pod_sources)
         yield from series(counts, self._probe.layout)
         run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_bytes().strip() == b"1"
         # Before Linux 5.19, bpf(2) shows programs only with CAP_BPF. Then these families are missing.

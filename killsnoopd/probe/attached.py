@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from killsnoopd import names
-from killsnoopd.probe import libbpf
+from killsnoopd.probe import libbpf, ways
 from killsnoopd.probe.hooks import FEXIT, HOOKS, KPROBE, PROGRAMS
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import (
@@ -28,7 +28,6 @@ from killsnoopd.probe.program import (
     Layout,
 )
 from killsnoopd.probe.ring_buffer import RingBuffer
-from killsnoopd.probe.ways import ftrace_enabled
 
 _READINGS = 1000  # attempts at a reading during which no slot is recycled; the first nearly always succeeds
 _SERIES = struct.Struct("=16sIi")  # struct series of maps.h: comm, signal, result
@@ -255,8 +254,14 @@ class Probe:
     def attached(self, hook: str) -> bool:
         """Whether the program is still attached to the hook, and the kernel runs it."""
         links = [fd for link, fd in self._objects.links.items() if link.split("@")[0] == hook]
-        runs = self.hooks[hook] not in (FEXIT, KPROBE) or ftrace_enabled()
+        runs = self.hooks[hook] not in (FEXIT, KPROBE) or ways.ftrace_enabled()
         return bool(links) and runs and all(map(libbpf.link_attached, links))
+
+    def inexact(self) -> list[str]:
+        """Hooks whose program may miss runs: it is preempted. The kernel's mode can change after it was attached."""
+        ways_of = {hook.program: self.hooks[hook.name] for hook in HOOKS if hook.name in self.hooks}
+        programs = ways.inexact(ways_of, ways.now_preemptible())
+        return [hook.name for hook in HOOKS if hook.name in self.hooks and hook.program in programs]
 
     def program(self, program: str) -> libbpf.ProgInfo:
         """The kernel's statistics of a program, one of hooks.PROGRAMS: the sum over its entries."""

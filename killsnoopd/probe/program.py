@@ -60,6 +60,7 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
         "TTL_NS": settings.series_ttl_s * 1_000_000_000,
         "GRACE_NS": settings.grace_s * 1_000_000_000,
         "SELF_SIGNALS": int(settings.self_signals),
+        "CMDLINE": int(settings.cmdline),
     }
 
 

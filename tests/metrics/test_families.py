@@ -72,7 +72,12 @@ def test_every_metric_is_in_the_tables_of_the_documents():
 def test_run_statistics_only_when_the_kernel_keeps_them():
     """Families of zeros would look like a probe that never runs."""
     names = {family.name for family in families.programs(FakeProbe(), run_stats=False)}
-    assert names == {"killsnoop_probe_attached", "killsnoop_probe_hook_info", "killsnoop_probe_missed"}
+    assert names == {
+        "killsnoop_probe_attached",
+        "killsnoop_probe_hook_info",
+        "killsnoop_probe_exact",
+        "killsnoop_probe_missed",
+    }
     found = {family.name: family for family in families.programs(FakeProbe(), run_stats=True)}
     assert found["killsnoop_probe_run_seconds"].samples[0].value == 1.5
     assert found["killsnoop_probe_runs"].samples[0].value == 7

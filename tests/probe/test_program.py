@@ -32,6 +32,7 @@ def test_macros():
         "EXCLUDE_LOW": 1 | 1 << 9,
         "EXCLUDE_HIGH": 0b11,
         "RULES": 2,
+        "CMDLINE": 1,
         "EVENT_INTERVAL_NS": 10_000_000,
         "EVENT_BURST_NS": 100_000_000,
         "FATAL_LOW": 0xFFFFFFFF_F701FFFE & ~(1 << 22 | 1 << 23 | 1 << 28)
