@@ -285,8 +285,8 @@ def parser() -> argparse.ArgumentParser:
         type=_whole(0, 1_000_000_000),
         default=defaults.series_ttl_s,
         metavar="SECONDS",
-        help="a set idle for this long may lose its counter to a new one; its calls then count as "
-        'comm="(aged)"; 0: never (default %(default)s, a day)',
+        help="a set idle for this long may lose its counter to a new one; its calls then move to "
+        "killsnoop_signals_aged_total; 0: never (default %(default)s, a day)",
     )
     add(
         "--metrics.fold",

@@ -27,9 +27,8 @@ RED, ORANGE, YELLOW, GREEN, BLUE = "red", "orange", "yellow", "green", "blue"
 
 
 def metric(name: str, *matchers: str) -> str:
-    """A selector that filters by the chosen hosts, and leaves out the calls of names that have aged out."""
-    recent = ('comm!="(aged)"',) if name == "killsnoop_signals_total" else ()
-    return f"{name}{{{', '.join((*HOST, *recent, *matchers))}}}"
+    """A selector that filters by the chosen hosts."""
+    return f"{name}{{{', '.join((*HOST, *matchers))}}}"
 
 
 def counted(name: str, *matchers: str, window: str = RANGE) -> str:
@@ -352,6 +351,8 @@ def health() -> list[Json]:
                target(f"sum by (instance) ({grown('killsnoop_series_overflow_total')}) > 0", "{{instance}}"), bars=True),
         series("Counters given to new names", "Counters taken from names that were idle (--metrics.series-ttl).",
                target(f"sum by (instance) ({grown('killsnoop_series_recycled_total')})", "{{instance}}"), bars=True),
+        series("Calls of idle names", "Past calls of names that just lost their counter.",
+               target(f"sum by (instance) ({grown('killsnoop_signals_aged_total')})", "{{instance}}"), bars=True),
         series("Missed by the probe", "Runs that a program missed: another BPF program was running on that CPU (Linux 6.7 and later), or the probe is broken.",
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
         series("Hooks by way", "How the probe is attached to its hooks (killsnoopd --probe.attach).",

@@ -16,13 +16,13 @@ from killsnoopd import __version__, names
 from killsnoopd.probe.attached import Counts, Ledger, Probe
 from killsnoopd.probe.program import RESULTS
 
-OTHER, AGED = "(other)", "(aged)"
+OTHER = "(other)"
 _STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 
 def _label(text: str) -> str:
-    """A name as a label value; the first character of a process named `(other)` or `(aged)` is escaped."""
-    return rf"\x{ord(text[0]):02x}{text[1:]}" if text in (OTHER, AGED) else text
+    """A name as a label value; the first character of a process named `(other)` is escaped."""
+    return rf"\x{ord(text[0]):02x}{text[1:]}" if text == OTHER else text
 
 
 Labels = tuple[str, str, str]  # comm, signal, result
@@ -32,7 +32,7 @@ class MonotonicTotals:
     """Keeps the total of a label set from falling when one of the names folded into it is recycled.
 
     Prometheus would take the fall for a counter reset and count the rest again. The calls that the total lost are in
-    (aged): they are added back to the total and subtracted there, so the sum stays exact.
+    killsnoop_signals_aged_total: they are added back to the total and subtracted there, so the sum stays exact.
     """
 
     def __init__(self) -> None:
@@ -40,42 +40,51 @@ class MonotonicTotals:
         self._corrections: dict[Labels, int] = {}
         self._recycled = 0
 
-    def adjust(self, totals: dict[Labels, int], recycled: int) -> None:
+    def adjust(self, totals: dict[Labels, int], aged: dict[tuple[str, str], int], recycled: int) -> None:
         """Correct the totals of a page; `recycled` is the number of series recycled so far."""
         if recycled != self._recycled:
             for labels, calls in totals.items():
                 fall = self._shown.get(labels, 0) - calls - self._corrections.get(labels, 0)
-                if fall > 0 and labels[0] != AGED:
+                if fall > 0:
                     self._corrections[labels] = self._corrections.get(labels, 0) + fall
             self._recycled = recycled
         self._corrections = {labels: calls for labels, calls in self._corrections.items() if labels in totals}
         for labels, calls in self._corrections.items():
             _, signal, result = labels
             totals[labels] += calls
-            totals[AGED, signal, result if result in RESULTS else OTHER] -= calls
+            aged[signal, result if result in RESULTS else OTHER] -= calls
         self._shown = totals
 
 
-def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals) -> Metric:
-    """killsnoop_signals_total. `text` maps a comm to its label; series with equal labels are summed."""
+def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals) -> Iterator[Metric]:
+    """Calls by sender, and those of idle names. `text` maps a comm to its label; series with equal labels are summed."""
     totals: defaultdict[Labels, int] = defaultdict(int)
     for comm, sig, res, calls in counts.series:
         totals[_label(text(comm)), names.signal_name(sig), names.result_name(res)] += calls
-    for label, rest in ((OTHER, counts.overflow), (AGED, counts.aged)):
-        for sig, result, calls in rest:
-            totals[label, names.signal_name(sig), result] += calls
-    monotonic.adjust(totals, counts.series_recycled)
+    for sig, result, calls in counts.overflow:
+        totals[OTHER, names.signal_name(sig), result] += calls
+    aged = defaultdict(int, {("SIGKILL", RESULTS[0]): 0})  # never empty: a sum with it must not be
+    aged |= {(names.signal_name(sig), result): calls for sig, result, calls in counts.aged}
+    monotonic.adjust(totals, aged, counts.series_recycled)
     family = CounterMetricFamily(
         "killsnoop_signals",
         "Calls of the system calls that send signals, by the sender's process name, signal and result. "
         "Calls by 32-bit programs on a 64-bit kernel are not counted here; killsnoop_deliveries_total has the signals "
-        "they sent. (other): senders that found every counter taken. (aged): past calls of names that lost their "
-        "counter (--metrics.series-ttl); leave it out of rates.",
+        "they sent. (other): senders that found every counter taken.",
         labels=("comm", "signal", "result"),
     )
     for labels in sorted(totals):
         family.add_metric(labels, totals[labels])
-    return family
+    yield family
+    family = CounterMetricFamily(
+        "killsnoop_signals_aged",
+        "Past calls of names that lost their counter because they were idle (--metrics.series-ttl), by signal and "
+        "result. With killsnoop_signals_total they are all calls.",
+        labels=("signal", "result"),
+    )
+    for result in sorted(aged):
+        family.add_metric(result, aged[result])
+    yield family
 
 
 def deliveries(counts: Counts) -> Metric:
@@ -154,7 +163,7 @@ def series(counts: Counts, limit: int) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "killsnoop_series_recycled",
-        'Counters of idle names that were given to new names; their past calls moved to comm="(aged)".',
+        "Counters of idle names that were given to new names; their past calls moved to killsnoop_signals_aged_total.",
         value=counts.series_recycled,
     )
 
@@ -236,7 +245,7 @@ class Collector:
         """All families except those of the process and the Python version."""
         ledger = self._probe.ledger()
         counts = self._probe.counts()
-        yield signals(counts, self._text, self._monotonic)
+        yield from signals(counts, self._text, self._monotonic)
         yield deliveries(counts)
         yield from deaths(counts)
         yield from events(ledger)

@@ -106,7 +106,10 @@ class Daemon:
         for (name, pairs), value in self.samples().items():
             labels = dict(pairs)
             total += value * (
-                (name == "killsnoop_signals_total" and (labels["result"] != "success" or labels["signal"] == "0"))
+                (
+                    name in ("killsnoop_signals_total", "killsnoop_signals_aged_total")
+                    and (labels["result"] != "success" or labels["signal"] == "0")
+                )
                 or name == "killsnoop_deliveries_total"
                 or name in ("killsnoop_deaths_total", "killsnoop_exits_total")
             )

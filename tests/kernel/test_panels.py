@@ -204,6 +204,7 @@ EXPECTED = {
     "Counters taken": {"A": lambda m: share(m.last("killsnoop_series"), m.last("killsnoop_series_limit"))},
     "Calls counted as (other)": {"A": lambda m: m.grown("killsnoop_series_overflow_total", HOST)},
     "Counters given to new names": {"A": lambda m: m.grown("killsnoop_series_recycled_total", HOST)},
+    "Calls of idle names": {"A": lambda m: m.grown("killsnoop_signals_aged_total", HOST)},
     "Missed by the probe": {"A": lambda m: m.grown("killsnoop_probe_missed_total", ("program",))},
     "Hooks by way": {"A": lambda m: m.last("killsnoop_probe_hook_info", ("way",))},
     "Age of the newest event": {"A": lambda m: {k: m.at - v for k, v in m.last("killsnoop_last_event_timestamp_seconds").items()}},

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from pages import NO_PROMETHEUS, UNREACHABLE, evaluations, firing, input_series, page, promtool_test
+from pages import NO_PROMETHEUS, UNREACHABLE, evaluations, firing, input_series, page, promtool_test, text
 from servers import RULES
 
 TOP = RULES.parent.parent.parent
@@ -171,6 +171,13 @@ def steps(before, after):
     return [*minutes(10, before), *minutes(1, after)]
 
 
+def unknown(deaths, **changes):
+    """A page with this number of deaths by SIGKILL whose sender is not known, beside others."""
+    labels = {"signal": "SIGKILL", "origin": "unknown"}
+    known = {text("killsnoop_deaths_total", labels | {"origin": "syscall"}): 7 * deaths}
+    return page(**(changes or LATER), more=known | {text("killsnoop_deaths_total", labels): deaths})
+
+
 SCAN, SCANNED = {("nmapish", "0"): 12}, {("nmapish", "0"): 25, ("nmapish", "SIGKILL"): 7}
 
 
@@ -188,6 +195,17 @@ SCAN, SCANNED = {("nmapish", "0"): 12}, {("nmapish", "0"): 25, ("nmapish", "SIGK
             "KillsnoopOomKill", steps(page(oom=1), page(oom=1, **BOOTED)), "instance", ["web1"], id="oom, and as many since it booted"
         ),
         pytest.param("KillsnoopOomKill", minutes(1, page(oom=1)), "instance", [], id="oom, new target"),
+        pytest.param("KillsnoopUnknownSigkill", steps(unknown(0), unknown(1)), "instance", ["web1"], id="a death without a sender"),
+        pytest.param("KillsnoopUnknownSigkill", minutes(11, unknown(3)), "instance", [], id="deaths without a sender, long ago"),
+        pytest.param(
+            "KillsnoopUnknownSigkill", [*minutes(10, unknown(0)), *minutes(10, UNREACHABLE), unknown(1)], "instance", ["web1"],
+            id="a death without a sender in an outage",
+        ),
+        pytest.param(
+            "KillsnoopUnknownSigkill", steps(unknown(1), unknown(1, **BOOTED)), "instance", ["web1"],
+            id="a death without a sender, and as many since it booted",
+        ),
+        pytest.param("KillsnoopUnknownSigkill", minutes(1, unknown(1)), "instance", [], id="a death without a sender, new target"),
         pytest.param("KillsnoopEscalation", steps(page(), page(escalations=1, **LATER)), "instance", ["web1"], id="escalation"),
         pytest.param("KillsnoopEscalation", minutes(11, page(escalations=4)), "instance", [], id="escalation, long ago"),
         pytest.param("KillsnoopEscalation", steps(page(escalations=4), page(**BOOTED)), "instance", [], id="escalation, then boots"),
@@ -318,6 +336,12 @@ WEB1 = {"job": "killsnoopd", "instance": "web1"}
             {"signal": "SIGKILL", "origin": "oom", "outcome": "delivered"},
             "Out of memory on web1",
             "The kernel's OOM killer sent SIGKILL to 1 processes on web1 in the last five minutes.",
+        ),
+        (
+            "KillsnoopUnknownSigkill", steps(unknown(0), unknown(2)), "warning", {"signal": "SIGKILL", "origin": "unknown"},
+            "Processes died of SIGKILL on web1, and who sent it is not known",
+            "2 processes on web1 died of SIGKILL in the last five minutes without a sender that killsnoopd knows: a tracer "
+            "injected it, or a user's share of the memory of signals was full.",
         ),
         (
             "KillsnoopEscalation", steps(page(), page(escalations=2, kills={"bash": 1, "systemd": 1}, **LATER)), "info", {},
