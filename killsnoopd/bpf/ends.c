@@ -155,7 +155,7 @@ int on_sched_process_exit(void *ctx)
 		}
 		BARRIER;
 		if (kind == DEATH)
-			add_one(cpu, DEATHS + sig * DEATH_ORIGINS + event->cause.origin);
+			count_death(cpu, scratch, task);
 		else
 			add_one(cpu, EXITS + event->cause.sig);
 		BARRIER;

@@ -13,7 +13,8 @@
  *   CPUS               possible CPUs
  *   PAGE_SIZE          bytes of a page of memory
  *   SERIES_MAX         number of series (sets of comm, signal and result) with a counter of their own
- *   TTL                ticks without a call after which a series may lose its counter; 0: never
+ *   DEATHS_MAX         number of series of deaths (sets of sender, victim, unit, signal and origin)
+ *   TTL_NS             ns without a call after which a series may lose its counter; 0: never
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
  *   RULES              rules in use in the map `rules`
@@ -89,6 +90,7 @@ static void *(*bpf_rdonly_cast)(u64 address, u32 btf_id) = (void *)RDONLY_CAST;
 #include "event_scratch.c"
 #include "fatal_signals.c"
 #include "origin.c"
+#include "deaths.c"
 #include "ends.c"
 
 struct sys_exit {

@@ -78,8 +78,11 @@ def _command(event: Event, identity: Identity, room: int) -> str:
 
 
 def _target(target: Target, identity: Identity) -> str:
-    units = (identity.target_unit, identity.target_user_unit)
-    belongs = "/".join(filter(None, units)) or (identity.target_container or "")[:12]
+    if identity.target_pod:
+        belongs = f"pod {identity.target_pod_namespace}/{identity.target_pod}"
+    else:
+        units = "/".join(filter(None, (identity.target_unit, identity.target_user_unit)))
+        belongs = units or identity.target_machine or (identity.target_container or "")[:12]
     return f"{target.comm}[{target.pid}]" + (f" ({belongs})" if belongs else "")
 
 
@@ -241,6 +244,11 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_UNIT": identity.unit,
         "KILLSNOOP_USER_UNIT": identity.user_unit,
         "KILLSNOOP_CONTAINER": identity.container,
+        "KILLSNOOP_CONTAINER_NAME": identity.container_name,
+        "KILLSNOOP_POD": identity.pod,
+        "KILLSNOOP_POD_NAMESPACE": identity.pod_namespace,
+        "KILLSNOOP_POD_UID": identity.pod_uid,
+        "KILLSNOOP_MACHINE": identity.machine,
         "KILLSNOOP_SIGNAL": event.signal,
         "KILLSNOOP_SIG": event.sig,
         "KILLSNOOP_CODE": code,
@@ -250,6 +258,11 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_TARGET_UNIT": identity.target_unit,
         "KILLSNOOP_TARGET_USER_UNIT": identity.target_user_unit,
         "KILLSNOOP_TARGET_CONTAINER": identity.target_container,
+        "KILLSNOOP_TARGET_CONTAINER_NAME": identity.target_container_name,
+        "KILLSNOOP_TARGET_POD": identity.target_pod,
+        "KILLSNOOP_TARGET_POD_NAMESPACE": identity.target_pod_namespace,
+        "KILLSNOOP_TARGET_POD_UID": identity.target_pod_uid,
+        "KILLSNOOP_TARGET_MACHINE": identity.target_machine,
         "KILLSNOOP_RES": event.res,
         "KILLSNOOP_RESULT": event.result,
         "ERRNO": -event.res or None,

@@ -90,7 +90,7 @@ def _route(record: Record, _: Style) -> str:
 
 
 def _belongs(record: Record, _: Style) -> str:
-    return record.get("KILLSNOOP_TARGET_UNIT") or record.get("KILLSNOOP_TARGET_CONTAINER", "")[:12]
+    return records.belongs(record, "TARGET_")
 
 
 def _user(record: Record, style: Style) -> str:

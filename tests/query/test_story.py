@@ -85,6 +85,17 @@ def test_what_happened_around_it():
     assert "also ended a[1]." in answer(death(), Around([], [("a", "1")], 0, False))
 
 
+def test_pods():
+    """A pod by namespace and name, for sender and target, with the sender's container; a machine by its name."""
+    both = {"POD": "ops-0", "POD_NAMESPACE": "ops", "CONTAINER_NAME": "kubectl", "CONTAINER": "c" * 64}
+    line = answer(death(**both, TARGET_POD="web-1", TARGET_POD_NAMESPACE="shop", TARGET_CONTAINER="d" * 64))
+    assert "nginx[812] (pod shop/web-1) died of SIGKILL" in line
+    assert "bash[3325] (uid 0, pod ops/ops-0, container kubectl) sent it" in line
+    line = answer(death(UNIT=None, MACHINE="web", TARGET_UNIT=None, TARGET_MACHINE="db"))
+    assert "nginx[812] (db) died" in line
+    assert "(uid 0, machine web)" in line
+
+
 def test_users_and_hosts():
     """Users by name where it is known; never for the users of a container."""
     names = {"0": "root", "1000": "alice"}
