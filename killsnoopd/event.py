@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, NamedTuple, get_type_hints
 
 from killsnoopd import names
@@ -203,6 +204,11 @@ def _place(cgroup: int, text: bytes) -> Place:
     return Place(cgroup, parts, found.index(b"/") if b"/" in found else len(parts))
 
 
+@lru_cache(64)
+def _ancestors(part: bytes) -> tuple[tuple[int, str], ...]:
+    return tuple((pid, names.text(comm)) for pid, comm in _ANCESTOR.iter_unpack(part))
+
+
 def _cmdline(state: str, arguments: bytes) -> Cmdline | None:
     if state == "none":
         return None
@@ -259,7 +265,7 @@ def decode(record: bytes) -> Event:
             head.exe_dev,
             _names(exe),
             _cmdline(cmdline, arguments),
-            tuple((pid, names.text(comm)) for pid, comm in _ANCESTOR.iter_unpack(ancestors)),
+            _ancestors(ancestors),
         )
     if head.tpid:
         target = Target(

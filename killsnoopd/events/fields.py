@@ -16,6 +16,7 @@ EXITED = "5895531a62284904852f78a95ce8d8e7"
 
 MESSAGE_MAX = 200
 """Characters of a message with a command; names alone can make it longer."""
+_COMMAND = "\0"  # no name has it
 _COMMAND_MIN = 12  # characters of a command that are worth reading
 
 _WARNING, _NOTICE, _INFO, _DEBUG = 4, 5, 6, 7  # syslog(3)
@@ -51,7 +52,7 @@ def meant(event: Event) -> str:
 _MEMORY_WATCHERS = ("systemd-oomd.service", "earlyoom.service")  # they kill for no other reason
 
 
-def _sender(event: Event, command: str, unit: str | None) -> str:
+def _sender(event: Event, unit: str | None) -> str:
     sender = event.sender
     if sender is None:
         if event.origin == "tty":
@@ -61,7 +62,7 @@ def _sender(event: Event, command: str, unit: str | None) -> str:
         return "kernel, out of memory," if event.origin == "oom" else "kernel"
     thread = f" (thread {sender.thread_comm}[{sender.tid}])" if sender.tid != sender.pid else ""
     why = ", for lack of memory," if unit in _MEMORY_WATCHERS else ""
-    return f"{sender.comm}[{sender.pid}]{thread}{command} uid {sender.uid}{why}"
+    return f"{sender.comm}[{sender.pid}]{thread}{_COMMAND} uid {sender.uid}{why}"
 
 
 def _command(event: Event, identity: Identity, room: int) -> str:
@@ -123,9 +124,9 @@ def _route(event: Event) -> str:
     return route
 
 
-def _end(event: Event, identity: Identity, target: str, command: str) -> str:
+def _end(event: Event, identity: Identity, target: str) -> str:
     """The text of a death or an exit."""
-    sender, signal, route = _sender(event, command, identity.unit), _signal(event), _route(event)
+    sender, signal, route = _sender(event, identity.unit), _signal(event), _route(event)
     sent = "probably sent" if event.inferred else "sent"
     lapse = duration(event.elapsed_ns or 0)
     if event.kind == "exit":
@@ -152,15 +153,15 @@ def message(event: Event, identity: Identity) -> str:
 
     The sender's command gets the room that the rest leaves.
     """
-    plain = _message(event, identity, "")
-    command = _command(event, identity, MESSAGE_MAX - len(plain))
-    return _message(event, identity, command) if command else plain
+    before, _, after = _message(event, identity).partition(_COMMAND)
+    return before + _command(event, identity, MESSAGE_MAX - len(before) - len(after)) + after
 
 
-def _message(event: Event, identity: Identity, command: str) -> str:
+def _message(event: Event, identity: Identity) -> str:
+    """The message with _COMMAND in the place of the command."""
     if event.kind in ("death", "exit") and event.target:
-        return _end(event, identity, _target(event.target, identity), command)
-    sender, signal = _sender(event, command, identity.unit), _signal(event)
+        return _end(event, identity, _target(event.target, identity))
+    sender, signal = _sender(event, identity.unit), _signal(event)
     sent = "probably sent" if event.inferred else "sent"
     if event.target is None:
         verb = "sent" if event.res == 0 else "could not send"
