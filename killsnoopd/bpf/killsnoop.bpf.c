@@ -291,6 +291,8 @@ int on_signal_generate(u64 *ctx)
 			add_ancestors(scratch, sender);
 		}
 		add_cgroup(scratch, target, &event->tcgroup_len);
+		if (scratch->undecided)
+			add_memory(scratch, target);
 	}
 	BARRIER;
 	if (scratch->fatal || scratch->terminating)
