@@ -270,7 +270,7 @@ def quiet(seconds: float, report: int) -> None:
         os.write(report, f"{int(sig)} {pid}\n".encode())
         if sig == signal.SIGKILL:
             os.waitpid(pid, 0)
-    for pid in targets:  # each of these is told, too, but not asked for
+    for pid in targets:  # logged, too, but not asked for
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
 
@@ -414,7 +414,7 @@ def main() -> int:
     print(f"tried: {tried}")
     print(f"{len(did)} signals of uid {QUIET}; ledger: {ledger}; {attempted} events should be in it")
     print(f"VmRSS: {most_kb - first_kb} kB more at most than in the first tenth of the time")
-    print("\n".join(wrong[:20]) or "all told, in order, attributed; the ledger closes")
+    print("\n".join(wrong[:20]) or "all logged, in order, attributed; the ledger closes")
     return 1 if wrong else 0
 
 

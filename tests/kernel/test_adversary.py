@@ -73,7 +73,7 @@ WITHOUT_A_SIGNAL = [
 @pytest.mark.parametrize("uid", [NOBODY, QUIET])
 @pytest.mark.parametrize("name", WITHOUT_A_SIGNAL)
 def test_deaths_without_a_system_call(daemon, name, uid):
-    """What the kernel can be made to send, or a tracer to inject, without any privilege: each death is told."""
+    """What the kernel can be made to send, or a tracer to inject, without any privilege: each death is logged."""
     happened = answered(lambda: perform(name), uid)
     events = [event for event in of(daemon, happened.victim) if event["KILLSNOOP_TARGET_UID"] == str(uid)]
     assert sorted(map(said, events), key=str) == sorted(happened.said, key=str)
@@ -96,7 +96,7 @@ HELD = 20
 
 @pytest.mark.parametrize("uid", [NOBODY, QUIET])
 def test_a_thread_that_is_held_in_its_exit(daemon, uid):
-    """The process dies of SIGKILL, whatever the exit code of its last thread: each death is told, with its sender."""
+    """The process dies of SIGKILL, whatever the exit code of its last thread: each death is logged, with its sender."""
     run(lambda: [held_in_exit() for _ in range(HELD)], b"ks-held", uid)
     events = [event for event in of(daemon, "kv-held") if event["KILLSNOOP_TARGET_UID"] == str(uid)]
     found = sorted(map(said, events), key=str)
@@ -108,7 +108,7 @@ SHARE = 1024  # HISTORY_SHARE in bpf/fatal_signals.c
 
 def test_a_limit_that_kills_by_a_thread(start, processes):
     """RLIMIT_CPU, reached by a thread that is not the leader, while the user has no room left in the memory of signals:
-    the delivery and the death are told."""
+    the delivery and the death are logged."""
     daemon = start("--events.rate=0")
     with crowd(SHARE + 100, QUIET, "kernel"):
         pids = [forked(burn, b"kv-burns", QUIET) for _ in range(3)]
@@ -124,7 +124,7 @@ def test_a_limit_that_kills_by_a_thread(start, processes):
 
 @pytest.mark.parametrize("uid", [0, QUIET])
 def test_memory_is_shared(start, processes, uid):
-    """A user makes the probe remember all that it can, in 1,300 processes: escalations and deaths of others are told as ever."""
+    """A user makes the probe remember all that it can, in 1,300 processes: escalations and deaths of others are logged as ever."""
     daemon = start("--events.rate=0")
 
     def tidy_up(number, _frame):
@@ -222,7 +222,7 @@ def attackers(action, uid, count=CORES, name=b"ks-attack"):
 @pytest.mark.parametrize("uid", [NOBODY, QUIET])
 @pytest.mark.parametrize("flood", [handled_flood, awaited_flood])
 def test_kills_behind_ones_own_flood(start, record_property, flood, uid):
-    """A uid floods with other signals that may kill: each of its hundred SIGKILLs is told, and each death."""
+    """A uid floods with other signals that may kill: each of its hundred SIGKILLs is logged, and each death."""
     daemon = start()
     with attackers(flood, uid):
         wait_for(lambda: daemon.ledger()["rate_limited"] > 10_000, "the flood to be over its limit")
@@ -338,7 +338,7 @@ if platform.machine() == "x86_64":
 
 
 def test_a_sigkill_that_nobody_sent(daemon, processes):
-    """A tracer detaches with SIGKILL: nobody traces when the process dies. It is counted as of unknown origin, and told."""
+    """A tracer detaches with SIGKILL: nobody traces when the process dies. It is counted as of unknown origin, and logged."""
     before = daemon.deaths().get(("SIGKILL", "unknown"), 0)
     victim = processes.victim("kv-detached", lambda: become(NOBODY))
 

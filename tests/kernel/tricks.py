@@ -78,7 +78,7 @@ def crowd(count, uid, signals):
 
 def held_in_exit():
     """A thread is in its exit(2), where its tracer holds it, when the process is killed: it is often the last one."""
-    (ready, told_by), (go, let_go) = os.pipe(), os.pipe()
+    (ready, told_by), (go, go_on) = os.pipe(), os.pipe()
 
     def worker():
         os.write(told_by, struct.pack("=i", threading.get_native_id()))
@@ -92,13 +92,13 @@ def held_in_exit():
     pid = forked(victim, b"kv-held")
     (tid,) = struct.unpack("=i", os.read(ready, 4))
     ptrace(PTRACE_SEIZE, tid, PTRACE_O_TRACEEXIT)
-    os.write(let_go, b"!")
+    os.write(go_on, b"!")
     _, status = os.waitpid(tid, ANY_CHILD)
     assert status >> 8 == _EVENT_EXIT, hex(status)
     send("kill", pid, signal.SIGKILL)
     while os.waitpid(-1, ANY_CHILD)[0] != pid:
         continue
-    for fd in (ready, told_by, go, let_go):
+    for fd in (ready, told_by, go, go_on):
         os.close(fd)
 
 
