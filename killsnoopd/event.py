@@ -143,7 +143,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """The process in whose context the kernel sent the signal, or the victim's tracer: perhaps the cause."""
+    """The process in whose context the kernel sent the signal, or a tracer of sender or target: perhaps the cause."""
 
     pid: int
     comm: str

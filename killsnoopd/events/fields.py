@@ -60,9 +60,9 @@ def _sender(event: Event, unit: str | None) -> str:
         if event.origin == "rlimit":
             return f"kernel, {'file size' if event.signal == 'SIGXFSZ' else 'CPU time'} limit,"
         return "kernel, out of memory," if event.origin == "oom" else "kernel"
-    thread = f" (thread {sender.thread_comm}[{sender.tid}])" if sender.tid != sender.pid else ""
+    thread = f" (thread {names.with_pid(sender.thread_comm, sender.tid)})" if sender.tid != sender.pid else ""
     why = ", for lack of memory," if unit in _MEMORY_WATCHERS else ""
-    return f"{sender.comm}[{sender.pid}]{thread}{_COMMAND} uid {sender.uid}{why}"
+    return f"{names.with_pid(sender.comm, sender.pid)}{thread}{_COMMAND} uid {sender.uid}{why}"
 
 
 def _command(event: Event, identity: Identity, room: int) -> str:
@@ -73,7 +73,7 @@ def _command(event: Event, identity: Identity, room: int) -> str:
     sender = event.sender
     if not sender or sender.pid == 1 or not identity.cmdline or not says_more(identity.cmdline, sender.comm):
         return ""
-    parent = f", by {sender.parent_comm}[{sender.ppid}]" if sender.ppid > 1 else ""
+    parent = f", by {names.with_pid(sender.parent_comm, sender.ppid)}" if sender.ppid > 1 else ""
     room -= len(f" ({parent})")
     return f" ({shortened(identity.cmdline, room)}{parent})" if room >= _COMMAND_MIN else ""
 
@@ -84,7 +84,7 @@ def _target(target: Target, identity: Identity) -> str:
     else:
         units = "/".join(filter(None, (identity.target_unit, identity.target_user_unit)))
         belongs = units or identity.target_machine or (identity.target_container or "")[:12]
-    return f"{target.comm}[{target.pid}]" + (f" ({belongs})" if belongs else "")
+    return names.with_pid(target.comm, target.pid) + (f" ({belongs})" if belongs else "")
 
 
 def _signal(event: Event) -> str:
@@ -120,7 +120,7 @@ def _route(event: Event) -> str:
     if event.origin == "tty" and event.sender:
         route = f" through terminal {event.tty}" if event.tty else " through a terminal"
     if event.origin == "sigio" and event.trigger:
-        route += f", triggered by {event.trigger.comm}[{event.trigger.pid}],"
+        route += f", triggered by {names.with_pid(event.trigger.comm, event.trigger.pid)},"
     return route
 
 
@@ -144,7 +144,7 @@ def _end(event: Event, identity: Identity, target: str) -> str:
     late = " (SIGTERM had not been enough)" if event.escalation_ns is not None else ""
     traced = ""
     if event.trigger and event.origin not in ("oom", "sigio"):  # of a death from these, the trigger is no tracer
-        traced = f", while traced by {event.trigger.comm}[{event.trigger.pid}]"
+        traced = f", while traced by {names.with_pid(event.trigger.comm, event.trigger.pid)}"
     return f"{died}{late}, {lapse} after {sender} {sent} it{route}{traced}"
 
 
@@ -168,6 +168,8 @@ def _message(event: Event, identity: Identity) -> str:
         return f"{sender} {verb} {signal} to {meant(event)}: {event.result}"
     route = _route(event)
     outcome = (event.outcome or "").replace("_", " ")
+    if event.trigger and event.origin == "syscall":
+        sender += f", traced by {names.with_pid(event.trigger.comm, event.trigger.pid)},"
     held = f", which held {_size(event.memory)} in memory" if event.memory else ""
     line = f"{sender} {sent} {signal}{route} to {_target(event.target, identity)}{held}: {outcome}"
     if event.namespace_end:

@@ -280,6 +280,8 @@ REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
          "nginx[812] (nginx.service) died of SIGTERM, 1.0 s after bash[3325] uid 0 probably sent it, while traced by gdb[9]"),
         ({"kind": "exit", "outcome": "exited", "sig": 15, "elapsed_ns": 8 * 10**8, "status": 0},
          "nginx[812] (nginx.service) exited with status 0, 800.0 ms after bash[3325] uid 0 sent it SIGTERM"),
+        ({"trigger": Trigger(9, "gdb[1]")},
+         'bash[3325] uid 0, traced by "gdb[1]"[9], sent SIGKILL to nginx[812] (nginx.service): delivered'),
         ({"origin": "tty", "sender": None, "sig": 2, "tty": "pts/4"},
          "terminal pts/4 sent SIGINT to nginx[812] (nginx.service): delivered"),
         ({"origin": "tty", "sender": None, "sig": 2}, "a terminal sent SIGINT to nginx[812] (nginx.service): delivered"),
