@@ -1,5 +1,7 @@
 """The probe's event record, from bytes to an Event."""
 
+from __future__ import annotations
+
 import struct
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, get_type_hints
@@ -68,7 +70,7 @@ _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST, _HANDLED = 1, 2, 4, 8, 16, 32  # enum flag
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """A process's place in the cgroup v2 tree."""
 
@@ -77,7 +79,7 @@ class Place:
     trusted: int  # how many of them root has chosen; the others come from the owner of the cgroup above them
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sender:
     """The sender. Ids are those of the host; names are text (names.text)."""
 
@@ -97,7 +99,7 @@ class Sender:
     exe_names: tuple[bytes, ...]  # from the executable up (maps.h: struct scratch); empty: not known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """The process that the signal was generated for."""
 
@@ -109,7 +111,7 @@ class Target:
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trigger:
     """The process in whose context the kernel sent the signal, or the victim's tracer: perhaps the cause."""
 
@@ -117,7 +119,7 @@ class Trigger:
     comm: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """A call that failed or sent signal 0, a signal generated for a process, or a process's end.
 

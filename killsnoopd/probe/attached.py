@@ -1,5 +1,7 @@
 """The attached probe as the daemon sees it: file descriptors and mapped memory. The loader has exited by then."""
 
+from __future__ import annotations
+
 import contextlib
 import mmap
 import os
@@ -119,7 +121,7 @@ class Probe:
         for _ in range(_READINGS):
             # Copy first, decode later, to keep the time short in which a slot may be recycled.
             version = self._slot_state[_VERSION]
-            slot_state = dict(zip(SLOT_STATE, self._slot_state, strict=True))
+            slot_state = dict(zip(SLOT_STATE, self._slot_state))
             taken = min(slot_state["taken"], self.layout.series_max)
             # Only slots in use: on a host with many possible CPUs, copying the free ones would take most of the time.
             # Before the keys: a slot gets its key before it counts.
@@ -129,7 +131,7 @@ class Probe:
                 break
             time.sleep(0.001)
         layout, rows = Layout(self.layout.cpus, taken), [memoryview(copy).cast("Q") for copy in copies]
-        counted = zip(_SERIES.iter_unpack(keys), self._sum(0, taken, rows), strict=True)
+        counted = zip(_SERIES.iter_unpack(keys), self._sum(0, taken, rows))
         # Zero: the slot lost the race in take_slot() and never counts.
         series = [(comm, sig, res, calls) for (comm, sig, res), calls in counted if calls]
         overflow, aged = (self._by_result(first, rows) for first in (layout.overflow, layout.aged))
@@ -175,7 +177,7 @@ class Probe:
 
     def ledger(self) -> Ledger:
         """Events by status so far."""
-        own = dict(zip(DAEMON_STATUSES, self.ledger_words, strict=False))  # before `emitted`: pending stays positive
+        own = dict(zip(DAEMON_STATUSES, self.ledger_words))  # before `emitted`: pending stays positive
         cells = self._sum(self.layout.ledger, KINDS * len(PROBE_STATUSES))
         kernel = {status: sum(cells[index :: len(PROBE_STATUSES)]) for index, status in enumerate(PROBE_STATUSES)}
         pending = kernel.pop("emitted") - sum(own.values())
@@ -184,7 +186,7 @@ class Probe:
 
     def not_handled(self) -> dict[str, int]:
         """How often the program array of each entry program was empty: those runs are counted nowhere else."""
-        return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS)), strict=True))
+        return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS))))
 
     def attached(self, hook: str) -> bool:
         """Whether the program is still attached to the hook, and the kernel runs it."""
@@ -196,7 +198,7 @@ class Probe:
         """The kernel's statistics of a program, one of hooks.PROGRAMS: the sum over its entries."""
         objects = self._objects
         infos = [libbpf.prog_info(fd) for entry, fd in objects.programs.items() if entry.split("@")[0] == program]
-        run_time_ns, runs, misses = (sum(values) for values in zip(*map(astuple, infos), strict=True))
+        run_time_ns, runs, misses = (sum(values) for values in zip(*map(astuple, infos)))
         own = [f"{hook.name}@{KPROBE}" for hook in HOOKS if hook.program == program]
         misses += sum(libbpf.kprobe_misses(objects.links[link]) for link in own if link in objects.links)
         return libbpf.ProgInfo(run_time_ns, runs, misses)

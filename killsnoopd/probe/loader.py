@@ -4,6 +4,8 @@ It needs only bcc and the standard library, so it may run under another Python t
 programs and links under `DIR/<hash>/` on bpffs; `--fd N` sends them through a socket.
 """
 
+from __future__ import annotations
+
 import argparse
 import errno
 import os
