@@ -15,7 +15,7 @@ from pathlib import Path
 
 from killsnoopd import cli, entry, privileges
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import btf, hooks, libbpf, loader, pins, self_test, start, ways
+from killsnoopd.probe import btf, features, hooks, libbpf, loader, pins, self_test, start, ways
 from killsnoopd.probe.compiler import INSTALL_BCC
 from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
 from killsnoopd.settings import Settings
@@ -75,8 +75,9 @@ def requirements(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
 
 def _of_the_loader(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
     yield Requirement("capabilities", _capabilities)
-    yield Requirement("hooks", lambda: _hooks(config.probe))
     yield Requirement("libbpf", libbpf.version)
+    yield Requirement("BPF features", _features)
+    yield Requirement("hooks", lambda: _hooks(config.probe))
     yield Requirement("BTF", lambda: f"{len(btf.task_macros())} fields of the kernel's structures")
     python = start.loader_python()
     yield Requirement("bcc", lambda: _bcc(python))
@@ -121,6 +122,11 @@ def _address(config: cli.Config) -> str:
 def _capabilities() -> str:
     loader.check_capabilities()
     return "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
+
+
+def _features() -> str:
+    _need_capabilities()
+    return features.check()
 
 
 def _hooks(settings: Settings) -> str:

@@ -80,7 +80,7 @@ def test_sockets_handed_over():
     """They are descriptors from 3 on. They do not block, and no child gets them."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         ports = [str(bound.getsockname()[1]) for bound in (one, other)]
-        shell = f"exec 7<&{one.fileno()} 8<&{other.fileno()}; exec 3<&7 4<&8 7<&- 8<&-; exec \"$@\""
+        shell = f'exec 7<&{one.fileno()} 8<&{other.fileno()}; exec 3<&7 4<&8 7<&- 8<&-; exec "$@"'
         command = ["bash", "-c", shell, "bash", sys.executable, "-c", TAKE]
         fds = (one.fileno(), other.fileno())
         result = subprocess.run(command, pass_fds=fds, capture_output=True, text=True, check=True, timeout=60)

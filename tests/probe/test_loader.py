@@ -18,25 +18,6 @@ from killsnoopd.probe import libbpf, loader
     ("number", "said", "code", "line"),
     [
         (
-            errno.EINVAL,
-            "13: (85) call unknown#175\ninvalid func unknown#175\n",
-            Exit.UNAVAILABLE,
-            "kernel 5.10.0 is too old: killsnoopd needs Linux 5.15 or later (no bpf_175)",
-        ),
-        (
-            errno.EINVAL,
-            "unknown func bpf_task_pt_regs#175\n",
-            Exit.UNAVAILABLE,
-            "kernel 5.10.0 is too old: killsnoopd needs Linux 5.15 or later (no bpf_task_pt_regs)",
-        ),
-        (
-            524,
-            "",
-            Exit.UNAVAILABLE,
-            "kernel 5.10.0 is too old: its BPF JIT does not support atomic exchange; "
-            "on arm64 killsnoopd needs Linux 5.18 or later",
-        ),
-        (
             errno.EPERM,
             "",
             Exit.NOPERM,
