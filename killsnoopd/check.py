@@ -21,6 +21,7 @@ from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
 from killsnoopd.settings import Settings
 
 _CAP_SYS_ADMIN = 1 << 21
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _START = "killsnoopd does not start"
 
 
@@ -146,7 +147,7 @@ def _hooks(settings: Settings) -> str:
 
 
 def _bcc(python: str) -> str:
-    look = "import bcc; bcc.BPF; print(bcc.__version__, bcc.__file__)"
+    look = "import bcc, platform; bcc.BPF; print(bcc.__version__, bcc.__file__, 'Python', platform.python_version())"
     try:
         result = subprocess.run([python, "-I", "-c", look], capture_output=True, text=True, check=False)
     except OSError as error:
@@ -161,12 +162,16 @@ def _need_capabilities() -> None:
     try:
         loader.check_capabilities()
     except Failure:
-        raise Unknown("only a process with these capabilities can tell") from None
+        raise Unknown("only root can tell: run killsnoopd --check as root") from None
 
 
 def _kernel_memory() -> str:
-    _need_capabilities()
-    if not libbpf.may_read_kernel_memory():
+    try:
+        allowed = "[confidentiality]" not in _LOCKDOWN.read_text()
+    except OSError:  # a kernel without lockdown, or securityfs is not mounted
+        _need_capabilities()
+        allowed = libbpf.may_read_kernel_memory()
+    if not allowed:
         raise Failure(Exit.UNAVAILABLE, "the kernel is locked down (lockdown=confidentiality)")
     return "allowed"
 

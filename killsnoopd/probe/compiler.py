@@ -21,7 +21,7 @@ from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import BPF_DIR, DAEMON_MAPS, EVENTS_FD, PROBE_MAPS, RDONLY_CAST, possible_cpus, source
 from killsnoopd.settings import Settings
 
-INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
+INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora, Enterprise Linux, SUSE)"
 _LINE_MAX = 300  # characters of the compiler's message in an error line; --log.level=debug shows all
 
 
