@@ -21,6 +21,13 @@ PACKAGES = {
 """The libraries that the daemon needs, and the packages that have them."""
 
 
+OPTIONAL = {
+    "yaml": "python3-yaml (Debian, Ubuntu) or python3-pyyaml (Fedora)",
+    "bcrypt": "python3-bcrypt",
+}
+"""Libraries that flags need."""
+
+
 def daemon() -> int:
     """`killsnoopd`; an exit code of failure.Exit."""
     # The daemon's module needs the libraries that --check looks for.
@@ -39,7 +46,8 @@ def command() -> int:
 
 def missing_library(module: str, error: ImportError) -> str:
     """What is missing, for which Python, and what to install."""
-    return f"{module} is missing for {sys.executable} ({error}): install {PACKAGES.get(module, 'it')}"
+    packages = {**PACKAGES, **OPTIONAL}
+    return f"{module} is missing for {sys.executable} ({error}): install {packages.get(module, 'it')}"
 
 
 def _run(program: str, module: str) -> int:
