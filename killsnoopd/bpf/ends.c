@@ -12,15 +12,15 @@ static __always_inline void decide_kill(u32 tid, bool oom)
 	struct event *event = &scratch->event;
 
 	if (oom) {
-		event->origin = OOM;
-		event->flags &= ~INFERRED;
-		describe_nobody(&event->sender);
+		event->cause.origin = OOM;
+		event->cause.flags &= ~INFERRED;
+		describe_nobody(&event->cause.sender);
 		remember(event);
 	}
-	count_late_delivery(cpu, SIGKILL, event->origin);
+	count_late_delivery(cpu, SIGKILL, event->cause.origin);
 	scratch->now = event->time_ns;
 	/* Counted as kind DEATH: signal_generate may interrupt this program, and writes the cells of kind DELIVERY. */
-	if (admit(cpu, DEATH, event, SIGKILL, event->bucket_id, true, NULL, &scratch->now))
+	if (admit(cpu, DEATH, event, SIGKILL, event->cause.bucket_id, true, NULL, &scratch->now))
 		output_scratch(cpu, DEATH, true, scratch);
 	undecided_kills.delete(&tid);
 }
@@ -28,38 +28,30 @@ static __always_inline void decide_kill(u32 tid, bool oom)
 /* The event of a process's end, from the signal that ended it. */
 static __always_inline void from_sent(struct event *event, struct sent *sent)
 {
-	event->sender = sent->sender;
 	event->elapsed_ns = event->time_ns - sent->time_ns;
-	event->bucket_id = sent->bucket_id;
-	event->trigger_pid = sent->trigger_pid;
-	event->code = sent->code;
-	event->target_arg = sent->target_arg;
-	event->sig = sent->sig;
-	event->origin = sent->origin;
-	event->call = sent->call;
-	event->flags = sent->flags & ~HANDLED;
-	__builtin_memcpy(event->trigger_comm, sent->trigger_comm, COMM_LEN);
-	__builtin_memcpy(event->tty, sent->tty, COMM_LEN);
+	event->cause = sent->cause;
+	event->cause.flags &= ~HANDLED;
 }
 
 /* No signal was seen: a tracer may have injected it (PTRACE_CONT), which generates none. */
 static __always_inline void from_tracer(struct event *event, struct task_struct *task)
 {
+	struct cause *cause = &event->cause;
 	struct task_struct *tracer = task->ptrace ? task->parent : NULL;
 
 	event->elapsed_ns = 0;
-	event->trigger_pid = 0;
-	event->code = event->target_arg = 0;
-	event->call = 0;
-	event->flags = tracer ? INFERRED : 0;
-	event->origin = tracer ? PTRACE : UNKNOWN;
-	event->bucket_id = tracer ? bucket_of(tracer) : bucket_of(task) | BY_KERNEL;
-	__builtin_memset(event->trigger_comm, 0, COMM_LEN);
-	__builtin_memset(event->tty, 0, COMM_LEN);
+	cause->trigger_pid = 0;
+	cause->code = cause->target_arg = 0;
+	cause->call = 0;
+	cause->flags = tracer ? INFERRED : 0;
+	cause->origin = tracer ? PTRACE : UNKNOWN;
+	cause->bucket_id = tracer ? bucket_of(tracer) : bucket_of(task) | BY_KERNEL;
+	__builtin_memset(cause->trigger_comm, 0, COMM_LEN);
+	__builtin_memset(cause->tty, 0, COMM_LEN);
 	if (tracer)
-		describe_sender(&event->sender, tracer);
+		describe_sender(&cause->sender, tracer);
 	else
-		describe_nobody(&event->sender);
+		describe_nobody(&cause->sender);
 }
 
 /* The signal in the wait status of a process whose threads have ended (wait_task_zombie, kernel/exit.c), and its exit status. */
@@ -88,10 +80,10 @@ static __always_inline void remember_tracer(struct task_struct *task, struct sig
 	describe_target(event, task);
 	struct history *history = history_of(event->tpid, event->tstart_ns);
 
-	if (history && history->sent[slot_of(sig)].sig == sig)
+	if (history && history->sent[slot_of(sig)].cause.sig == sig)
 		return;
 	event->time_ns = bpf_ktime_get_boot_ns();
-	event->sig = sig;
+	event->cause.sig = sig;
 	from_tracer(event, task);
 	remember(event);
 }
@@ -100,9 +92,10 @@ static __always_inline void remember_tracer(struct task_struct *task, struct sig
 static __always_inline struct sent *ended_by(struct history *history, u32 tgid, u64 now)
 {
 	struct sent *term = &history->sent[TERM_SLOT], *other = &history->sent[OTHER_SLOT];
-	struct sent *last = other->sig && is_terminating(other->sig) && other->time_ns > term->time_ns ? other : term;
+	bool by_other = is_terminating(other->cause.sig) && other->time_ns > term->time_ns;
+	struct sent *last = by_other ? other : term;
 
-	return last->sig && now - last->time_ns <= GRACE_NS && last->sender.pid != tgid ? last : NULL;
+	return last->cause.sig && now - last->time_ns <= GRACE_NS && last->cause.sender.pid != tgid ? last : NULL;
 }
 
 /* Tracepoint sched:sched_process_exit, or a function that do_exit() calls soon after it: the current thread ends. */
@@ -129,7 +122,7 @@ int on_sched_process_exit(void *ctx)
 
 	if (!scratch || dead.insert(&process, &zero))
 		return 0;
-	decide_kill(history && history->sent[KILL_SLOT].sig ? history->sent[KILL_SLOT].ttid : tgid, false);
+	decide_kill(history && history->sent[KILL_SLOT].cause.sig ? history->sent[KILL_SLOT].ttid : tgid, false);
 
 	struct event *event = &scratch->event;
 	struct sent *sent = NULL;
@@ -138,7 +131,7 @@ int on_sched_process_exit(void *ctx)
 	event->time_ns = bpf_ktime_get_boot_ns();
 	if (history)
 		sent = sig ? &history->sent[slot_of(sig)] : ended_by(history, tgid, event->time_ns);
-	if (sig && sent && sent->sig != sig)
+	if (sig && sent && sent->cause.sig != sig)
 		sent = NULL;
 	if (sig && sig < INVALID || sent) {
 		if (sent)
@@ -147,27 +140,26 @@ int on_sched_process_exit(void *ctx)
 			from_tracer(event, task);
 		BARRIER;
 		event->kind = kind;
-		event->sig = sig ? sig : event->sig;
+		event->cause.sig = sig ? sig : event->cause.sig;
 		event->res = 0;
 		event->status = status >> 8 & 0xff;
 		event->outcome = 0;
-		event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
-		scratch->text_len = 0;
+		no_text(scratch);
 		describe_target(event, task);
 		scratch->now = event->time_ns;
-		if (event->sender.pid == tgid) /* it sent itself the signal */
-			event->origin = SELF;
+		if (event->cause.sender.pid == tgid) /* it sent itself the signal */
+			event->cause.origin = SELF;
 		else if (sent && sig && sig != SIGKILL && task->ptrace) { /* or its tracer injected another one */
-			event->flags |= INFERRED;
+			event->cause.flags |= INFERRED;
 			add_trigger(event, task->parent);
 		}
 		BARRIER;
 		if (kind == DEATH)
-			add_one(cpu, DEATHS + sig * DEATH_ORIGINS + event->origin);
+			count_death(cpu, scratch, task);
 		else
-			add_one(cpu, EXITS + event->sig);
+			add_one(cpu, EXITS + event->cause.sig);
 		BARRIER;
-		if (admit(cpu, kind, event, event->sig, event->bucket_id, true, NULL, &scratch->now)) {
+		if (admit(cpu, kind, event, event->cause.sig, event->cause.bucket_id, true, NULL, &scratch->now)) {
 			add_cgroup(scratch, task, &event->tcgroup_len);
 			output_scratch(cpu, kind, true, scratch);
 		}

@@ -63,7 +63,7 @@ static __always_inline void take_share(u64 payer, s32 change)
 static __always_inline struct history *new_history(struct event *event)
 {
 	u32 zero = 0;
-	u64 payer = event->bucket_id;
+	u64 payer = event->cause.bucket_id;
 	u32 *share = history_shares.lookup(&payer);
 	struct history *history = histories.lookup(&event->tpid), *empty = no_history.lookup(&zero);
 
@@ -99,24 +99,14 @@ static __always_inline void remember(struct event *event)
 		history = new_history(event);
 	if (!history)
 		return;
-	struct sent *sent = &history->sent[slot_of(event->sig)];
+	struct sent *sent = &history->sent[slot_of(event->cause.sig)];
 
-	if (event->sender.pid == event->tpid && sent->sig == event->sig && sent->sender.pid != event->tpid &&
-	    event->time_ns - sent->time_ns <= GRACE_NS)
+	if (event->cause.sender.pid == event->tpid && sent->cause.sig == event->cause.sig &&
+	    sent->cause.sender.pid != event->tpid && event->time_ns - sent->time_ns <= GRACE_NS)
 		return;
 	sent->time_ns = event->time_ns;
-	sent->sender = event->sender;
-	sent->bucket_id = event->bucket_id;
+	sent->cause = event->cause;
 	sent->ttid = event->ttid;
-	sent->trigger_pid = event->trigger_pid;
-	sent->code = event->code;
-	sent->target_arg = event->target_arg;
-	sent->sig = event->sig;
-	sent->origin = event->origin;
-	sent->call = event->call;
-	sent->flags = event->flags;
-	__builtin_memcpy(sent->trigger_comm, event->trigger_comm, COMM_LEN);
-	__builtin_memcpy(sent->tty, event->tty, COMM_LEN);
 }
 
 /* A SIGKILL within the grace period after a SIGTERM to the same process is an escalation. */
@@ -125,9 +115,9 @@ static __always_inline void mark_escalation(u32 cpu, struct event *event)
 	struct history *history = history_of(event->tpid, event->tstart_ns);
 	struct sent *term = history ? &history->sent[TERM_SLOT] : NULL;
 
-	if (!term || !term->sig || event->time_ns - term->time_ns > GRACE_NS)
+	if (!term || !term->cause.sig || event->time_ns - term->time_ns > GRACE_NS)
 		return;
-	event->flags |= ESCALATION;
+	event->cause.flags |= ESCALATION;
 	event->elapsed_ns = event->time_ns - term->time_ns;
 	add_one(cpu, ESCALATIONS);
 }

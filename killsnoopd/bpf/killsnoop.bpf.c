@@ -13,7 +13,8 @@
  *   CPUS               possible CPUs
  *   PAGE_SIZE          bytes of a page of memory
  *   SERIES_MAX         number of series (sets of comm, signal and result) with a counter of their own
- *   TTL                ticks without a call after which a series may lose its counter; 0: never
+ *   DEATHS_MAX         number of series of deaths (sets of sender, victim, unit, signal and origin)
+ *   TTL_NS             ns without a call after which a series may lose its counter; 0: never
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
  *   RULES              rules in use in the map `rules`
@@ -23,6 +24,7 @@
  *   GRACE_NS           a SIGKILL this soon after a SIGTERM is an escalation; an exit this soon after a handled signal
  *                      is its effect
  *   SELF_SIGNALS       1: also count tkill/tgkill to the sender's own process
+ *   CMDLINE            1: events have the sender's command line
  *   PROBE_READ         1: programs may read any kernel memory; 0: lockdown=confidentiality forbids it
  *   RDONLY_CAST        placeholder for a call of bpf_rdonly_cast; 0: the kernel has no such function
  *   EVENTS_FD          placeholder for the fd of the map `events`
@@ -74,6 +76,8 @@
 /* Our own names: bcc replaces calls of the helpers that it knows if /proc/kallsyms does not list them. */
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
+static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
+static long (*read_user_str)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
 #if RDONLY_CAST
 /* A kernel function (Linux 6.2) that costs nothing at run time. The loader replaces this number with its BTF id. */
@@ -86,6 +90,7 @@ static void *(*bpf_rdonly_cast)(u64 address, u32 btf_id) = (void *)RDONLY_CAST;
 #include "event_scratch.c"
 #include "fatal_signals.c"
 #include "origin.c"
+#include "deaths.c"
 #include "ends.c"
 
 struct sys_exit {
@@ -125,24 +130,26 @@ int on_sys_exit(struct sys_exit *ctx)
 	bool self_test = key.sig == 0 && is_self_test(task);
 
 	scratch->now = 0;
-	name_sender(&scratch->event.sender, task);
+	name_sender(&scratch->event.cause.sender, task);
 	if (self_test)
 		count_event_status(cpu, CALL, FILTERED);
 	else if (!admit(cpu, CALL, &scratch->event, key.sig, bucket_of(task), false, cache, &scratch->now))
 		return 0;
 	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
 	scratch->event.time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
-	scratch->event.flags = (self_test ? SELF_TEST : 0) | (running.compat ? COMPAT : 0);
-	scratch->event.target_arg = running.target_arg;
-	scratch->event.sig = running.sig;
+	scratch->event.cause.flags = (self_test ? SELF_TEST : 0) | (running.compat ? COMPAT : 0);
+	scratch->event.cause.target_arg = running.target_arg;
+	scratch->event.cause.sig = running.sig;
 	scratch->event.res = key.res;
 	scratch->event.kind = CALL;
-	scratch->event.origin = SYSCALL;
-	scratch->event.call = running.call;
-	describe_sender(&scratch->event.sender, task);
+	scratch->event.cause.origin = SYSCALL;
+	scratch->event.cause.call = running.call;
+	describe_sender(&scratch->event.cause.sender, task);
 	scratch->text_len = 0;
 	add_exe(scratch, task);
 	add_cgroup(scratch, task, &scratch->event.cgroup_len);
+	add_cmdline(scratch, task);
+	add_ancestors(scratch, task);
 	output_scratch(cpu, CALL, false, scratch);
 	return 0; /* 0: no perf sample */
 }
@@ -170,6 +177,7 @@ int on_signal_generate(u64 *ctx)
 	if (!cache || !scratch)
 		return 0;
 	struct event *event = &scratch->event;
+	struct cause *cause = &event->cause;
 	struct running *running = &scratch->running;
 
 	*running = running_call(sender);
@@ -179,11 +187,11 @@ int on_signal_generate(u64 *ctx)
 			     ns_pid_of(sender->group_leader) == 1;
 	bool provisional = info == PRIV && sig == SIGKILL && group && !namespace_end;
 
-	event->flags = namespace_end ? NAMESPACE_END : 0;
-	event->origin = provisional ? provisional_origin(sender, target, running) :
+	cause->flags = namespace_end ? NAMESPACE_END : 0;
+	cause->origin = provisional ? provisional_origin(sender, target, running) :
 				      origin_of(info, code, sig, group, sender, target, running);
-	event->sig = sig;
-	event->code = code;
+	cause->sig = sig;
+	cause->code = code;
 	scratch->undecided = provisional && outcome == DELIVERED;
 	BARRIER;
 	bool queued = outcome == DELIVERED || outcome == LOSE_INFO;
@@ -191,61 +199,61 @@ int on_signal_generate(u64 *ctx)
 	scratch->fatal = queued && is_fatal(sig);
 	BARRIER;
 	if (scratch->fatal && is_handled(sig, target)) {
-		event->flags |= HANDLED;
+		cause->flags |= HANDLED;
 		scratch->fatal = false;
 	}
-	scratch->terminating = queued && is_terminating(sig) && !own && event->origin != SELF;
+	scratch->terminating = queued && is_terminating(sig) && !own && cause->origin != SELF;
 	BARRIER;
 	/*
 	 * Signals for a process's own files look like those that another process arms against it (F_SETOWN). They count
 	 * when they kill or ask the process to exit.
 	 */
-	bool counted = event->origin == SELF ? false :
-		       event->origin == SIGIO ? scratch->fatal || scratch->terminating :
+	bool counted = cause->origin == SELF ? false :
+		       cause->origin == SIGIO ? scratch->fatal || scratch->terminating :
 						SELF_SIGNALS || code != SI_TKILL || !own;
 
 	if (!counted && !scratch->fatal)
 		return 0;
-	event->call = running->call < WRITE ? running->call : 0;
-	event->target_arg = running->target_arg;
+	cause->call = running->call < WRITE ? running->call : 0;
+	cause->target_arg = running->target_arg;
 	event->outcome = outcome;
 	scratch->emit = false;
 	scratch->now = 0;
 	BARRIER;
-	if (event->sig == SIGKILL && is_inferred(event->origin, info, sender, target, running, event->flags & NAMESPACE_END))
-		event->flags |= INFERRED;
+	if (cause->sig == SIGKILL && is_inferred(cause->origin, info, sender, target, running, cause->flags & NAMESPACE_END))
+		cause->flags |= INFERRED;
 	BARRIER;
-	if (event->sig == SIGURG && own && is_self_test(sender))
-		event->flags |= SELF_TEST;
+	if (cause->sig == SIGURG && own && is_self_test(sender))
+		cause->flags |= SELF_TEST;
 	BARRIER;
-	if (event->origin == PTRACE && own) { /* injected: the tracer is not running */
+	if (cause->origin == PTRACE && own) { /* injected: the tracer is not running */
 		struct task_struct *tracer = target->parent;
 
 		if (tracer)
 			sender = tracer;
 	}
-	scratch->by_kernel = event->origin == KERNEL || event->origin == OOM || event->origin == RLIMIT ||
-			     event->origin == SIGIO || event->origin == SELF ||
-			     ((event->origin == AUTOKILL || event->origin == TTY) && sender->flags & PF_KTHREAD);
+	scratch->by_kernel = cause->origin == KERNEL || cause->origin == OOM || cause->origin == RLIMIT ||
+			     cause->origin == SIGIO || cause->origin == SELF ||
+			     ((cause->origin == AUTOKILL || cause->origin == TTY) && sender->flags & PF_KTHREAD);
 	BARRIER;
-	if (event->origin == SYSCALL && running->compat)
-		event->flags |= COMPAT;
-	event->bucket_id = scratch->by_kernel ? bucket_of(target) | BY_KERNEL : bucket_of(sender);
+	if (cause->origin == SYSCALL && running->compat)
+		cause->flags |= COMPAT;
+	cause->bucket_id = scratch->by_kernel ? bucket_of(target) | BY_KERNEL : bucket_of(sender);
 	BARRIER;
 	if (scratch->by_kernel)
-		event->sender.pid = 0;
+		cause->sender.pid = 0;
 	else
-		name_sender(&event->sender, sender);
+		name_sender(&cause->sender, sender);
 	BARRIER;
 	if (counted && !scratch->undecided) {
-		count_delivery(cpu, event->sig, event->origin, event->outcome);
-		if (event->flags & SELF_TEST) {
+		count_delivery(cpu, cause->sig, cause->origin, event->outcome);
+		if (cause->flags & SELF_TEST) {
 			count_event_status(cpu, DELIVERY, FILTERED);
 			scratch->emit = true;
-		} else if (event->outcome == IGNORED && event->origin != SYSCALL) {
+		} else if (event->outcome == IGNORED && cause->origin != SYSCALL) {
 			count_event_status(cpu, DELIVERY, FILTERED); /* such as SIGCONT with SIGHUP, or to a dying process */
 		} else {
-			scratch->emit = admit(cpu, DELIVERY, event, event->sig, event->bucket_id, scratch->fatal, cache,
+			scratch->emit = admit(cpu, DELIVERY, event, cause->sig, cause->bucket_id, scratch->fatal, cache,
 					      &scratch->now);
 		}
 	}
@@ -257,29 +265,30 @@ int on_signal_generate(u64 *ctx)
 	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* what the call returns */
 	event->status = 0;
 	event->kind = DELIVERY;
-	event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
-	event->trigger_pid = 0;
-	__builtin_memset(event->trigger_comm, 0, COMM_LEN);
-	__builtin_memset(event->tty, 0, COMM_LEN);
-	scratch->text_len = 0;
+	no_text(scratch);
+	cause->trigger_pid = 0;
+	__builtin_memset(cause->trigger_comm, 0, COMM_LEN);
+	__builtin_memset(cause->tty, 0, COMM_LEN);
 	describe_target(event, target);
 	if (scratch->by_kernel)
-		describe_nobody(&event->sender);
+		describe_nobody(&cause->sender);
 	else
-		describe_sender(&event->sender, sender);
+		describe_sender(&cause->sender, sender);
 	BARRIER;
-	if (event->origin == TTY)
+	if (cause->origin == TTY)
 		add_tty(event, target);
-	else if ((event->origin == SIGIO || event->origin == OOM) && !(sender->flags & PF_KTHREAD))
+	else if ((cause->origin == SIGIO || cause->origin == OOM) && !(sender->flags & PF_KTHREAD))
 		add_trigger(event, sender);
 	BARRIER;
-	if (event->sig == SIGKILL && scratch->fatal)
+	if (cause->sig == SIGKILL && scratch->fatal)
 		mark_escalation(cpu, event);
 	BARRIER;
 	if (scratch->emit || scratch->undecided) {
 		if (!scratch->by_kernel) {
 			add_exe(scratch, sender);
 			add_cgroup(scratch, sender, &event->cgroup_len);
+			add_cmdline(scratch, sender);
+			add_ancestors(scratch, sender);
 		}
 		add_cgroup(scratch, target, &event->tcgroup_len);
 	}
@@ -290,8 +299,8 @@ int on_signal_generate(u64 *ctx)
 		scratch->claimed = 0;
 		if (undecided_kills.update(&event->ttid, scratch) == 0)
 			return 0;
-		count_delivery(cpu, SIGKILL, event->origin, DELIVERED);
-		scratch->emit = admit(cpu, DELIVERY, event, SIGKILL, event->bucket_id, true, cache, &scratch->now);
+		count_delivery(cpu, SIGKILL, cause->origin, DELIVERED);
+		scratch->emit = admit(cpu, DELIVERY, event, SIGKILL, cause->bucket_id, true, cache, &scratch->now);
 	}
 	BARRIER;
 	if (scratch->emit)

@@ -170,7 +170,7 @@ static __always_inline bool admit(u32 cpu, enum kind kind, struct event *event, 
 		return false;
 	}
 	/* After the above: a storm of others, over their limit, must not pay for the rules. */
-	if (excluded_by_rule(&event->sender, sig)) {
+	if (excluded_by_rule(&event->cause.sender, sig)) {
 		count_event_status(cpu, kind, FILTERED);
 		return false;
 	}

@@ -16,6 +16,7 @@ ELSEWHERE = "elsewhere:"
 _TEXT_MAX = 1024  # characters of a path: the longest name, escaped, fits
 _CACHED = 64  # paths; the probe bounds each to 767 bytes
 _SHARE = 0.01  # of the time, for reading the mounts: a user who mounts (FUSE) all day long costs no more
+_BURST_S = 0.1  # time that may be used at once, after a quiet while: one mount is always noticed at once
 
 _UNREAD = b"/"  # in place of a name that could not be read
 _LEFT_OUT = "..."
@@ -73,7 +74,7 @@ class Executables:
         host, ours = proc / "1/mountinfo", proc / "self/mountinfo"
         self._path = host if os.access(host, os.R_OK) else ours
         self._mounted: dict[int, list[Mount]] = {}
-        self._next_read_s = 0.0
+        self._paid_until_s = 0.0  # token bucket of time
         self._changed = True
         self._cached = lru_cache(_CACHED)(self._find)
         self._poll = select.poll()
@@ -85,7 +86,7 @@ class Executables:
     def find(self, leaf_first: Names, dev: int) -> str:
         """The path of an executable, as path() has it."""
         self._changed = bool(self._poll.poll(0)) or self._changed
-        if self._changed and time.monotonic() >= self._next_read_s:
+        if self._changed and (self._paid_until_s - time.monotonic()) * _SHARE < _BURST_S:
             self._read()
         return self._cached(leaf_first, dev)
 
@@ -97,8 +98,7 @@ class Executables:
         self._mounted = dict(mounted)
         self._cached.cache_clear()
         self._changed = False
-        ended_s = time.monotonic()
-        self._next_read_s = ended_s + (ended_s - began_s) / _SHARE
+        self._paid_until_s = max(self._paid_until_s, began_s) + (time.monotonic() - began_s) / _SHARE
 
     def _find(self, leaf_first: Names, dev: int) -> str:
         return path(leaf_first, dev, self._mounted.get(dev, []))

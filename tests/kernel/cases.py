@@ -179,6 +179,29 @@ def cgroup_tree(kind: str) -> Path | None:
 
 
 @contextlib.contextmanager
+def cgroup2():
+    """The cgroup v2 tree; mounted for us if it is not."""
+    found = cgroup_tree("cgroup2")
+    if found:
+        yield found
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        assert _libc.mount(b"none", folder.encode(), b"cgroup2", 0, None) == 0
+        try:
+            yield Path(folder)
+        finally:
+            _libc.umount2(folder.encode(), 2)
+
+
+def pod_cgroup(driver: str, uid: str, container: str) -> list[str]:
+    """The names of a container's cgroup, from the root down, as the kubelet's driver and containerd make them."""
+    if driver == "cgroupfs":
+        return ["kubepods", "burstable", f"pod{uid}", container]
+    pod = f"kubepods-burstable-pod{uid.replace('-', '_')}.slice"
+    return ["kubepods.slice", "kubepods-burstable.slice", pod, f"cri-containerd-{container}.scope"]
+
+
+@contextlib.contextmanager
 def cgroup(parent: Path, name: str):
     """A cgroup of our own, empty; removed when it is empty again."""
     folder = parent / name
@@ -200,12 +223,7 @@ def cgroup_kill(
 ) -> list[Row]:
     """A write to cgroup.kill: three processes, no signal system call."""
     with contextlib.ExitStack() as stack:
-        tree = cgroup_tree("cgroup2")
-        if tree is None:
-            tree = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            assert _libc.mount(b"none", str(tree).encode(), b"cgroup2", 0, None) == 0
-            stack.callback(lambda: _libc.umount2(str(tree).encode(), 2))
-        folder = stack.enter_context(cgroup(tree, f"ks-{name}"))
+        folder = stack.enter_context(cgroup(stack.enter_context(cgroup2()), f"ks-{name}"))
         pids = [processes.victim(f"kv-{name}-{n}") for n in range(3)]
         for pid in pids:
             (folder / "cgroup.procs").write_text(str(pid))

@@ -57,12 +57,12 @@ class Counting:
         reading = self.readings
         self.running.set()
         assert self.go_on.wait(30)
-        yield families.signals(counts([(b"a", 9, 0, reading)]), bytes.decode, families.MonotonicTotals())
+        yield from families.signals(counts([(b"a", 9, 0, reading)]), bytes.decode, families.MonotonicTotals())
 
 
 def reading(answer):
     """The number of the reading that a response has."""
-    (family,) = text_string_to_metric_families(answer[0].decode())
+    family, _ = text_string_to_metric_families(answer[0].decode())
     return family.samples[0].value
 
 
