@@ -4,6 +4,7 @@
 # sudo make test-matrix  the same for Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
 # sudo make clang-kernel  that last kernel, built from Debian's linux-source
 # sudo make test-sid  Python, bcc, LLVM and libraries of Debian sid: the pure tests, and the probe on this machine's kernel
+# sudo make test-old-python  the loader on Python 3.9, Debian 11's, with this machine's bcc and kernel
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
@@ -32,7 +33,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-sid test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard event-schema prometheus-rule bench bench-vm mounts install uninstall deb clean
+.PHONY: run test test-sid test-old-python test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard event-schema prometheus-rule bench bench-vm mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -51,6 +52,11 @@ test: mounts test-setup
 test-sid: mounts
 	scripts/install-packages chroot
 	scripts/test-sid $(ARGS)
+
+# ARGS="kernel/test_pins.py -x" replaces the script's tests.
+test-old-python: test-setup
+	scripts/install-packages chroot
+	PYTHON=$(abspath build/venv/bin/python) scripts/test-old-python $(ARGS)
 
 # The machines of tests/vm/machines.py, booted in QEMU with the package installed; build/vm/ has their logs.
 # VM="--suite=trixie-backports --tests all --kernel-tests all", VM="--suite=trixie --accel=kvm"

@@ -1,5 +1,7 @@
 """The probe's event record, from bytes to an Event."""
 
+from __future__ import annotations
+
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,7 +81,7 @@ _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST, _HANDLED = 1, 2, 4, 8, 16, 32  # enum flag
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """A process's place in the cgroup v2 tree."""
 
@@ -88,7 +90,7 @@ class Place:
     trusted: int  # how many of them root has chosen; the others come from the owner of the cgroup above them
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cmdline:
     """A command line."""
 
@@ -96,7 +98,7 @@ class Cmdline:
     cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sender:
     """The sender. Ids are those of the host; names are text (names.text)."""
 
@@ -118,7 +120,7 @@ class Sender:
     ancestors: tuple[tuple[int, str], ...] = ()  # pid and name, from the parent up; empty: none, or not known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """The process that the signal was generated for."""
 
@@ -130,7 +132,7 @@ class Target:
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Memory:
     """The memory of a process that the OOM killer kills: resident bytes by sort, and its page tables."""
 
@@ -141,7 +143,7 @@ class Memory:
     oom_score_adj: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trigger:
     """The process in whose context the kernel sent the signal, or a tracer of sender or target: perhaps the cause."""
 
@@ -149,7 +151,7 @@ class Trigger:
     comm: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """A call that failed or sent signal 0, a signal generated for a process, or a process's end.
 

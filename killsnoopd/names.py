@@ -1,5 +1,7 @@
 """Names of signals, results and processes, spelled the same in flags, journal fields and labels."""
 
+from __future__ import annotations
+
 import errno
 import re
 
@@ -63,7 +65,7 @@ OUTCOMES = ("delivered", "ignored", "already_pending", "overflow_fail", "lose_in
 
 
 _CODES = {0: "SI_USER", 0x80: "SI_KERNEL"} | dict(
-    zip(range(-1, -8, -1), "QUEUE TIMER MESGQ ASYNCIO SIGIO TKILL DETHREAD".split(), strict=True)
+    zip(range(-1, -8, -1), "QUEUE TIMER MESGQ ASYNCIO SIGIO TKILL DETHREAD".split())
 )
 _CODES |= {code: f"SI_{name}" for code, name in _CODES.items() if code < 0}
 _FAULT_CODES = {

@@ -10,7 +10,7 @@ from killsnoopd.probe.program import Layout
 
 def counts(series=(), **more):
     """Counts of these series; every other field is empty, or as given."""
-    empty = {field.name: 0 if field.type is int else [] for field in dataclasses.fields(Counts)}
+    empty = {field.name: 0 if field.type == "int" else [] for field in dataclasses.fields(Counts)}
     found = {"series": list(series), "series_used": [0] * len(series), "series_taken": len(series)} | more
     for name in ("deaths", "overflow_deaths"):
         found.setdefault(f"{name}_used", [0] * len(found.get(name, [])))

@@ -46,9 +46,11 @@ class Machine:
     suite: str  # Debian's
     kernel: str | Path = "linux-image-{architecture}"  # a package, or a file with all drivers built in
     backports: bool = False  # from the suite's backports
+    kernel_suite: str = ""  # from another suite
     architecture: Architecture = AMD64
     packages: tuple[str, ...] = ()  # besides those of image.py
     boot: str = ""  # added to the kernel's command line
+    installation: str = "test_installation.py"
     guest: tuple[str, ...] = GUEST
     kernel_tests: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)  # {test: why it cannot run there}
@@ -72,6 +74,10 @@ MATRIX = (
     Machine("trixie-rt", "trixie", "linux-image-rt-amd64", **_LESS),
     Machine("trixie-cloud", "trixie", "linux-image-cloud-amd64", **_LESS),
     Machine("clang", "trixie", TOP / "build/clang-kernel/vmlinuz", **_LESS),
+    # Debian 11's kernel, which lacks what the probe needs.
+    Machine(
+        "bookworm-5.10", "bookworm", kernel_suite="bullseye", installation="test_refused.py", guest=("test_refused.py",)
+    ),
     Machine("trixie-arm64", "trixie", architecture=ARM64, deadline_s=6000, **_LESS),
     Machine("trixie-backports-arm64", "trixie", backports=True, architecture=ARM64, deadline_s=6000, **_LESS),
 )
