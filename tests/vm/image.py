@@ -89,7 +89,7 @@ def _recipe(machine: Machine) -> str:
     """A hash of everything that determines the image."""
     parts = (
         machine.suite, str(machine.kernel), machine.backports, machine.architecture.name,
-        _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
+        _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT, *machine.packages,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -124,7 +124,7 @@ def _make(machine: Machine, root: Path, made: Path) -> None:
 
 def _bootstrap(machine: Machine, root: Path) -> None:
     """Debian, in a folder."""
-    packages, hooks = list(PACKAGES), []
+    packages, hooks = [*PACKAGES, *machine.packages], []
     if not isinstance(machine.kernel, Path):
         kernel = machine.kernel.format(architecture=machine.architecture.name)
         packages.append(f"{kernel}/{machine.suite}-backports" if machine.backports else kernel)
