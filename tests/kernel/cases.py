@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from senders import NO_SUCH_PID, NOBODY, forked, run, send, set_name, siginfo
+from senders import NO_SUCH_PID, NOBODY, become, forked, run, send, set_name, siginfo
 from waiting import wait_for
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -322,6 +322,28 @@ def out_of_memory(processes: Processes, group: str = "ks-oom") -> list[Row]:
     return [Row(KERNEL, "SIGKILL", target, "oom", "delivered") for target in killed]
 
 
+def has_memory_group() -> bool:
+    """Whether a cgroup (v2) can be killed as a whole when it is out of memory."""
+    tree = cgroup_tree("cgroup2")
+    return tree is not None and "memory" in (tree / "cgroup.controllers").read_text().split()
+
+
+def out_of_memory_group(processes: Processes) -> list[Row]:
+    """memory.oom.group: the OOM killer sends SIGKILL to each process, and once more to the first one."""
+    with memory_cgroup("ks-oom-group", 64 << 20) as folder:
+        (folder / "memory.oom.group").write_text("1")
+
+        def join() -> None:
+            (folder / "cgroup.procs").write_text("0")
+            become(NOBODY)
+
+        pids = [processes.victim("kv-oom-group", join) for _ in range(5)]
+        pids.append(forked(lambda: (join(), b"x" * (128 << 20)), b"kv-oom-group"))
+        for pid in pids:
+            os.waitpid(pid, 0)
+    return [Row(KERNEL, "SIGKILL", ("kv-oom-group", pid), "oom", "delivered") for pid in pids]
+
+
 def namespace_end(processes: Processes) -> list[Row]:
     """The init of a pid namespace ends: the kernel kills all the others in it."""
     hold, go = os.pipe()
@@ -606,6 +628,8 @@ if has_io_uring():
         "cgroup.kill by io_uring": _cgroup_kill_by("uring", io_uring_write),
         "cgroup.kill by a worker of io_uring": _cgroup_kill_by("uring-wq", lambda fd: io_uring_write(fd, 1 << 4)),
     }
+if has_memory_group():
+    CASES["memory.oom.group"] = out_of_memory_group
 _trial = autokill_child(signal.pause)
 if _trial >= 0:  # Linux 7.2 and later
     os.close(_trial)
