@@ -3,13 +3,12 @@
 import json
 import socket
 import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from logged import death, record
-
-from killsnoopd.query import command
 
 TOP = Path(__file__).parent.parent.parent
 HOSTS = ("web1", "web2")
@@ -68,14 +67,18 @@ def fleet(programs, tmp_path_factory):
     return central
 
 
-def killsnoop(capsys, *arguments):
-    code = command.main(list(arguments))
-    return code, capsys.readouterr().out
+def killsnoop(*arguments):
+    """Exit code and output, of a process of its own: it sets how signals are handled."""
+    code = "import sys; from killsnoopd.entry import command; sys.exit(command())"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    return result.returncode, result.stdout
 
 
-def test_every_event_says_its_host(fleet, capsys):
+def test_every_event_says_its_host(fleet):
     """None is lost, and none changed, on the way."""
-    code, out = killsnoop(capsys, "--output=json", "--deaths", "-D", str(fleet))
+    code, out = killsnoop("--output=json", "--deaths", "-D", str(fleet))
     found = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     for host, events in EVENTS.items():
@@ -84,18 +87,18 @@ def test_every_event_says_its_host(fleet, capsys):
     assert len(found) == 5
 
 
-def test_the_table_has_a_column_for_the_host(fleet, capsys):
+def test_the_table_has_a_column_for_the_host(fleet):
     """-D reads the journals of several hosts."""
-    _, out = killsnoop(capsys, "-D", str(fleet))
+    _, out = killsnoop("-D", str(fleet))
     heading, *lines = out.splitlines()
     assert "HOST" in heading.split()
     assert [line.split()[2:5:2] for line in lines] == [["web1", "bash"], ["web1", "bash"], ["web2", "watchdog"]]
 
 
 @pytest.mark.parametrize(("pid", "host", "sender"), [("812", "web2", "watchdog[77]"), ("900", "web1", "bash[3325]")])
-def test_who_says_on_which_host(fleet, capsys, pid, host, sender):
+def test_who_says_on_which_host(fleet, pid, host, sender):
     """And takes no signal on another host for the cause, though the pid is the same."""
-    code, out = killsnoop(capsys, "who", "-D", str(fleet), pid)
+    code, out = killsnoop("who", "-D", str(fleet), pid)
     said = " ".join(out.split())
     assert code == 0
     assert f" on {host}: nginx[{pid}] (nginx.service) died of SIGKILL, 1.4 ms after {sender} " in said
