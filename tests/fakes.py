@@ -44,6 +44,9 @@ class FakeProbe:
     def not_handled(self):
         return dict.fromkeys(PROGRAMS, 0) | {"sys_exit": 3}
 
+    def attached_ns(self):
+        return 1_000_000_000
+
     def program(self, program):
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)
 

@@ -49,6 +49,7 @@ def test_install_and_uninstall(installed):
         "usr/share/doc/killsnoopd/prometheus/targets/killsnoopd.yml",
         "usr/share/doc/killsnoopd/grafana-dashboard.json",
         "usr/share/doc/killsnoopd/runbook.md",
+        "usr/share/doc/killsnoopd/event.schema.json",
         "usr/share/bash-completion/completions/killsnoop",
         "usr/share/bash-completion/completions/killsnoopd",
         "usr/share/zsh/site-functions/_killsnoop",

@@ -274,6 +274,10 @@ class Probe:
         misses += sum(libbpf.kprobe_misses(objects.links[link]) for link in own if link in objects.links)
         return libbpf.ProgInfo(run_time_ns, runs, misses)
 
+    def attached_ns(self) -> int:
+        """Since when the probe has been attached: CLOCK_BOOTTIME. Entry programs outlive a takeover."""
+        return min(map(libbpf.prog_load_ns, self._objects.programs.values()))
+
     def consume(self, take: Callable[[int, bytes], bool]) -> None:
         """Call take(position, record) for the records that wait in the ring buffer, until it returns False."""
         self._ring.consume(take)

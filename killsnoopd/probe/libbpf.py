@@ -240,7 +240,9 @@ class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to the last field
     _fields_ = (
         ("type", c_uint32),
         ("id", c_uint32),
-        ("unread", ctypes.c_uint8 * 184),
+        ("unread", ctypes.c_uint8 * 32),
+        ("load_time", c_uint64),
+        ("unread_too", ctypes.c_uint8 * 144),
         ("run_time_ns", c_uint64),
         ("run_cnt", c_uint64),
         ("recursion_misses", c_uint64),
@@ -261,6 +263,13 @@ def prog_info(fd: int) -> ProgInfo:
     info = _ProgInfo()
     _info(fd, info)
     return ProgInfo(info.run_time_ns, info.run_cnt, info.recursion_misses)
+
+
+def prog_load_ns(fd: int) -> int:
+    """When a program was loaded: CLOCK_BOOTTIME."""
+    info = _ProgInfo()
+    _info(fd, info)
+    return int(info.load_time)
 
 
 class _LinkInfo(ctypes.Structure):  # struct bpf_link_info, up to the last field that is read

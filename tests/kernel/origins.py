@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cases import Processes
-from senders import NOBODY, forked, run, send, set_name
+from senders import NOBODY, forked, run, set_name
 from waiting import wait_for
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _F_SETSIG, _F_SETOWN_EX, _F_OWNER_TID = 10, 15, 0
-_PTRACE_CONT, _PTRACE_KILL, _PTRACE_ATTACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 7, 8, 16, 0x4206, 0x4207
-_PTRACE_O_EXITKILL = 1 << 20
+PTRACE_CONT, _PTRACE_KILL, _PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE, _PTRACE_INTERRUPT = 7, 8, 16, 17, 0x4206, 0x4207
+PTRACE_O_TRACEEXIT, _PTRACE_O_EXITKILL = 1 << 6, 1 << 20
 _TIOCSIG = 0x40045436
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -53,6 +53,17 @@ class Happened:
     said: tuple[Said, ...]
 
 
+def said(event: dict[str, str]) -> Said:
+    """An event in the terms of Said."""
+    return Said(
+        event["KILLSNOOP_EVENT"],
+        event["KILLSNOOP_SIGNAL"],
+        event["KILLSNOOP_ORIGIN"],
+        event.get("KILLSNOOP_COMM", ""),
+        event.get("KILLSNOOP_TRIGGER_COMM", ""),
+    )
+
+
 def _signal_and_death(signal_name: str, origin: str, sender: str = "kernel", trigger: str = "") -> tuple[Said, ...]:
     return tuple(Said(kind, signal_name, origin, sender, trigger) for kind in ("delivery", "death"))
 
@@ -77,7 +88,7 @@ def _waited(pid: int) -> int:
     return found[0] if found else 0
 
 
-def _arm(sock: socket.socket, owner: int, number: int) -> None:
+def arm(sock: socket.socket, owner: int, number: int) -> None:
     """Signal-driven I/O: the next byte on the socket sends `number` to the owner."""
     fcntl.fcntl(sock, fcntl.F_SETOWN, owner)
     if number:
@@ -101,7 +112,7 @@ def _by_file(
 
         def act() -> None:
             ours, theirs = socket.socketpair()
-            _arm(ours, owner(pid), number)
+            arm(ours, owner(pid), number)
             theirs.send(b"!")
 
         run(act, b"ks-io", uid)
@@ -136,7 +147,7 @@ def _armed_by_another(processes: Processes) -> Happened:
 
     def act() -> None:
         ours, theirs = socket.socketpair()
-        _arm(ours, pid, signal.SIGKILL)
+        arm(ours, pid, signal.SIGKILL)
         run(lambda: theirs.send(b"!"), b"ks-bystander")
 
     run(act, b"ks-armed")
@@ -151,7 +162,7 @@ def _own_file(_: Processes) -> Happened:
         for number in (signal.SIGIO, signal.SIGURG, signal.SIGUSR1):
             signal.signal(number, lambda *_: None)
         ours, theirs = socket.socketpair()
-        _arm(ours, os.getpid(), 0)
+        arm(ours, os.getpid(), 0)
         for _ in range(100):
             theirs.send(b"!")
         fcntl.fcntl(ours, _F_SETSIG, signal.SIGUSR1)
@@ -354,7 +365,7 @@ def _orphaned_group(processes: Processes) -> Happened:
     )
 
 
-def _ptrace(request: int, pid: int, data: int = 0) -> None:
+def ptrace(request: int, pid: int, data: int = 0) -> None:
     assert _libc.ptrace(request, pid, None, data) == 0, os.strerror(ctypes.get_errno())
 
 
@@ -369,24 +380,24 @@ def _traced(name: str, act: Callable[[int], object], *said: Said, prepare: Calla
 
 
 def _seized(pid: int) -> None:
-    _ptrace(_PTRACE_SEIZE, pid)
-    _ptrace(_PTRACE_INTERRUPT, pid)
+    ptrace(PTRACE_SEIZE, pid)
+    ptrace(_PTRACE_INTERRUPT, pid)
     os.waitpid(pid, 0)
 
 
 def _kill_by_ptrace(pid: int) -> None:
     _seized(pid)
-    _ptrace(_PTRACE_KILL, pid)
+    ptrace(_PTRACE_KILL, pid)
 
 
 def _inject(number: int) -> Callable[[int], None]:
     """The tracee stops for SIGWINCH, which kills nobody, and goes on with another signal."""
 
     def act(pid: int) -> None:
-        _ptrace(_PTRACE_SEIZE, pid)
+        ptrace(PTRACE_SEIZE, pid)
         os.kill(pid, signal.SIGWINCH)
         os.waitpid(pid, 0)
-        _ptrace(_PTRACE_CONT, pid, number)
+        ptrace(PTRACE_CONT, pid, number)
         os.waitpid(pid, 0)
 
     return act
@@ -394,22 +405,22 @@ def _inject(number: int) -> Callable[[int], None]:
 
 def _inject_blocked(pid: int) -> None:
     """The injected SIGTERM stays pending; the tracee dies of its own alarm, which the tracer passes on."""
-    _ptrace(_PTRACE_SEIZE, pid)
+    ptrace(PTRACE_SEIZE, pid)
     for number in (signal.SIGWINCH, signal.SIGALRM):
         os.kill(pid, signal.SIGWINCH) if number == signal.SIGWINCH else None
         os.waitpid(pid, 0)
-        _ptrace(_PTRACE_CONT, pid, signal.SIGTERM if number == signal.SIGWINCH else number)
+        ptrace(PTRACE_CONT, pid, signal.SIGTERM if number == signal.SIGWINCH else number)
     os.waitpid(pid, 0)
 
 
 def _exitkill(pid: int) -> None:
-    _ptrace(_PTRACE_SEIZE, pid, _PTRACE_O_EXITKILL)
+    ptrace(PTRACE_SEIZE, pid, _PTRACE_O_EXITKILL)
 
 
 def _attach(pid: int) -> None:
-    _ptrace(_PTRACE_ATTACH, pid)
+    ptrace(_PTRACE_ATTACH, pid)
     os.waitpid(pid, 0)
-    _ptrace(_PTRACE_CONT, pid, signal.SIGKILL)
+    ptrace(PTRACE_CONT, pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
@@ -554,6 +565,3 @@ def perform(name: str) -> Happened:
         return ORIGINS[name](processes)
     finally:
         processes.close()
-
-
-__all__ = ["ORIGINS", "Happened", "Said", "perform", "send"]

@@ -12,6 +12,7 @@ import threading
 import traceback
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_DUMPABLE = 4
 _X86_64 = platform.machine() == "x86_64"
 NUMBERS = {
     "kill": 62 if _X86_64 else 129,
@@ -41,6 +42,14 @@ def set_name(name):
     _libc.prctl(15, ctypes.c_char_p(name), 0, 0, 0)
 
 
+def become(uid):
+    """Drop all privileges. As after execve(2), processes of this uid may trace it."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
 def forked(action, name=None, uid=None):
     """Run action() in a new process; its pid. An exception makes the exit code 1."""
     pid = os.fork()
@@ -52,9 +61,7 @@ def forked(action, name=None, uid=None):
         if name is not None:
             set_name(name)
         if uid is not None:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
+            become(uid)
         action()
         status = 0
     except BaseException:

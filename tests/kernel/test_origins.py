@@ -1,23 +1,12 @@
 """Every way in which the kernel comes to generate a signal: what it is called, who is named, and that no death is unseen."""
 
 import pytest
-from origins import ORIGINS, Said, perform
+from origins import ORIGINS, perform, said
 
 
 @pytest.fixture(scope="module")
 def daemon(shared_daemon):
     return shared_daemon
-
-
-def said(event):
-    """An event in the terms of origins.Said."""
-    return Said(
-        event["KILLSNOOP_EVENT"],
-        event["KILLSNOOP_SIGNAL"],
-        event["KILLSNOOP_ORIGIN"],
-        event.get("KILLSNOOP_COMM", ""),
-        event.get("KILLSNOOP_TRIGGER_COMM", ""),
-    )
 
 
 @pytest.mark.parametrize("name", ORIGINS)

@@ -90,7 +90,8 @@ def _recipe(machine: Machine) -> str:
     """A hash of everything that determines the image."""
     parts = (
         machine.suite, str(machine.kernel), machine.backports, machine.architecture.name,
-        *filter(None, [machine.kernel_suite]), _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
+        _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT, *machine.packages,
+        *filter(None, [machine.kernel_suite]),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -125,7 +126,7 @@ def _make(machine: Machine, root: Path, made: Path) -> None:
 
 def _bootstrap(machine: Machine, root: Path) -> None:
     """Debian, in a folder."""
-    packages, hooks = list(PACKAGES), []
+    packages, hooks = [*PACKAGES, *machine.packages], []
     if not isinstance(machine.kernel, Path):
         kernel = machine.kernel.format(architecture=machine.architecture.name)
         suite = machine.kernel_suite or (f"{machine.suite}-backports" if machine.backports else "")

@@ -26,13 +26,16 @@ ARM64 = Architecture(
     ("-chardev", "file,id=output,path={output}", "-device", "pci-serial,chardev=output"),  # `virt` has one port itself
 )  # fmt: skip
 
-# Tests after the reboot, in this order: removal comes last. Those before it need flags of their own, which take long to
+# Tests after the reboot, in this order: lockdown, which stays, and removal come last. Those before them need flags of their own, which take long to
 # change.
 GUEST = tuple(
-    f"test_{name}.py" for name in ("boot", "journal", "privileges", "pins", "faults", "no_loss", "journald", "removal")
+    f"test_{name}.py"
+    for name in ("boot", "journal", "privileges", "pins", "faults", "no_loss", "journald", "hooks", "removal")
 )
 # tests/kernel, between installation and reboot: how the probe works on this kernel.
-KERNEL = tuple(f"test_{name}.py" for name in ("coverage", "signals", "identity", "deaths", "pins", "storm"))
+KERNEL = tuple(
+    f"test_{name}.py" for name in ("coverage", "signals", "identity", "deaths", "pins", "attaching", "storm")
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Machine:
     backports: bool = False  # from the suite's backports
     kernel_suite: str = ""  # from another suite
     architecture: Architecture = AMD64
+    packages: tuple[str, ...] = ()  # besides those of image.py
     boot: str = ""  # added to the kernel's command line
     installation: str = "test_installation.py"
     guest: tuple[str, ...] = GUEST
@@ -54,13 +58,13 @@ class Machine:
 
 
 CI = (
-    Machine("bookworm", "bookworm", kernel_tests=("test_storm.py",)),
-    Machine("trixie", "trixie", kernel_tests=("test_storm.py",)),
+    Machine("bookworm", "bookworm", kernel_tests=("test_attaching.py", "test_storm.py")),
+    Machine("trixie", "trixie", kernel_tests=("test_attaching.py", "test_storm.py")),
     # The newest kernel for Debian 13.
     Machine(
         "trixie-backports", "trixie", backports=True,
-        guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "removal")),
-        kernel_tests=("test_coverage.py", "test_signals.py", "test_deaths.py", "test_storm.py"),
+        guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "hooks", "removal")),
+        kernel_tests=("test_coverage.py", "test_signals.py", "test_deaths.py", "test_attaching.py", "test_storm.py"),
     ),
 )  # fmt: skip
 
