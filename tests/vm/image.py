@@ -90,8 +90,8 @@ def _recipe(machine: Machine) -> str:
     """A hash of everything that determines the image."""
     parts = (
         machine.suite, str(machine.kernel), machine.backports, machine.architecture.name,
-        *filter(None, [machine.kernel_suite]), _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
-        *machine.packages,
+        _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT, *machine.packages,
+        *filter(None, [machine.kernel_suite]),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
