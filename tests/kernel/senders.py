@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import faulthandler
 import os
+import pickle
 import platform
 import signal
 import struct
@@ -41,6 +42,14 @@ def set_name(name):
     _libc.prctl(15, ctypes.c_char_p(name), 0, 0, 0)
 
 
+def become(uid):
+    """Be this user from now on, with no way back, as after a login."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    _libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which the change of uid takes away: such a process cannot be traced
+
+
 def forked(action, name=None, uid=None):
     """Run action() in a new process; its pid. An exception makes the exit code 1."""
     pid = os.fork()
@@ -51,10 +60,8 @@ def forked(action, name=None, uid=None):
         faulthandler.disable()  # pytest's would raise a fatal signal again, by tgkill
         if name is not None:
             set_name(name)
-        if uid is not None:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
+        if uid not in (None, os.getuid()):
+            become(uid)
         action()
         status = 0
     except BaseException:
@@ -70,6 +77,22 @@ def run(action, name=None, uid=None):
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"sender {name!r} ended with status {status}"
     return pid
+
+
+def result_of(action, name, uid):
+    """What action() returns in a process of this name and user."""
+    read, write = os.pipe()
+
+    def act():
+        with os.fdopen(write, "wb") as file:
+            pickle.dump(action(), file)
+
+    pid = forked(act, name, uid)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        result = file.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return pickle.loads(result)
 
 
 @contextlib.contextmanager
