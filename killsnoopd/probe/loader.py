@@ -107,8 +107,7 @@ def _load(settings: Settings, chosen: dict[str, str], pinned: Objects | None) ->
 
 def may_load(status: bytes) -> bool:
     """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which covers them."""
-    found = re.search(rb"^CapEff:\s*(\w+)", status, re.M)
-    capabilities = int(found[1], 16) if found else 0
+    capabilities = privileges.bit_set(status, "CapEff")
     both = 1 << 39 | 1 << 38
     return capabilities & both == both or bool(capabilities & 1 << 21)
 
