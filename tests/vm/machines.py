@@ -29,7 +29,8 @@ ARM64 = Architecture(
 # Tests after the reboot, in this order: removal comes last. Those before it need flags of their own, which take long to
 # change.
 GUEST = tuple(
-    f"test_{name}.py" for name in ("boot", "journal", "privileges", "pins", "faults", "no_loss", "journald", "removal")
+    f"test_{name}.py"
+    for name in ("boot", "journal", "privileges", "pins", "faults", "origins", "no_loss", "journald", "removal")
 )
 # tests/kernel, between installation and reboot: how the probe works on this kernel.
 KERNEL = tuple(f"test_{name}.py" for name in ("coverage", "signals", "identity", "deaths", "pins", "storm"))
