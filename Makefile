@@ -142,7 +142,7 @@ bench-vm:
 
 install:
 	install -d $(prefix)/lib/killsnoopd $(prefix)/bin $(prefix)/lib/systemd/system $(prefix)/lib/systemd/catalog \
-		$(prefix)/lib/sysusers.d $(docdir)/dynamic-user $(docdir)/prometheus/rules $(docdir)/prometheus/targets \
+		$(prefix)/lib/sysusers.d $(docdir)/dynamic-user $(docdir)/without-sys-admin $(docdir)/prometheus/rules $(docdir)/prometheus/targets \
 		$(prefix)/share/man/man8 $(bashdir) $(zshdir) $(fishdir) $(DESTDIR)$(SYSCONFDIR)/default
 	cp -R killsnoopd $(prefix)/lib/killsnoopd/
 	find $(prefix)/lib/killsnoopd -name __pycache__ -prune -exec rm -r {} +
@@ -157,7 +157,7 @@ install:
 	done
 	install -m 644 deploy/killsnoopd.catalog $(prefix)/lib/systemd/catalog/
 	install -m 644 deploy/killsnoopd.sysusers $(prefix)/lib/sysusers.d/killsnoopd.conf
-	install -m 644 deploy/dynamic-user/*.conf $(docdir)/dynamic-user/
+	for folder in dynamic-user without-sys-admin; do install -m 644 deploy/$$folder/*.conf $(docdir)/$$folder/ || exit 1; done
 	install -m 644 deploy/prometheus/*.yml $(docdir)/prometheus/
 	install -m 644 deploy/prometheus/rules/*.yml $(docdir)/prometheus/rules/
 	install -m 644 deploy/prometheus/targets/*.yml $(docdir)/prometheus/targets/
@@ -172,7 +172,7 @@ install:
 
 # /etc/default/killsnoopd stays if it was changed.
 uninstall:
-	rm -rf $(prefix)/lib/killsnoopd $(docdir)/dynamic-user $(docdir)/prometheus
+	rm -rf $(prefix)/lib/killsnoopd $(docdir)/dynamic-user $(docdir)/without-sys-admin $(docdir)/prometheus
 	rm -f $(docdir)/grafana-dashboard.json $(docdir)/runbook.md
 	-rmdir $(docdir) 2>/dev/null
 	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \

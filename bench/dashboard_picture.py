@@ -131,7 +131,12 @@ class Picture:
     def __init__(self, prometheus: Prometheus, start: float, end: float, height: int) -> None:
         self.prometheus, self.start, self.end, self.height = prometheus, start, end, height
         board = json.loads(DASHBOARD.read_text())
-        window = {"__range": f"{int(end - start)}s", "__interval": f"{STEP_S}s", "__rate_interval": f"{STEP_S + 1}s"}
+        window = {
+            "__range": f"{int(end - start)}s",
+            "__range_s": str(int(end - start)),
+            "__interval": f"{STEP_S}s",
+            "__rate_interval": f"{STEP_S + 1}s",
+        }
         self.values = variables(board, comm=SENDERS, signal=SIGNALS) | window
         mpl.rcParams.update(
             {

@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from killsnoopd.failure import Failure  # noqa: E402
 from killsnoopd.probe import compiler, hooks, libbpf, start, ways  # noqa: E402
-from killsnoopd.probe.program import Layout, possible_cpus  # noqa: E402
+from killsnoopd.probe.program import Layout  # noqa: E402
 from killsnoopd.settings import ATTACH, Settings  # noqa: E402
 
 PASSES, TIMES = 60, 300  # a pass takes less than a tick of the timer
@@ -84,7 +84,7 @@ def empty(way: str) -> Iterator[None]:
 @contextlib.contextmanager
 def probe(way: str) -> Iterator[None]:
     """killsnoopd's probe, with nobody who reads its events."""
-    opened = start.load([f"--probe.attach={way}"], Layout(possible_cpus(), Settings().max_series), sys.executable)
+    opened = start.load([f"--probe.attach={way}"], Layout.of(Settings()), sys.executable)
     try:
         yield
     finally:

@@ -17,10 +17,9 @@ from killsnoopd import cli, entry, privileges
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import btf, hooks, libbpf, loader, pins, self_test, start, ways
 from killsnoopd.probe.compiler import INSTALL_BCC
-from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
+from killsnoopd.probe.program import Layout, probe_hash
 from killsnoopd.settings import Settings
 
-_CAP_SYS_ADMIN = 1 << 21
 _START = "killsnoopd does not start"
 
 
@@ -128,11 +127,12 @@ def _hooks(settings: Settings) -> str:
     _need_capabilities()
     chosen = ways.choose(settings)
     paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_bytes())
-    if hooks.TRACEPOINT in chosen.values() and paranoid >= 3 and not privileges.effective() & _CAP_SYS_ADMIN:
+    allowed = paranoid < 3 or privileges.effective() >> privileges.CAP_SYS_ADMIN & 1
+    if hooks.TRACEPOINT in chosen.values() and not allowed:
         raise hooks.perf_refusal(paranoid)
     for hook in hooks.chosen(settings):
         hooks.check(hook, chosen[hook.program])
-    inexact = ways.inexact(chosen)
+    inexact = ways.inexact(chosen, ways.preemptible())
     return ", ".join(
         f"{program} by {way}" + (" (misses signals while tasks are preempted)" if program in inexact else "")
         for program, way in chosen.items()
@@ -167,7 +167,7 @@ def _kernel_memory() -> str:
 
 def _probe(config: cli.Config, argv: list[str], python: str) -> str:
     _need_capabilities()
-    opened = start.load(argv, Layout(possible_cpus(), config.probe.max_series), python)
+    opened = start.load(argv, Layout.of(config.probe), python)
     try:
         faults = self_test.faults(opened, config.probe.syscalls)
     finally:
@@ -178,7 +178,7 @@ def _probe(config: cli.Config, argv: list[str], python: str) -> str:
 
 
 def _pinned(directory: Path, config: cli.Config) -> str:
-    pins.open_pinned(directory, Layout(possible_cpus(), config.probe.max_series)).close()
+    pins.open_pinned(directory, Layout.of(config.probe)).close()
     return str(directory)
 
 

@@ -45,6 +45,8 @@ class Config:
     events_target: str  # auto, journal, stdout or none
     unit_rules: tuple[Rule, ...]  # of --events.exclude, that only the daemon can apply (events/exclusion.py)
     fold: tuple[str, ...]  # rules that merge series on the page (metrics/fold.py)
+    timestamps: bool  # on the page
+    expected_senders: tuple[str, ...]  # as they are on the page
     probe: Settings
     pin: Path | None  # open the probe pinned below this folder instead of loading one
     log_level: str
@@ -135,6 +137,13 @@ def _whole(low: int, high: int):  # type: ignore[no-untyped-def]
         return int(value)
 
     return parse_whole
+
+
+def _expected_sender(value: str) -> str:
+    """A label `comm`; names.text() makes no other characters."""
+    if not value or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{value!r} is not the name of a process as it is on the page")
+    return value
 
 
 def _rule(value: str) -> str:
@@ -255,6 +264,13 @@ def parser() -> argparse.ArgumentParser:
         help="events that a uid may log at once before the rate applies (default %(default)s)",
     )
     add(
+        "--events.cmdline",
+        dest="cmdline",
+        choices=("on", "off"),
+        default="on",
+        help="log the sender's command line; off: for machines whose command lines hold secrets (default %(default)s)",
+    )
+    add(
         "--events.grace-period",
         dest="grace_s",
         type=_whole(0, 86_400),
@@ -273,13 +289,23 @@ def parser() -> argparse.ArgumentParser:
         "(default %(default)s)",
     )
     add(
+        "--metrics.max-deaths",
+        dest="max_deaths",
+        type=_whole(1, 1_000_000),
+        default=defaults.max_deaths,
+        metavar="N",
+        help="sets of sender, victim, unit, signal and origin of deaths with their own counter; the rest count as "
+        'tcomm="(other)" (default %(default)s)',
+    )
+    add(
         "--metrics.series-ttl",
         dest="series_ttl_s",
         type=_whole(0, 1_000_000_000),
         default=defaults.series_ttl_s,
         metavar="SECONDS",
-        help="a set idle for this long may lose its counter to a new one; its calls then move to "
-        "killsnoop_signals_aged_total; 0: never (default %(default)s, a day)",
+        help="a set idle for this long may lose its counter to a new one; its calls or deaths "
+        "then move to killsnoop_signals_aged_total or killsnoop_deaths_aged_total; 0: never "
+        "(default %(default)s, a day)",
     )
     add(
         "--metrics.fold",
@@ -288,8 +314,25 @@ def parser() -> argparse.ArgumentParser:
         type=_rule,
         default=[],
         metavar="RULE",
-        help='show senders whose name matches RULE as one comm, such as "worker-#" or "kworker/*": # matches a number, '
+        help='show processes whose name matches RULE as one comm or tcomm, such as "worker-#" or "kworker/*": '
+        "# matches a number, "
         "* any text; numbers replaces each number in each name by #; may be repeated",
+    )
+    add(
+        "--metrics.expected-sender",
+        dest="expected_senders",
+        action="append",
+        type=_expected_sender,
+        default=[],
+        metavar="COMM",
+        help="a sender, as it is on the page, that the alerts expect to kill on this host: "
+        "killsnoop_expected_sender_info; may be repeated",
+    )
+    add(
+        "--no-metrics.timestamps",
+        dest="timestamps",
+        action="store_false",
+        help="leave out when each series last counted: killsnoop_*_last_timestamp_seconds, which the alerts need",
     )
     add(
         "--probe.syscalls",
@@ -367,11 +410,14 @@ def parse(argv: list[str]) -> Config:
         events_target=args.events_target,
         unit_rules=tuple(by_unit),
         fold=tuple(args.fold),
+        timestamps=args.timestamps,
+        expected_senders=tuple(dict.fromkeys(args.expected_senders)),
         probe=Settings(
             syscalls=args.syscalls,
             self_signals=args.self_signals,
             grace_s=args.grace_s,
             max_series=args.max_series,
+            max_deaths=args.max_deaths,
             series_ttl_s=args.series_ttl_s,
             ring_bytes=args.ring_bytes,
             excluded=excluded,
@@ -379,6 +425,7 @@ def parse(argv: list[str]) -> Config:
             rate=args.rate,
             burst=args.burst,
             attach=args.attach,
+            cmdline=args.cmdline == "on",
         ),
         pin=args.pin,
         log_level=args.log_level,

@@ -24,7 +24,7 @@ from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.metrics import families, fold, page
 from killsnoopd.probe import pins, self_test, start
 from killsnoopd.probe.attached import Probe
-from killsnoopd.probe.program import Layout, possible_cpus, probe_hash
+from killsnoopd.probe.program import Layout, probe_hash
 from killsnoopd.web import server
 from killsnoopd.web.config_file import WebConfigFile
 
@@ -95,7 +95,7 @@ def run(config: cli.Config, argv: list[str]) -> int:
 
 
 def _open_probe(config: cli.Config, argv: list[str]) -> Probe:
-    layout = Layout(possible_cpus(), config.probe.max_series)
+    layout = Layout.of(config.probe)
     if config.pin:
         return pins.open_pinned(config.pin / probe_hash(config.probe), layout)
     return start.load(argv, layout, start.loader_python())
@@ -152,7 +152,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, web_config)
-    registry = families.registry(opened, writer, fold.folder(config.fold))
+    registry = families.registry(opened, writer, fold.folder(config.fold), config.timestamps, config.expected_senders)
     port = server.Server(registry, config.telemetry_path, web_config, config.max_requests)
     await port.start(sockets)
     addresses = ", ".join(map(server.address, sockets))
@@ -199,7 +199,9 @@ def _status(opened: Probe) -> str:
     """The line for `systemctl status` and for the log at stop."""
     counts, ledger = opened.counts(), opened.ledger()
     lost = sum(ledger.statuses[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
-    return f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
+    line = f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
+    inexact = opened.inexact()
+    return line + (f"; the kernel may preempt the probe at {', '.join(inexact)} and miss signals" if inexact else "")
 
 
 def _stop(opened: Probe, writer: Writer | None) -> None:

@@ -14,6 +14,7 @@ _U16 = Annotated[int, "H"]
 _U8 = Annotated[int, "B"]
 _COMM = Annotated[bytes, "16s"]
 _PADDING = Annotated[bytes, "5s"]
+_PADDING_2 = Annotated[bytes, "3s"]
 
 
 class Head(NamedTuple):
@@ -55,15 +56,23 @@ class Head(NamedTuple):
     status: _S32
     exe_len: _U16
     cgroup_len: _U16
+    cmdline_len: _U16
+    ancestors_len: _U16
     tcgroup_len: _U16
     kind: _U8
     outcome: _U8
+    cmdline: _U8
+    padding_2: _PADDING_2
     tcomm: _COMM
 
 
 FORMATS = tuple(kind.__metadata__[0] for kind in get_type_hints(Head, include_extras=True).values())
 HEAD = struct.Struct("=" + "".join(FORMATS))
 KINDS = ("call", "delivery", "death", "exit")  # numbered as enum kind
+CMDLINES = ("none", "whole", "cut", "unread")  # numbered as enum cmdline
+CMDLINE_MAX = 512  # bytes of a command line (maps.h)
+ANCESTORS_MAX = 16
+_ANCESTOR = struct.Struct("=I16s")
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST, _HANDLED = 1, 2, 4, 8, 16, 32  # enum flag
 
@@ -75,6 +84,14 @@ class Place:
     cgroup: int  # id: the inode number of the cgroup's folder
     names: tuple[bytes, ...] | None  # from the root, which has none, down to the cgroup; None: not readable
     trusted: int  # how many of them root has chosen; the others come from the owner of the cgroup above them
+
+
+@dataclass(frozen=True, slots=True)
+class Cmdline:
+    """A command line."""
+
+    arguments: bytes | None  # each ending with a NUL, or as many bytes as were read; None: the probe could not read it
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +112,8 @@ class Sender:
     place: Place
     exe_dev: int  # the kernel's dev_t: major << 20 | minor
     exe_names: tuple[bytes, ...]  # from the executable up (maps.h: struct scratch); empty: not known
+    cmdline: Cmdline | None = None  # None: it has none, or it was not asked for
+    ancestors: tuple[tuple[int, str], ...] = ()  # pid and name, from the parent up; empty: none, or not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +190,12 @@ def _place(cgroup: int, text: bytes) -> Place:
     return Place(cgroup, parts, found.index(b"/") if b"/" in found else len(parts))
 
 
+def _cmdline(state: str, arguments: bytes) -> Cmdline | None:
+    if state == "none":
+        return None
+    return Cmdline(None if state == "unread" else arguments, state == "cut")
+
+
 def decode(record: bytes) -> Event:
     """Decode a record of the ring buffer. Raises ValueError if the probe cannot have written it."""
     try:
@@ -180,14 +205,18 @@ def decode(record: bytes) -> Event:
     try:
         kind, origin, outcome = KINDS[head.kind], names.DEATH_ORIGINS[head.origin], names.OUTCOMES[head.outcome]
         syscall = names.SYSCALLS[head.call]
+        cmdline = CMDLINES[head.cmdline]
     except IndexError:
         numbers = f"kind {head.kind}, origin {head.origin}, outcome {head.outcome}, call {head.call}"
-        raise ValueError(f"a record of {numbers}") from None
-    first = HEAD.size + head.exe_len
-    second = first + head.cgroup_len
-    if len(record) != second + head.tcgroup_len:
-        text = f"{head.exe_len}+{head.cgroup_len}+{head.tcgroup_len}"
-        raise ValueError(f"a record of {len(record)} bytes, {text} of them text")
+        raise ValueError(f"a record of {numbers}, cmdline {head.cmdline}") from None
+    lengths = (head.exe_len, head.cgroup_len, head.cmdline_len, head.ancestors_len, head.tcgroup_len)
+    if len(record) != HEAD.size + sum(lengths) or head.ancestors_len % _ANCESTOR.size:
+        raise ValueError(f"a record of {len(record)} bytes, {'+'.join(map(str, lengths))} of them text")
+    parts, at = [], HEAD.size
+    for length in lengths:
+        parts.append(record[at : at + length])
+        at += length
+    exe, cgroup, arguments, ancestors, tcgroup = parts
     flags, by_call, ended = head.flags, origin == "syscall", kind in ("death", "exit")
     sender = target = None
     if head.pid:
@@ -203,9 +232,11 @@ def decode(record: bytes) -> Event:
             names.text(head.comm),
             names.text(head.thread_comm),
             names.text(head.parent_comm),
-            _place(head.cgroup, record[first:second]),
+            _place(head.cgroup, cgroup),
             head.exe_dev,
-            _names(record[HEAD.size : first]),
+            _names(exe),
+            _cmdline(cmdline, arguments),
+            tuple((pid, names.text(comm)) for pid, comm in _ANCESTOR.iter_unpack(ancestors)),
         )
     if head.tpid:
         target = Target(
@@ -214,7 +245,7 @@ def decode(record: bytes) -> Event:
             head.tns_pid if head.tns_pid > 0 else None,
             head.tstart_ns,
             names.text(head.tcomm),
-            _place(head.tcgroup, record[second:]),
+            _place(head.tcgroup, tcgroup),
         )
     return Event(
         kind,

@@ -1,4 +1,4 @@
-"""Drops the daemon's privileges: once the probe is attached, it needs none."""
+"""Drops privileges: the daemon's, once the probe is attached; the loader's, as far as this kernel needs none."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_SET_NAME = 24, 38, 47, 15
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
+CAP_SYS_ADMIN = 21
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,11 +31,23 @@ def drop() -> None:
         last = int(Path("/proc/sys/kernel/cap_last_cap").read_bytes())
         for capability in range(last + 1):
             _prctl(_PR_CAPBSET_DROP, capability)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    if _libc.capset(header, (ctypes.c_uint32 * 6)()) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "capset")
+    _capset(0, 0, 0)
     if _held():
         raise RuntimeError(f"capabilities {_held():#x} are still held after capset")
+
+
+def drop_one(capability: int) -> None:
+    """Drop a capability of this thread for good, if it has it. Raises OSError."""
+    if effective() >> capability & 1:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _capset(*(_status(name) & ~(1 << capability) for name in ("CapEff", "CapPrm", "CapInh")))
+
+
+def _capset(effective: int, permitted: int, inheritable: int) -> None:
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    words = (bits >> shift & 0xFFFFFFFF for shift in (0, 32) for bits in (effective, permitted, inheritable))
+    if _libc.capset(header, (ctypes.c_uint32 * 6)(*words)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "capset")
 
 
 def _held() -> int:

@@ -34,12 +34,14 @@ class Settings:
     grace_s: int = 120  # a SIGKILL this soon after a SIGTERM is an escalation
     self_signals: bool = False
     max_series: int = 10_000
+    max_deaths: int = 2_000
     series_ttl_s: int = 86_400  # a series that is idle this long may lose its counter to a new one; 0: never
     ring_bytes: int = 1 << 21
     excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
     rules: tuple[Rule, ...] = ()  # other events that are not emitted; at most RULES_MAX, each with a comm or a uid
     rate: int = 500  # events per second and uid; 0: no limit
     burst: int = 2000  # events
+    cmdline: bool = True  # events have the sender's command line
     attach: str = "auto"  # how the exits of system calls are attached: auto, or one of ATTACH
 
 

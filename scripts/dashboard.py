@@ -16,7 +16,8 @@ COMM = 'comm=~"$comm"'
 SIGNAL = 'signal=~"$signal"'
 SIGKILL = 'signal="SIGKILL"'
 DELIVERED = 'outcome="delivered"'
-OOM = 'origin="oom"'
+OOM, SELF = 'origin="oom"', 'origin="self"'
+SENT_BY = 'comm!=""'
 SENT, FAILED = 'result="success"', 'result!="success"'
 LOST = 'status=~"rate_limited|ring_full|journal_error|decode_error"'
 RANGE = "$__range"
@@ -35,10 +36,10 @@ def counted(name: str, *matchers: str, window: str = RANGE) -> str:
     """How much counters grew in the window, including series that are new in it.
 
     A series begins with its first signal, at 1, which increase() does not see. It is new in the window if it has fewer
-    samples there than its page, which killsnoop_series represents; then it grew by its value. The greater of both
+    samples there than its page, which killsnoop_events_pending represents; then it grew by its value. The greater of both
     applies, since a series may begin again after a reboot, and then increase() is right.
     """
-    series, page = metric(name, *matchers), metric("killsnoop_series")
+    series, page = metric(name, *matchers), metric("killsnoop_events_pending")
     grown = f"increase({series}[{window}])"
     born = (
         f"(last_over_time({series}[{window}]) and count_over_time({series}[{window}]) "
@@ -47,13 +48,18 @@ def counted(name: str, *matchers: str, window: str = RANGE) -> str:
     return f"({born} > {grown} or {grown} or {born})"
 
 
-def changed_at(function: str, name: str, *matchers: str) -> str:
-    """When counters moved first (min) or last (max) in the range, in milliseconds."""
-    series, page = metric(name, *matchers), metric("killsnoop_series")
+def first_in_range(name: str, *matchers: str) -> str:
+    """When counters first moved in the range, in milliseconds."""
+    series, page = metric(name, *matchers), metric("killsnoop_events_pending")
     moved = (
         f"({series} unless {series} == {series} offset $__interval) and on (job, instance) {page} offset $__interval"
     )
-    return f"{function}_over_time((timestamp({series}) and ({moved}))[{RANGE}:$__interval]) * 1000"
+    return f"min_over_time((timestamp({series}) and ({moved}))[{RANGE}:$__interval]) * 1000"
+
+
+def last_in_range(name: str, *matchers: str) -> str:
+    """When counters last moved, in milliseconds, if that is in the range; `name` is that of their timestamps."""
+    return f"({metric(name, *matchers)} > time() - $__range_s) * 1000"
 
 
 def log_command(expression: str) -> str:
@@ -220,6 +226,35 @@ def overview() -> list[Json]:
     ]  # fmt: skip
 
 
+def deaths() -> list[Json]:
+    """What died, and who killed it."""
+    name, last = "killsnoop_deaths_total", "killsnoop_deaths_last_timestamp_seconds"
+    labels = "comm, tcomm, target_unit, signal, origin, instance"
+    matchers = (COMM, SIGNAL)
+    return [
+        table("What died, and who killed it",
+              "Processes that died of a signal, by sender and victim. No sender: a fault of its own, or the kernel. Last is when the newest of "
+              "them died. Click a sender to filter the whole dashboard.",
+              [instant(f"sum by ({labels}) ({counted(name, *matchers)}) > 0", ref="A", form="table"),
+               instant(f"max by ({labels}) ({last_in_range(last, *matchers)})", ref="B", form="table")],
+              {"comm": "Sender", "tcomm": "Victim", "target_unit": "Unit", "signal": "Signal", "origin": "Origin", "instance": "Host",
+               "Value #A": "Deaths", "Value #B": "Last"},
+              [override("byName", "Sender", links=choose("comm", "Only ${__value.raw}")),
+               override("byName", "Host", links=choose("instance", "Only ${__value.raw}")),
+               override("byName", "Deaths", unit="short", custom__width=90),
+               override("byName", "Last", unit="dateTimeAsIso", custom__width=170)],
+              "Last", 10),
+        series("Deaths by unit", "Processes that died of a signal, by their systemd unit. Without a name: no unit, or not known.",
+               target(f"sum by (target_unit) ({counted(name, *matchers, window=STEP)}) > 0", "{{target_unit}}"), bars=True, width=12),
+        series("Deaths by sender", "Processes that died of a signal that another process sent, by that process's name.",
+               target(f"sum by (comm) ({counted(name, SENT_BY, *matchers, window=STEP)}) > 0", "{{comm}}"), bars=True, width=12),
+        series("Crashes", "Processes that died of a fault of their own, or of a signal that they sent themselves.",
+               target(f"sum by (tcomm, signal) ({counted(name, SELF, *matchers, window=STEP)}) > 0", "{{tcomm}} {{signal}}"), bars=True, width=12),
+        series("OOM kills by victim", "Processes that the kernel's OOM killer killed, by name and unit.",
+               target(f"sum by (tcomm, target_unit) ({counted(name, OOM, *matchers, window=STEP)}) > 0", "{{tcomm}} {{target_unit}}"), bars=True, width=12),
+    ]  # fmt: skip
+
+
 def who() -> list[Json]:
     """Who kills what, and since when."""
     by_sender = counted("killsnoop_signals_total", SIGKILL, COMM, SENT, window=STEP)
@@ -227,8 +262,8 @@ def who() -> list[Json]:
     labels = "comm, signal, result, instance"
     matchers = (COMM, SIGNAL)
     total = f"sum by ({labels}, log) ({log_command(counted('killsnoop_signals_total', *matchers))}) > 0"
-    first = f"min by ({labels}) ({changed_at('min', 'killsnoop_signals_total', *matchers)})"
-    last = f"max by ({labels}) ({changed_at('max', 'killsnoop_signals_total', *matchers)})"
+    first = f"min by ({labels}) ({first_in_range('killsnoop_signals_total', *matchers)})"
+    last = f"max by ({labels}) ({last_in_range('killsnoop_signals_last_timestamp_seconds', *matchers)})"
     return [
         series("SIGKILLs by sender", "Calls that sent SIGKILL, by the sender's process name, per minute or step. A call to a process group counts once here; the panel by origin counts each member.",
                target(f"sum by (comm) ({by_sender}) > 0", "{{comm}}"), bars=True, width=12),
@@ -236,7 +271,7 @@ def who() -> list[Json]:
                target(f"sum by (origin) ({by_origin}) > 0", "{{origin}}"), bars=True, width=12,
                overrides=[override("byName", name, color=color(hue)) for name, hue in (("oom", RED), ("cgroup", "purple"), ("syscall", BLUE), ("pdeathsig", YELLOW), ("autokill", GREEN), ("kernel", ORANGE))]),
         table("Who sent what, since when",
-              "Calls by sender, signal and result on each host. First and Last are accurate to one step of the range. Click a sender to "
+              "Calls by sender, signal and result on each host. First is accurate to one step of the range, Last to 10 s. Click a sender to "
               "filter the whole dashboard, including the log at the bottom. The last column is a command to run on that host.",
               [instant(total, ref="A", form="table"), instant(first, ref="B", form="table"), instant(last, ref="C", form="table")],
               {"comm": "Sender", "signal": "Signal", "result": "Result", "instance": "Host", "Value #A": "Calls",
@@ -345,22 +380,30 @@ def health() -> list[Json]:
                target(lost, "{{instance}}"), unit="percentunit", highest=1),
         series("Events pending", "Events that wait to be logged. If the line stays up, the journal is too slow.",
                target(f"sum by (instance) ({metric('killsnoop_events_pending')})", "{{instance}}")),
-        series("Counters taken", "Share of the maximum (--metrics.max-series). At 100 %, new senders count as (other) until others have been idle for a day.",
-               target(taken, "{{instance}}"), unit="percentunit", highest=1, steps=thresholds((None, GREEN), (HUNDREDS, ORANGE), (MANY, RED))),
-        series("Calls counted as (other)", "Calls by senders that found every counter taken.",
+        series("Counters taken", "Share of the maximum (--metrics.max-series, --metrics.max-deaths). At 100 %, new names count as (other) until others have been idle for a day.",
+               target(taken, "{{instance}} {{family}}"), unit="percentunit", highest=1, steps=thresholds((None, GREEN), (HUNDREDS, ORANGE), (MANY, RED))),
+        series("Counted as (other)", "Calls and deaths that found every counter taken.",
                target(f"sum by (instance) ({grown('killsnoop_series_overflow_total')}) > 0", "{{instance}}"), bars=True),
         series("Counters given to new names", "Counters taken from names that were idle (--metrics.series-ttl).",
                target(f"sum by (instance) ({grown('killsnoop_series_recycled_total')})", "{{instance}}"), bars=True),
         series("Calls of idle names", "Past calls of names that just lost their counter.",
                target(f"sum by (instance) ({grown('killsnoop_signals_aged_total')})", "{{instance}}"), bars=True),
+        series("Deaths of idle names", "Past deaths of names that just lost their counter.",
+               target(f"sum by (instance) ({grown('killsnoop_deaths_aged_total')})", "{{instance}}"), bars=True),
         series("Missed by the probe", "Runs that a program missed: another BPF program was running on that CPU (Linux 6.7 and later), or the probe is broken.",
                target(f"sum by (program) ({grown('killsnoop_probe_missed_total')})", "{{program}}")),
+        series("Expected senders", "Senders that the alerts leave out on some hosts (--metrics.expected-sender), by number of hosts.",
+               target(f"count by (comm) ({metric('killsnoop_expected_sender_info')})", "{{comm}}")),
         series("Hooks by way", "How the probe is attached to its hooks (killsnoopd --probe.attach).",
                target(f"count by (way) ({metric('killsnoop_probe_hook_info')})", "{{way}}")),
+        series("Exact hooks", "1 while the kernel runs the hook's program every time; 0 while it may preempt the program and skip others' runs.",
+               target(f"min by (hook) ({metric('killsnoop_probe_exact')})", "{{hook}}")),
         series("Age of the newest event", "How long ago the newest logged event happened.",
                target(f"time() - {metric('killsnoop_last_event_timestamp_seconds')}", "{{instance}}"), unit="s"),
         series("Unit lookups by source", "Where the cgroup of a sender or a target was found. none, over_budget: it has neither a unit nor a container in the event.",
                target(f"sum by (source) ({rate('killsnoop_cgroup_lookups_total')})", "{{source}}"), unit="cps"),
+        series("Pod lookups by source", "Where the name of the pod of a sender or a target was found. none, over_budget: the event has at most the pod's uid.",
+               target(f"sum by (source) ({rate('killsnoop_pod_lookups_total')})", "{{source}}"), unit="cps"),
         series("CPU", "Share of one CPU used by the daemon. The probe's time is charged to the processes that call it.", target(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"), unit="percentunit"),
         series("Memory", "Resident memory of the daemon.", target(metric("process_resident_memory_bytes"), "{{instance}}"), unit="bytes"),
         series("Scrape", "How long a scrape took.", target(metric("scrape_duration_seconds"), "{{instance}}"), unit="s"),
@@ -423,6 +466,7 @@ def rows() -> list[Json]:
     found = overview()
     top = placed(found, 0, ids)
     for title, panels, collapsed in (
+        ("What died", deaths(), False),
         ("Who kills what, since when", who(), False),
         ("Signals and their outcomes", signals(), False),
         ("Hosts", hosts(), False),

@@ -1,6 +1,10 @@
 """A record as the probe writes it to the ring buffer."""
 
-from killsnoopd.event import FORMATS, HEAD, Head
+import struct
+
+from killsnoopd.event import CMDLINES, FORMATS, HEAD, Head
+
+_LENGTHS = ("exe_len", "cgroup_len", "cmdline_len", "ancestors_len", "tcgroup_len")
 
 _EMPTY = {name: b"" if form.endswith("s") else 0 for name, form in zip(Head._fields, FORMATS, strict=True)}
 _KILL = {
@@ -11,11 +15,14 @@ _KILL = {
 }  # fmt: skip
 
 
-def record(texts=((), (), ()), **changes):
+def record(texts=((), (), ()), cmdline=b"", cmdline_state="", ancestors=(), **changes):
     """The record of a SIGKILL that reached a process, with these changes; a field that is named nowhere is empty.
 
-    `texts`: the names on the paths to the executable and to the cgroups of sender and target.
+    `texts`: the names on the paths to the executable and to the cgroups of sender and target; `ancestors`: pid and name
+    of each.
     """
-    texts = [b"".join(name + b"\0" for name in names) for names in texts]
-    lengths = dict(zip(("exe_len", "cgroup_len", "tcgroup_len"), map(len, texts), strict=True))
-    return HEAD.pack(*Head(**_EMPTY | _KILL | lengths | changes)) + b"".join(texts)
+    exe, cgroup, tcgroup = [b"".join(name + b"\0" for name in names) for names in texts]
+    parts = (exe, cgroup, cmdline, b"".join(struct.pack("=I16s", *each) for each in ancestors), tcgroup)
+    lengths = dict(zip(_LENGTHS, map(len, parts), strict=True))
+    state = {"cmdline": CMDLINES.index(cmdline_state or ("whole" if cmdline else "none"))}
+    return HEAD.pack(*Head(**_EMPTY | _KILL | lengths | state | changes)) + b"".join(parts)

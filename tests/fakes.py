@@ -11,14 +11,18 @@ from killsnoopd.probe.program import Layout
 def counts(series=(), **more):
     """Counts of these series; every other field is empty, or as given."""
     empty = {field.name: 0 if field.type is int else [] for field in dataclasses.fields(Counts)}
-    return Counts(**empty | {"series": list(series), "series_taken": len(series)} | more)
+    found = {"series": list(series), "series_used": [0] * len(series), "series_taken": len(series)} | more
+    for name in ("deaths", "overflow_deaths"):
+        found.setdefault(f"{name}_used", [0] * len(found.get(name, [])))
+    found.setdefault("overflow_used", [0] * len(found.get("overflow", [])))
+    return Counts(**empty | found)
 
 
 class FakeProbe:
     """The part of a probe that the metrics and the writer use."""
 
     def __init__(self, read=None, ledger=None, records=()):
-        self.layout = Layout(cpus=2, series_max=10)
+        self.layout = Layout(cpus=2, series_max=10, deaths_max=5)
         self.bcc_version = "0.26.0"
         self.hooks = {"kill": "fexit", "tkill": "fexit"}
         self.records = list(records)
@@ -33,6 +37,9 @@ class FakeProbe:
 
     def attached(self, hook):
         return hook == "kill"
+
+    def inexact(self):
+        return ["tkill"]
 
     def not_handled(self):
         return dict.fromkeys(PROGRAMS, 0) | {"sys_exit": 3}

@@ -11,6 +11,7 @@ class Told:
 
     last_event_ns = 1_700_000_000_500_000_000
     cgroup_sources = {"kernel": 3, "none": 1}  # noqa: RUF012
+    pod_sources = {"listing": 2, "over_budget": 1}  # noqa: RUF012
 
 
 def every_metric():

@@ -23,6 +23,8 @@ def test_defaults():
         events_target="auto",
         unit_rules=(),
         fold=(),
+        timestamps=True,
+        expected_senders=(),
         probe=Settings(excluded=frozenset({0, 17, 23, 28})),
         pin=None,
         log_level="info",
@@ -38,11 +40,14 @@ def test_web_config_file(value, path):
 def test_settings_of_the_probe():
     """Each flag of the probe is passed on to it."""
     flags = (
-        "--probe.syscalls=kill --events.grace-period=5 --probe.self-signals --metrics.max-series=7 --metrics.series-ttl=8 "
-        "--probe.ring-size=64K --events.include-signal=0,CHLD,URG,WINCH --events.exclude=uid=1 --events.rate=9 --events.burst=10"
+        "--probe.syscalls=kill --events.grace-period=5 --probe.self-signals --metrics.max-series=7 --metrics.max-deaths=6 "
+        "--metrics.series-ttl=8 --probe.ring-size=64K --events.include-signal=0,CHLD,URG,WINCH --events.exclude=uid=1 "
+        "--events.rate=9 --events.burst=10 --events.cmdline=off"
     )
     rule = Rule(frozenset(range(66)) - cli.DEFAULT_EXCLUDED, uid=1)
-    assert cli.parse(flags.split()).probe == Settings(("kill",), 5, True, 7, 8, 65536, frozenset(), (rule,), 9, 10)
+    assert cli.parse(flags.split()).probe == Settings(
+        ("kill",), 5, True, 7, 6, 8, 65536, frozenset(), (rule,), 9, 10, False
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,7 @@ BAD = [
     (["--metrics.max-series=0"], "'0' is not a whole number from 1"),
     (["--metrics.max-series=9999999"], "'9999999' is not a whole number"),
     (["--metrics.fold=worker"], "'worker' is not a rule: write a name with * for any text"),
+    (["--metrics.expected-sender="], "'' is not the name of a process as it is on the page"),
     (["--probe.syscalls=kill,fork"], "'fork' is not one of kill, tkill"),
     (["--probe.syscalls="], "'' is not one of"),
     (["--probe.ring-size=3M"], "'3M' is not a power of two"),

@@ -161,7 +161,7 @@ def promtool(tmp_path, page, series, expected):
         "tests": [{
             "interval": "1m",
             "input_series": [
-                *({"series": f'killsnoop_series{{job="k", instance="{host}"}}', "values": values} for host, values in page.items()),
+                *({"series": f'killsnoop_events_pending{{job="k", instance="{host}"}}', "values": values} for host, values in page.items()),
                 *({"series": f'killsnoop_signals_total{{job="k", signal="SIGKILL", instance="{host}", comm="{comm}"}}', "values": values}
                   for (host, comm), values in series.items()),
             ],

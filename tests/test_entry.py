@@ -87,7 +87,7 @@ $code" "$@"
     )
     python.chmod(0o755)
     with pytest.raises(Failure, match=r"^killsnoopd-loader needs Python 3\.11 or later; .* is 3\.9\.2$") as failed:
-        start.load([], Layout(1, 1), str(python))
+        start.load([], Layout(1, 1, 1), str(python))
     assert failed.value.exit_code == Exit.CONFIG
 
 
@@ -117,7 +117,7 @@ def test_an_exception_that_nobody_expected(debug):
 def test_where_it_happened():
     """The innermost line of this package; of another package if none is."""
     try:
-        Layout(1, "1").row  # noqa: B018 # raises
+        Layout(1, "1", 1).row  # noqa: B018 # raises
     except TypeError as error:
         bug = unforeseen(error)
     assert " at program.py:" in str(bug)

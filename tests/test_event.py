@@ -7,7 +7,7 @@ import pytest
 from event_record import record
 
 from killsnoopd import event
-from killsnoopd.event import Event, Place, Sender, Target
+from killsnoopd.event import Cmdline, Event, Place, Sender, Target
 from killsnoopd.names import DEATH_ORIGINS, ORIGINS
 from killsnoopd.probe import program
 
@@ -30,6 +30,18 @@ DELIVERY = Event(
     ),
     target=Target(pid=42, uid=33, ns_pid=None, start_ns=2_000, comm="nginx", place=Place(12, (), 0)),
 )  # fmt: skip
+
+
+def test_command_line_and_ancestors():
+    """What the probe read; without a command line, or with one that it could not read, there are no bytes."""
+    found = event.decode(record(cmdline=b"kill\0-9\0", ancestors=((7, b"a b"), (1, b"init"))))
+    assert found.sender.cmdline == Cmdline(b"kill\0-9\0", cut=False)
+    assert found.sender.ancestors == ((7, "a b"), (1, "init"))
+    assert event.decode(record(cmdline=b"kill", cmdline_state="cut")).sender.cmdline == Cmdline(b"kill", cut=True)
+    assert event.decode(record(cmdline_state="unread")).sender.cmdline == Cmdline(None)
+    assert event.decode(record()).sender.cmdline is None
+    with pytest.raises(ValueError, match="of them text"):
+        event.decode(record(ancestors=((7, b"a"),), ancestors_len=19, tcgroup_len=1))
 
 
 def c_body(what, text=None):
@@ -75,6 +87,10 @@ def test_the_record_is_laid_out_as_in_the_probe():
 def test_numbers_are_those_of_the_probe():
     """Kinds of event by number, and flags by bit."""
     assert re.findall(r"\w+", c_body("enum kind").lower()) == [*event.KINDS, "kinds"]
+    assert re.findall(r"\w+", c_body("enum cmdline").lower()) == [*event.CMDLINES, "cmdlines"]
+    header = program.MAPS_HEADER.read_text()
+    for name in ("CMDLINE_MAX", "ANCESTORS_MAX"):
+        assert re.search(rf"#define {name} (\d+)\n", header)[1] == str(getattr(event, name))
     flags = {name: int(bit) for name, bit in re.findall(r"(\w+) = (\d+)", c_body("enum flag"))}
     assert flags == {name: getattr(event, f"_{name}") for name in flags}
     assert sorted(flags.values()) == [1 << bit for bit in range(len(flags))]

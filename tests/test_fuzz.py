@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from killsnoopd import event, names
-from killsnoopd.events import fields
+from killsnoopd.events import command_lines, fields
 from killsnoopd.events.processes import Identity
 from killsnoopd.failure import Failure
 from killsnoopd.metrics import families
@@ -36,7 +36,13 @@ def test_any_bytes(record):
 
 def values(field, form):
     """Any value of a field of the record; of those that the probe checks, any that it may write."""
-    enums = {"kind": event.KINDS, "origin": names.ORIGINS, "call": names.SYSCALLS, "outcome": names.OUTCOMES}
+    enums = {
+        "kind": event.KINDS,
+        "cmdline": event.CMDLINES,
+        "origin": names.ORIGINS,
+        "call": names.SYSCALLS,
+        "outcome": names.OUTCOMES,
+    }
     if field in enums:
         return st.integers(0, len(enums[field]) - 1)
     if field == "res":
@@ -56,9 +62,11 @@ heads = st.builds(
 @given(heads, st.binary(max_size=64))
 def test_whatever_the_kernel_may_say(head, tail):
     """Every logged field is one line of printable text; the message names the sender as the metrics do."""
-    head = head._replace(exe_len=0, cgroup_len=len(tail), tcgroup_len=0)
+    head = head._replace(exe_len=0, cgroup_len=0, cmdline_len=len(tail), ancestors_len=0, tcgroup_len=0)
     found = event.decode(event.HEAD.pack(*head) + tail)
-    logged = fields.fields(found, Identity(), 0 - found.time_ns)
+    command = found.sender and found.sender.cmdline
+    identity = Identity(cmdline=command_lines.shell(command) if command else None)
+    logged = fields.fields(found, identity, 0 - found.time_ns)
     assert all(value.isprintable() for value in logged.values())
     if found.sender:
         assert logged["KILLSNOOP_COMM"] == names.text(head.comm.ljust(16, b"\0"))

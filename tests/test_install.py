@@ -44,6 +44,7 @@ def test_install_and_uninstall(installed):
         "usr/lib/sysusers.d/killsnoopd.conf",
         "usr/share/doc/killsnoopd/dynamic-user/killsnoopd.service.conf",
         "usr/share/doc/killsnoopd/dynamic-user/killsnoopd-probe.service.conf",
+        "usr/share/doc/killsnoopd/without-sys-admin/killsnoopd-probe.service.conf",
         "usr/share/doc/killsnoopd/prometheus/rules/alerts.yml",
         "usr/share/doc/killsnoopd/prometheus/targets/killsnoopd.yml",
         "usr/share/doc/killsnoopd/grafana-dashboard.json",
@@ -113,10 +114,11 @@ def test_the_units_verify(installed):
 @pytest.mark.parametrize(
     ("unit", "drop_in", "limit"),
     [
-        ("killsnoopd.service", False, 0.8),
-        ("killsnoopd.service", True, 0.5),
-        ("killsnoopd-probe.service", False, 1.5),
-        ("killsnoopd-probe-check.service", False, 1.0),
+        ("killsnoopd.service", None, 0.8),
+        ("killsnoopd.service", "dynamic-user", 0.5),
+        ("killsnoopd-probe.service", None, 1.5),
+        ("killsnoopd-probe.service", "without-sys-admin", 1.2),
+        ("killsnoopd-probe-check.service", None, 1.0),
     ],
 )
 def test_exposure(unit, drop_in, limit, tmp_path):
@@ -124,7 +126,7 @@ def test_exposure(unit, drop_in, limit, tmp_path):
     copy = tmp_path / unit
     text = (TOP / "deploy" / unit).read_text()
     if drop_in:
-        text += (TOP / "deploy/dynamic-user" / f"{unit}.conf").read_text()
+        text += (TOP / "deploy" / drop_in / f"{unit}.conf").read_text()
     copy.write_text(text)
     result = analyze("security", "--offline=true", "--no-pager", str(copy))
     level = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", result.stdout)[1])

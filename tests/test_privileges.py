@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from killsnoopd import privileges
+
 FIELDS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
 DROP = """
 import subprocess, sys
@@ -45,6 +47,26 @@ def test_drop_with_few_capabilities(options):
     """Without CAP_SETPCAP the bounding set stays, which is of no use to a process that can gain nothing."""
     _, left = dropped("setpriv", *options, "--inh-caps=-all")
     assert left | {"CapBnd": 0} == NONE
+
+
+SYS_ADMIN = 1 << 21
+DROP_ONE = """
+import subprocess
+from killsnoopd import privileges
+privileges.drop_one(privileges.CAP_SYS_ADMIN)
+subprocess.run(["grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status"])
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="takes a capability away from a process of root: run as root")
+def test_drop_one():
+    """No program that is run gets it back, though it stays in the bounding set; the others stay."""
+    before = privileges.effective()
+    said = subprocess.run([sys.executable, "-c", DROP_ONE], capture_output=True, text=True, check=True).stdout
+    left = {name: int(value, 16) for name, value in (line.split(":") for line in said.splitlines())}
+    assert before & SYS_ADMIN
+    assert left["CapEff"] == left["CapPrm"] == before & ~SYS_ADMIN
+    assert left["NoNewPrivs"] == 1
 
 
 def test_a_long_name():

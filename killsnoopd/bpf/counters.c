@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Counters: the cells of a CPU, by series, or by signal, origin and outcome. */
+/* Counters: the cells of a CPU, by series of two tables, or by signal, origin and outcome. */
 
 static __always_inline void add_one(u32 cpu, u32 cell)
 {
@@ -50,64 +50,144 @@ static __always_inline u32 tick(void)
 	return bpf_ktime_get_ns() >> 30;
 }
 
-#define QUEUED ((u32)-1)
+#define QUEUED ((u64)-1)
 /*
- * A CPU uses its cached slot for one era, 1024 jiffies: at most 10 s (CONFIG_HZ=100). After QUARANTINE no CPU can still
- * count in a slot that is in the queue.
+ * A CPU uses its cached slot for one era, 512 jiffies: at most 5.2 s (CONFIG_HZ=100). So last_used is at most that late,
+ * and after QUARANTINE no CPU can still count in a slot that is in the queue.
  */
-#define ERA(jiffies) ((u32)((jiffies) >> 10))
+#define ERA(jiffies) ((u32)((jiffies) >> 9))
 #define QUARANTINE 16 /* ticks */
 
-static __always_inline u64 *slot_state_entry(u32 which)
+#define NO_SLOT ((u32)-1)
+
+/* Note that a slot, or an overflow cell, is in use. */
+static __always_inline void use(u32 at, u64 now)
 {
-	return slot_state.lookup(&which);
+	u64 *last = last_used.lookup(&at);
+
+	if (last && *last != QUEUED)
+		*last = now;
+}
+
+/*
+ * The following functions serve both tables: `table` is a constant wherever they are called, and `key` is a struct series
+ * or a struct victim.
+ */
+static __always_inline u32 first_slot(enum table table)
+{
+	return table == SENDERS ? 0 : SERIES_MAX;
+}
+
+static __always_inline u32 slots_max(enum table table)
+{
+	return table == SENDERS ? SERIES_MAX : DEATHS_MAX;
+}
+
+static __always_inline u32 *find_slot(enum table table, void *key)
+{
+	if (table == SENDERS)
+		return slots.lookup((struct series *)key);
+	return victim_slots.lookup((struct victim *)key);
+}
+
+static __always_inline void delete_slot(enum table table, void *key)
+{
+	if (table == SENDERS)
+		slots.delete((struct series *)key);
+	else
+		victim_slots.delete((struct victim *)key);
+}
+
+static __always_inline void insert_slot(enum table table, void *key, u32 *slot)
+{
+	if (table == SENDERS)
+		slots.insert((struct series *)key, slot);
+	else
+		victim_slots.insert((struct victim *)key, slot);
+}
+
+static __always_inline void *key_of(enum table table, u32 slot)
+{
+	u32 at = slot - first_slot(table);
+
+	if (table == SENDERS)
+		return series.lookup(&at);
+	return victims.lookup(&at);
+}
+
+static __always_inline void copy_key(enum table table, void *to, void *from)
+{
+	if (table == SENDERS)
+		__builtin_memcpy(to, from, sizeof(struct series));
+	else
+		__builtin_memcpy(to, from, sizeof(struct victim));
+}
+
+/* The place of a series among the cells of OVERFLOW and AGED. */
+static __always_inline u32 overflow_cell(enum table table, void *key)
+{
+	struct series *call = key;
+	struct victim *death = key;
+
+	if (table == SENDERS)
+		return call->sig * RESULTS + overflow_result(call->res);
+	return SIGNALS * RESULTS + death->sig * DEATH_ORIGINS + death->origin;
+}
+
+static __always_inline u64 *slot_state_entry(enum table table, enum slot_state which)
+{
+	u32 at = table * SLOT_STATE + which;
+
+	return slot_state.lookup(&at);
 }
 
 /* Queue a slot if its series is idle. Each new series checks two slots at random. */
-static __always_inline void retire(u32 slot, u32 now, u64 *tail)
+static __always_inline void retire(enum table table, u32 slot, u64 now, u64 *tail)
 {
-	u32 *last = used.lookup(&slot), at = *tail % SERIES_MAX;
-	struct series *key = series.lookup(&slot);
+	u64 *last = last_used.lookup(&slot);
+	u32 at = first_slot(table) + *tail % slots_max(table);
+	void *key = key_of(table, slot);
 	struct retired *entry = retired.lookup(&at);
 
-	if (!last || !key || !entry || *last == QUEUED || (s32)(now - *last) < (s32)TTL)
+	if (!last || !key || !entry || *last == QUEUED || (s64)(now - *last) < (s64)TTL_NS)
 		return;
-	u32 *mapped = slots.lookup(key);
+	u32 *mapped = find_slot(table, key);
 
 	if (mapped && *mapped == slot)
-		slots.delete(key);
+		delete_slot(table, key);
 	*last = QUEUED;
 	entry->slot = slot;
-	entry->since = now;
+	entry->since = tick();
 	*tail += 1;
 }
 
 /*
  * Give the oldest slot of the queue to a new series. Its calls move to the current slot of its old series if that is
- * back, or else to AGED. Returns SERIES_MAX if the slot is still in quarantine. The caller holds the lock, with
+ * back, or else to AGED. Returns NO_SLOT if the slot is still in quarantine. The caller holds the lock, with
  * preemption off.
  */
-static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *head)
+static __always_inline u32 recycle(u32 cpu, enum table table, u64 now, void *key, u64 *head)
 {
-	u32 at = *head % SERIES_MAX;
-	u64 total = 0, *version = slot_state_entry(VERSION);
+	u32 at = first_slot(table) + *head % slots_max(table);
+	u64 total = 0, *version = slot_state_entry(table, VERSION);
 	struct retired *entry = retired.lookup(&at);
 
-	if (!entry || !version || (s32)(now - entry->since) < QUARANTINE)
-		return SERIES_MAX;
-	u32 slot = entry->slot, *last = used.lookup(&slot);
-	struct series *old = series.lookup(&slot);
+	if (!entry || !version || (s32)(tick() - entry->since) < QUARANTINE)
+		return NO_SLOT;
+	u32 slot = entry->slot;
+	u64 *last = last_used.lookup(&slot);
+	void *old = key_of(table, slot);
 
 	*head += 1;
 	/* A CPU that looked the slot up just before may have overwritten QUEUED: the slot stays in use until idle again. */
-	if (!old || old->sig >= SIGNALS || !last || *last != QUEUED)
-		return SERIES_MAX;
-	u32 *current = slots.lookup(old);
-	u32 to = cpu * ROW + (current ? SERIES + *current : AGED + old->sig * RESULTS + overflow_result(old->res));
+	if (!old || !last || *last != QUEUED)
+		return NO_SLOT;
+	u32 *current = find_slot(table, old);
+	u32 to = cpu * ROW + (current ? SERIES + *current : AGED + overflow_cell(table, old));
 	u64 *sum = counts.lookup(&to);
 
 	if (!sum)
-		return SERIES_MAX;
+		return NO_SLOT;
 	__sync_fetch_and_add(version, 1);
 	NO_UNROLL for (u32 row = 0; row < CPUS; row++) {
 		u32 from = row * ROW + SERIES + slot;
@@ -119,27 +199,27 @@ static __always_inline u32 recycle(u32 cpu, u32 now, struct series *key, u64 *he
 		}
 	}
 	*sum += total;
-	*old = *key;
+	copy_key(table, old, key);
 	*last = now;
 	__sync_fetch_and_add(version, 1);
 	return slot;
 }
 
-/* One CPU at a time: if another one holds the lock, return SERIES_MAX. */
-static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
+/* One CPU at a time: if another one holds the lock, return NO_SLOT. */
+static __always_inline u32 recycled_slot(u32 cpu, enum table table, void *key)
 {
-	u64 *taken = slot_state_entry(TAKEN), *head = slot_state_entry(QUEUE_HEAD), *tail = slot_state_entry(QUEUE_TAIL),
-	    *lock = slot_state_entry(LOCK);
-	u32 now = tick(), slot = SERIES_MAX;
+	u64 *taken = slot_state_entry(table, TAKEN), *head = slot_state_entry(table, QUEUE_HEAD),
+	    *tail = slot_state_entry(table, QUEUE_TAIL), *lock = slot_state_entry(table, LOCK), now = bpf_ktime_get_boot_ns();
+	u32 first = first_slot(table), slot = NO_SLOT;
 
 	if (!taken || !head || !tail || !lock || !*taken || __sync_lock_test_and_set(lock, 1))
-		return SERIES_MAX;
-	u32 in_use = *taken < SERIES_MAX ? *taken : SERIES_MAX;
+		return NO_SLOT;
+	u32 in_use = *taken < slots_max(table) ? *taken : slots_max(table);
 
-	retire(bpf_get_prandom_u32() % in_use, now, tail);
-	retire(bpf_get_prandom_u32() % in_use, now, tail);
+	retire(table, first + bpf_get_prandom_u32() % in_use, now, tail);
+	retire(table, first + bpf_get_prandom_u32() % in_use, now, tail);
 	if (*head != *tail)
-		slot = recycle(cpu, now, key, head);
+		slot = recycle(cpu, table, now, key, head);
 	__sync_lock_test_and_set(lock, 0);
 	return slot;
 }
@@ -147,7 +227,7 @@ static __always_inline u32 recycled_slot(u32 cpu, struct series *key)
 #define ATTEMPTS_MAX 64 /* each failed attempt is another CPU's success */
 
 /*
- * Increment a number and return its old value; SERIES_MAX after ATTEMPTS_MAX lost races. Not __sync_fetch_and_add: from
+ * Increment a number and return its old value; NO_SLOT after ATTEMPTS_MAX lost races. Not __sync_fetch_and_add: from
  * LLVM 21 on, bcc can compile that only if its result is unused ("Invalid usage of the XADD return value").
  */
 static __always_inline u64 fetch_and_increment(u64 *number)
@@ -161,36 +241,34 @@ static __always_inline u64 fetch_and_increment(u64 *number)
 			return found;
 		expected = found;
 	}
-	return SERIES_MAX;
+	return NO_SLOT;
 }
 
 /* Give a new series a slot. If two CPUs race for one series, the loser's slot stays unused until it is recycled. */
-static __always_inline u32 *take_slot(u32 cpu, struct series *key)
+static __always_inline u32 *take_slot(u32 cpu, enum table table, void *key)
 {
-	u32 slot = SERIES_MAX;
-	u64 *taken = slot_state_entry(TAKEN);
+	u32 slot = NO_SLOT;
+	u64 *taken = slot_state_entry(table, TAKEN);
 
 	if (!taken)
 		return NULL;
-	if (TTL)
-		slot = recycled_slot(cpu, key);
-	if (slot >= SERIES_MAX) {
-		if (*taken >= SERIES_MAX)
+	if (TTL_NS)
+		slot = recycled_slot(cpu, table, key);
+	if (slot == NO_SLOT) {
+		if (*taken >= slots_max(table))
 			return NULL;
 		u64 next = fetch_and_increment(taken);
-		if (next >= SERIES_MAX)
+		if (next >= slots_max(table))
 			return NULL;
-		slot = next;
-		struct series *entry = series.lookup(&slot);
+		slot = first_slot(table) + next;
+		void *entry = key_of(table, slot);
 		if (!entry)
 			return NULL;
-		*entry = *key; /* before the slot can be looked up, and so before anything is counted in it */
-		u32 now = tick();
-
-		used.update(&slot, &now);
+		copy_key(table, entry, key); /* before the slot can be looked up, and so before anything is counted in it */
+		use(slot, bpf_ktime_get_boot_ns()); /* likewise: it is not idle */
 	}
-	slots.insert(key, &slot);
-	return slots.lookup(key);
+	insert_slot(table, key, &slot);
+	return find_slot(table, key);
 }
 
 static __always_inline bool same(struct series *one, struct series *other)
@@ -208,21 +286,21 @@ static __always_inline void count_call(u32 cpu, struct series *key, struct cpu_c
 		add_one(cpu, SERIES + cache->slot_plus_one - 1);
 		return;
 	}
-	u32 *slot = slots.lookup(key);
+	u32 *slot = find_slot(SENDERS, key);
 
 	if (!slot)
-		slot = take_slot(cpu, key);
+		slot = take_slot(cpu, SENDERS, key);
 	if (slot) {
-		u32 now = tick(), *last = used.lookup(slot);
-
-		if (last && *last != now && *last != QUEUED)
-			*last = now;
+		use(*slot, bpf_ktime_get_boot_ns());
 		cache->key = *key;
 		cache->slot_plus_one = *slot + 1;
 		cache->era = era;
 		add_one(cpu, SERIES + *slot);
 	} else {
-		add_one(cpu, OVERFLOW + key->sig * RESULTS + overflow_result(key->res));
+		u32 cell = overflow_cell(SENDERS, key);
+
+		use(OVERFLOW + cell, bpf_ktime_get_boot_ns());
+		add_one(cpu, OVERFLOW + cell);
 	}
 }
 

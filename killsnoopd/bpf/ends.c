@@ -156,8 +156,7 @@ int on_sched_process_exit(void *ctx)
 		event->res = 0;
 		event->status = status >> 8 & 0xff;
 		event->outcome = 0;
-		event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
-		scratch->text_len = 0;
+		no_text(scratch);
 		describe_target(event, task);
 		scratch->now = event->time_ns;
 		if (event->cause.sender.pid == tgid) /* it sent itself the signal */
@@ -168,7 +167,7 @@ int on_sched_process_exit(void *ctx)
 		}
 		BARRIER;
 		if (kind == DEATH)
-			add_one(cpu, DEATHS + sig * DEATH_ORIGINS + event->cause.origin);
+			count_death(cpu, scratch, task);
 		else
 			add_one(cpu, EXITS + event->cause.sig);
 		BARRIER;

@@ -3,12 +3,13 @@
 
 /*
  * How far a path is followed, and how much of the text it may take: a name may begin before the limit of its path. A long
- * path cannot take the room of the paths behind it, and all three end before TEXT_MAX.
+ * path cannot take the room of the parts behind it, and all parts end before TEXT_MAX.
  */
 #define EXE_DEPTH_MAX 32
 #define EXE_TEXT_MAX 512
 #define CGROUP_DEPTH_MAX 12
 #define CGROUP_TEXT_MAX 384
+#define CMDLINE_SIZE_MAX (1UL << 31) /* bytes; no execve(2) takes as much */
 
 /* Without the asm, clang drops the mask as redundant. The verifier needs it. */
 static __always_inline u32 within_text(u32 end)
@@ -46,6 +47,16 @@ static __always_inline void add_mark(struct scratch *scratch, u32 limit)
 	to[0] = '/';
 	to[1] = 0;
 	add_name(scratch, 2);
+}
+
+/* Begin a record without text. */
+static __always_inline void no_text(struct scratch *scratch)
+{
+	struct event *event = &scratch->event;
+
+	event->exe_len = event->cgroup_len = event->cmdline_len = event->ancestors_len = event->tcgroup_len = 0;
+	event->cmdline = NONE;
+	scratch->text_len = 0;
 }
 
 /* Only fatal signals may use the second half of the ring buffer. */
@@ -311,4 +322,72 @@ static __always_inline void add_cgroup(struct scratch *scratch, struct task_stru
 	}
 	*len = scratch->text_len - start;
 #endif
+}
+
+/*
+ * The command line of a sender, from its own memory, which the kernel can read here only if the sender is the current
+ * task, and only the pages that are present. (lockdown=confidentiality forbids reading the kernel's memory, not this.)
+ *
+ * A program that sets its title may overwrite its arguments and what follows them, up to the first NUL; the last byte of
+ * the arguments is then not NUL (get_mm_proctitle, fs/proc/base.c).
+ */
+static __always_inline void add_cmdline(struct scratch *scratch, struct task_struct *task)
+{
+#if CMDLINE
+	struct mm_struct *mm = task->mm;
+	struct event *event = &scratch->event;
+	char *to = next_name(scratch, TEXT_MAX), last = 0;
+
+	if (!mm || task->flags & PF_KTHREAD || !to)
+		return;
+	u64 start = mm->arg_start, size = mm->arg_end - start;
+	u64 len = size < CMDLINE_MAX ? size : CMDLINE_MAX;
+
+	if (!start || size - 1 >= CMDLINE_SIZE_MAX)
+		return;
+	event->cmdline = UNREAD;
+	if (task->pid != (u32)bpf_get_current_pid_tgid())
+		return;
+	read_user(&last, 1, (void *)(start + size - 1));
+	if (last) {
+		s64 title = read_user_str(to, CMDLINE_MAX, (void *)start);
+
+		if (title > 0)
+			event->cmdline = title < CMDLINE_MAX ? WHOLE : CUT;
+		event->cmdline_len = title;
+	} else {
+		if (!read_user(to, len, (void *)start))
+			event->cmdline = size <= CMDLINE_MAX ? WHOLE : CUT;
+		event->cmdline_len = len;
+	}
+	BARRIER;
+	if (event->cmdline == UNREAD)
+		event->cmdline_len = 0;
+	BARRIER;
+	scratch->text_len += event->cmdline_len;
+#endif
+}
+
+/* The processes from a sender's parent up to init, as far as ANCESTORS_MAX, in whatever pid namespace each is. */
+static __always_inline void add_ancestors(struct scratch *scratch, struct task_struct *task)
+{
+	u32 start = scratch->text_len;
+
+	NO_UNROLL for (u32 depth = 0; depth < ANCESTORS_MAX; depth++) {
+		BARRIER;
+		struct task_struct *parent = task->real_parent;
+		char *to = next_name(scratch, TEXT_MAX);
+
+		if (!parent || !to)
+			break;
+		struct task_struct *leader = parent->group_leader;
+
+		if (!leader || !leader->tgid)
+			break;
+		*(u32 *)to = leader->tgid;
+		read_comm(to + sizeof(u32), leader);
+		scratch->text_len += sizeof(u32) + COMM_LEN;
+		task = leader;
+	}
+	scratch->event.ancestors_len = scratch->text_len - start;
 }

@@ -13,7 +13,8 @@
  *   CPUS               possible CPUs
  *   PAGE_SIZE          bytes of a page of memory
  *   SERIES_MAX         number of series (sets of comm, signal and result) with a counter of their own
- *   TTL                ticks without a call after which a series may lose its counter; 0: never
+ *   DEATHS_MAX         number of series of deaths (sets of sender, victim, unit, signal and origin)
+ *   TTL_NS             ns without a call after which a series may lose its counter; 0: never
  *   RING_PAGES         size of the event ring buffer, in pages; a power of two
  *   EXCLUDE_LOW/_HIGH  bit set of signals whose events are not emitted: 0..63 / 64 and above
  *   RULES              rules in use in the map `rules`
@@ -23,6 +24,7 @@
  *   GRACE_NS           a SIGKILL this soon after a SIGTERM is an escalation; an exit this soon after a handled signal
  *                      is its effect
  *   SELF_SIGNALS       1: also count tkill/tgkill to the sender's own process
+ *   CMDLINE            1: events have the sender's command line
  *   PROBE_READ         1: programs may read any kernel memory; 0: lockdown=confidentiality forbids it
  *   RDONLY_CAST        placeholder for a call of bpf_rdonly_cast; 0: the kernel has no such function
  *   EVENTS_FD          placeholder for the fd of the map `events`
@@ -74,6 +76,8 @@
 /* Our own names: bcc replaces calls of the helpers that it knows if /proc/kallsyms does not list them. */
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
+static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
+static long (*read_user_str)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
 #if RDONLY_CAST
 /* A kernel function (Linux 6.2) that costs nothing at run time. The loader replaces this number with its BTF id. */
@@ -86,6 +90,7 @@ static void *(*bpf_rdonly_cast)(u64 address, u32 btf_id) = (void *)RDONLY_CAST;
 #include "event_scratch.c"
 #include "fatal_signals.c"
 #include "origin.c"
+#include "deaths.c"
 #include "ends.c"
 
 struct sys_exit {
@@ -143,6 +148,8 @@ int on_sys_exit(struct sys_exit *ctx)
 	scratch->text_len = 0;
 	add_exe(scratch, task);
 	add_cgroup(scratch, task, &scratch->event.cgroup_len);
+	add_cmdline(scratch, task);
+	add_ancestors(scratch, task);
 	output_scratch(cpu, CALL, false, scratch);
 	return 0; /* 0: no perf sample */
 }
@@ -261,11 +268,10 @@ int on_signal_generate(u64 *ctx)
 	event->res = event->outcome == OVERFLOW_FAIL ? -EAGAIN : 0; /* what the call returns */
 	event->status = 0;
 	event->kind = DELIVERY;
-	event->exe_len = event->cgroup_len = event->tcgroup_len = 0;
+	no_text(scratch);
 	cause->trigger_pid = 0;
 	__builtin_memset(cause->trigger_comm, 0, COMM_LEN);
 	__builtin_memset(cause->tty, 0, COMM_LEN);
-	scratch->text_len = 0;
 	describe_target(event, target);
 	if (scratch->by_kernel)
 		describe_nobody(&cause->sender);
@@ -284,6 +290,8 @@ int on_signal_generate(u64 *ctx)
 		if (!scratch->by_kernel) {
 			add_exe(scratch, sender);
 			add_cgroup(scratch, sender, &event->cgroup_len);
+			add_cmdline(scratch, sender);
+			add_ancestors(scratch, sender);
 		}
 		add_cgroup(scratch, target, &event->tcgroup_len);
 	}

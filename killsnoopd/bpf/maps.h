@@ -30,13 +30,14 @@ enum outcome { DELIVERED, IGNORED, ALREADY_PENDING, OVERFLOW_FAIL, LOSE_INFO, OU
  * Only its own CPU writes a row, with preemption off. A signal_generate in an interrupt may interrupt another program,
  * so each kind of event has its own cells.
  */
+#define SLOTS (SERIES_MAX + DEATHS_MAX)
+#define OVERFLOWS (SIGNALS * (RESULTS + DEATH_ORIGINS)) /* calls by signal and result, deaths by signal and origin */
 enum cell {
-	SERIES = 0, /* SERIES_MAX cells; `series` holds the key of each, at the same index */
-	OVERFLOW = SERIES + SERIES_MAX, /* SIGNALS * RESULTS cells: calls that found no free slot */
-	AGED = OVERFLOW + SIGNALS * RESULTS, /* SIGNALS * RESULTS cells: calls of idle series that lost their slot */
-	DELIVERIES = AGED + SIGNALS * RESULTS, /* SIGNALS * ORIGINS * OUTCOMES cells */
-	DEATHS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS * DEATH_ORIGINS cells */
-	EXITS = DEATHS + SIGNALS * DEATH_ORIGINS, /* SIGNALS cells: exits soon after a handled signal, see ends.c */
+	SERIES = 0, /* SLOTS cells: those of SENDERS, those of VICTIMS */
+	OVERFLOW = SERIES + SLOTS, /* OVERFLOWS cells: what found no free slot */
+	AGED = OVERFLOW + OVERFLOWS, /* OVERFLOWS cells: what idle series that lost their slot have counted */
+	DELIVERIES = AGED + OVERFLOWS, /* SIGNALS * ORIGINS * OUTCOMES cells */
+	EXITS = DELIVERIES + SIGNALS * ORIGINS * OUTCOMES, /* SIGNALS cells: exits soon after a handled signal, see ends.c */
 	ESCALATIONS = EXITS + SIGNALS,
 	LEDGER, /* KINDS * EVENT_STATUSES cells: the status of each event in the probe */
 	NOT_HANDLED = LEDGER + KINDS * EVENT_STATUSES, /* a cell per program: runs of an entry whose array was empty */
@@ -44,10 +45,19 @@ enum cell {
 };
 #define ROW ROUND_UP_8(CELLS)
 
+/* The tables of series, and the key of each: calls by sender, deaths by sender and victim. */
+enum table { SENDERS, VICTIMS, TABLES };
 struct series {
 	char comm[COMM_LEN]; /* process name, NUL-padded */
 	u32 sig;             /* 0..64 or INVALID */
 	s32 res;             /* 0, or -errno */
+};
+#define UNIT_LEN 64
+struct victim {
+	char comm[COMM_LEN];  /* the sender's process name; empty: nobody else sent the signal */
+	char tcomm[COMM_LEN]; /* the victim's */
+	char unit[UNIT_LEN];  /* the victim's systemd unit, NUL-padded: its first 63 bytes; see read_unit() in deaths.c */
+	u32 sig, origin;
 };
 
 /* A process that sends a signal, at that moment. pid 0: the kernel sent it, or nobody did. */
@@ -81,10 +91,13 @@ struct event {
 	u32 tpid, ttid, tuid;
 	s32 tns_pid, res;
 	s32 status; /* of an exit: the status */
-	u16 exe_len, cgroup_len, tcgroup_len; /* lengths of the parts of the text, in this order */
-	u8 kind, outcome;
+	u16 exe_len, cgroup_len, cmdline_len, ancestors_len, tcgroup_len; /* of the parts of the text, in this order */
+	u8 kind, outcome, cmdline, padding_2[3];
 	char tcomm[COMM_LEN];
 };
+
+/* What the text has of the sender's command line; UNREAD: nothing, though there is one. */
+enum cmdline { NONE, WHOLE, CUT, UNREAD, CMDLINES };
 
 /*
  * INFERRED: the origin is the likeliest one; nothing rules out the others (is_inferred() in origin.c).
@@ -110,17 +123,22 @@ struct history {
 };
 
 /*
- * Scratch buffer for one event and its text, which is three lists of names, each name ending with a NUL.
+ * Scratch buffer for one event and its text: three lists of names, each name ending with a NUL, and what a sender says
+ * of itself and its ancestors.
  *
  * Executable: from the file up to the root of its file system; without the root: shortened. The name "/" before the last
  * one stands for a name that could not be read.
  * Cgroups: from the root, whose name is empty, down. The name "/": the owner of the cgroup before it is not root.
+ * Command line: the bytes of its arguments, each ending with a NUL.
+ * Ancestors of the sender: pid (u32) and comm of each, nearest first.
  */
-#define TEXT_MAX 2048 /* a power of two; `text` holds one more name, so that the verifier sees every index in bounds */
+#define TEXT_MAX 4096 /* a power of two; `text` holds one more part, so that the verifier sees every index in bounds */
 #define NAME_MAX 256
+#define CMDLINE_MAX 512
+#define ANCESTORS_MAX 16
 struct scratch {
 	struct event event;
-	char text[TEXT_MAX + NAME_MAX];
+	char text[TEXT_MAX + CMDLINE_MAX];
 	u32 text_len;
 	/* Of a delivery: emit an event; wait for oom:mark_victim; the target will die of it unless it blocks it. */
 	bool emit, undecided, fatal;
@@ -128,24 +146,32 @@ struct scratch {
 	bool terminating; /* the target may exit because of it */
 	struct running running; /* of a delivery: in memory, where the verifier does not track its values */
 	u64 now;
+	struct victim victim; /* of a death */
 	u64 claimed; /* of an undecided SIGKILL: 1 once a CPU has decided its origin */
 };
 
 BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
+/* Keys of the slots, and slots of the keys: those of SENDERS are numbered from 0, those of VICTIMS from SERIES_MAX. */
 BPF_F_TABLE("array", u32, struct series, series, SERIES_MAX, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct victim, victims, DEATHS_MAX, BPF_F_MMAPABLE);
+BPF_TABLE("hash", struct series, u32, slots, SERIES_MAX);
+BPF_TABLE("hash", struct victim, u32, victim_slots, DEATHS_MAX);
 /*
- * Slots of `series`. A slot whose series is idle goes to a new series (recycle() in counters.c): it is first removed
- * from `slots` and waits in the queue `retired`. Once no CPU can still count in it, its calls move to AGED. VERSION is
- * odd while they move; a reader that sees it change reads again.
+ * A slot whose series is idle goes to a new series of its table (recycle() in counters.c): it is first removed from
+ * `slots` and waits in the queue `retired`. Once no CPU can still count in it, what it counted moves to AGED. VERSION is
+ * odd while that moves; a reader that sees it change reads again.
  */
 enum slot_state { TAKEN, VERSION, QUEUE_HEAD, QUEUE_TAIL, LOCK, SLOT_STATE };
-BPF_F_TABLE("array", u32, u64, slot_state, SLOT_STATE, BPF_F_MMAPABLE);
-BPF_TABLE("hash", struct series, u32, slots, SERIES_MAX);
+BPF_F_TABLE("array", u32, u64, slot_state, TABLES * SLOT_STATE, BPF_F_MMAPABLE);
 struct retired {
 	u32 slot, since; /* ticks */
 };
-BPF_TABLE("array", u32, struct retired, retired, SERIES_MAX);
-BPF_TABLE("array", u32, u32, used, SERIES_MAX); /* by slot: the tick of its last use, or QUEUED */
+BPF_TABLE("array", u32, struct retired, retired, SLOTS); /* the queue of SENDERS, that of VICTIMS */
+/*
+ * When each slot was last used, CLOCK_BOOTTIME in ns, or QUEUED; behind the slots, the same of each OVERFLOW cell. 0: never.
+ * A CPU that has the slot in its cache does not write it, so it is up to an era late.
+ */
+BPF_F_TABLE("array", u32, u64, last_used, SLOTS + OVERFLOWS, BPF_F_MMAPABLE);
 
 /* Token buckets: the times up to which tokens are paid and requested, CLOCK_BOOTTIME; see take_tokens(). */
 struct bucket {

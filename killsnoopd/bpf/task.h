@@ -82,7 +82,11 @@ struct file {
 };
 
 struct mm_struct {
-	FIELD_AT(MM_EXE_FILE, struct file *exe_file);
+	union {
+		FIELD_AT(MM_EXE_FILE, struct file *exe_file);
+		FIELD_AT(MM_ARG_START, u64 arg_start); /* addresses of the command line in the process's own memory */
+		FIELD_AT(MM_ARG_END, u64 arg_end);
+	};
 };
 
 struct tty_struct {

@@ -1,4 +1,4 @@
-"""Finds a process's systemd unit, container and user unit from its cgroup."""
+"""Finds a process's systemd unit, container, pod, machine and user unit from its cgroup."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from killsnoopd import mounts
+from killsnoopd import mounts, names
 from killsnoopd.event import Place
 from killsnoopd.mounts import Names
 
@@ -20,8 +20,18 @@ _USER_MANAGER = re.compile(rb"user@\d+\.service")
 # docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope, SLICE:cri-containerd:ID, or the bare ID;
 # conmon watches a container from outside.
 _CONTAINER = re.compile(rb"(?:(?!.*conmon).*[-:])?([0-9a-f]{64})(?:\.scope)?", re.DOTALL)
+# The kubelet's drivers: systemd, below its --cgroup-root: [PREFIX-]kubepods[-QOS]-podUID.slice, with `_` for `-` in the
+# uid; cgroupfs: kubepods/[QOS/]podUID. A static pod's uid is a hash. If kubelet and containerd have different drivers,
+# containerd makes SLICE:cri-containerd:ID of the slice.
+_UID = rb"([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})"
+_POD_SLICE = re.compile(rb"(?:[^:]*-)?kubepods(?:-burstable|-besteffort)?-pod" + _UID + rb"\.slice(?::.*)?", re.DOTALL)
+_POD = re.compile(rb"pod" + _UID)
+# systemd-machined's scopes (systemd-nspawn, libvirt), nspawn as a service; LXC before 4.0, and Proxmox, have lxc/NAME.
+_MACHINE = re.compile(rb"machine-(.+)\.scope|systemd-nspawn@(.+)\.service|lxc\.payload\.(.+)", re.DOTALL)
+_LXC = (b"lxc", b"lxc.payload")
+_UNIT_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _DEPTH_MAX = 12  # names of a path that count, from the root; CGROUP_DEPTH_MAX in event_scratch.c
-_TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
+TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
 _PROC_MAX = (
     1 << 16
 )  # bytes read of a file in /proc: /proc/PID/cgroup has a path of up to 4 KiB for each of 13 hierarchies
@@ -36,6 +46,8 @@ class Membership:
     unit: str | None = None
     container: str | None = None
     user_unit: str | None = None  # as the user calls it, who may choose any name
+    pod_uid: str | None = None
+    machine: str | None = None  # a virtual machine, or a container that has a name and no id
 
 
 def _unit(parts: Sequence[bytes]) -> str | None:
@@ -47,19 +59,43 @@ def _unit(parts: Sequence[bytes]) -> str | None:
     return None
 
 
+def _pod_uid(path: Names) -> str | None:
+    """The uid of the pod whose cgroup is the last one on the path."""
+    match = _POD_SLICE.fullmatch(path[-1]) or (_POD.fullmatch(path[-1]) if b"kubepods" in path else None)
+    return match[1].decode().replace("_", "-") if match else None
+
+
+def _machine(path: Names) -> str | None:
+    """The machine whose cgroup is the last one on the path."""
+    if len(path) == 2 and path[0] in _LXC:
+        return names.text(path[1])
+    match = _MACHINE.fullmatch(path[-1])
+    if not match:
+        return None
+    *units, payload = match.groups()
+    escaped = next(filter(None, units), None)
+    raw = _UNIT_ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), escaped) if escaped else payload
+    return names.text(raw)
+
+
 # A storm has one sender and few targets. The probe bounds each key to 639 bytes.
 @lru_cache(64)
 def membership(path: Names, trusted: int) -> Membership:
-    """The unit and container of a cgroup, whose path is given from the root down.
+    """What a cgroup belongs to; its path is given from the root down.
 
-    Root has chosen the first `trusted` names; only these can name a unit or a container. Of nested containers, the
-    outermost counts.
+    Root has chosen the first `trusted` names; only these count, and only down to the outermost container, machine or
+    service manager of a user: names below it come from inside. So a pod is one of the host's own kubelet.
     """
+    pod_uid = None
     for number, part in enumerate(path[:trusted], 1):
         if _USER_MANAGER.fullmatch(part):
             return Membership(unit=_unit(path[:number]), user_unit=_unit(path[number:]))
-    containers = [match[1].decode() for part in path[:trusted] if (match := _CONTAINER.fullmatch(part))]
-    return Membership(_unit(path[:trusted]), containers[0] if containers else None)
+        pod_uid = _pod_uid(path[:number]) or pod_uid
+        if container := _CONTAINER.fullmatch(part):
+            return Membership(_unit(path[:number]), container[1].decode(), pod_uid=pod_uid)
+        if machine := _machine(path[:number]):
+            return Membership(_unit(path[:number]), machine=machine)
+    return Membership(_unit(path[:trusted]), pod_uid=pod_uid)
 
 
 def of_proc(text: bytes) -> tuple[bytes, bytes]:
@@ -120,7 +156,7 @@ class Cgroups:
             ticks = start_ticks(_bytes_of(f"{self._proc}/{pid}/stat"))
         except OSError:
             return None
-        if ticks != start_ns // _TICK_NS:
+        if ticks != start_ns // TICK_NS:
             return None
         path, hierarchy = of_proc(text)
         parts = tuple(part for part in path.split(b"/", _DEPTH_MAX + 1) if part)[:_DEPTH_MAX]

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from killsnoopd import names
 from killsnoopd.event import Event, Target
+from killsnoopd.events.command_lines import says_more, shortened
 from killsnoopd.events.processes import Identity
 
 # MESSAGE_ID by kind of event; deploy/killsnoopd.catalog has the texts for `journalctl -x`.
@@ -12,6 +13,10 @@ SENT = "6ef50b79ef9645078bf77f74db2e322a"
 FAILED = "d90354b8f65a4b51a8fc97ab86ea4051"
 DIED = "5410a8730dd0432c8e1e921961037e7b"
 EXITED = "5895531a62284904852f78a95ce8d8e7"
+
+MESSAGE_MAX = 200
+"""Characters of a message with a command; names alone can make it longer."""
+_COMMAND_MIN = 12  # characters of a command that are worth reading
 
 _WARNING, _NOTICE, _INFO, _DEBUG = 4, 5, 6, 7  # syslog(3)
 
@@ -43,7 +48,7 @@ def meant(event: Event) -> str:
     return "every process" if number == -1 else f"process group {-number}"
 
 
-def _sender(event: Event) -> str:
+def _sender(event: Event, command: str) -> str:
     sender = event.sender
     if sender is None:
         if event.origin == "tty":
@@ -52,12 +57,28 @@ def _sender(event: Event) -> str:
             return f"kernel, {'file size' if event.signal == 'SIGXFSZ' else 'CPU time'} limit,"
         return "kernel, out of memory," if event.origin == "oom" else "kernel"
     thread = f" (thread {sender.thread_comm}[{sender.tid}])" if sender.tid != sender.pid else ""
-    return f"{sender.comm}[{sender.pid}]{thread} uid {sender.uid}"
+    return f"{sender.comm}[{sender.pid}]{thread}{command} uid {sender.uid}"
+
+
+def _command(event: Event, identity: Identity, room: int) -> str:
+    """The command that sent it and whose child it is, in parentheses, in at most `room` characters.
+
+    Empty if there is no room, or if the command says no more than the process's name. That of init never says more.
+    """
+    sender = event.sender
+    if not sender or sender.pid == 1 or not identity.cmdline or not says_more(identity.cmdline, sender.comm):
+        return ""
+    parent = f", by {sender.parent_comm}[{sender.ppid}]" if sender.ppid > 1 else ""
+    room -= len(f" ({parent})")
+    return f" ({shortened(identity.cmdline, room)}{parent})" if room >= _COMMAND_MIN else ""
 
 
 def _target(target: Target, identity: Identity) -> str:
-    units = (identity.target_unit, identity.target_user_unit)
-    belongs = "/".join(filter(None, units)) or (identity.target_container or "")[:12]
+    if identity.target_pod:
+        belongs = f"pod {identity.target_pod_namespace}/{identity.target_pod}"
+    else:
+        units = "/".join(filter(None, (identity.target_unit, identity.target_user_unit)))
+        belongs = units or identity.target_machine or (identity.target_container or "")[:12]
     return f"{target.comm}[{target.pid}]" + (f" ({belongs})" if belongs else "")
 
 
@@ -93,9 +114,9 @@ def _route(event: Event) -> str:
     return route
 
 
-def _end(event: Event, target: str) -> str:
+def _end(event: Event, target: str, command: str) -> str:
     """The text of a death or an exit."""
-    sender, signal, route = _sender(event), _signal(event), _route(event)
+    sender, signal, route = _sender(event, command), _signal(event), _route(event)
     sent = "probably sent" if event.inferred else "sent"
     lapse = duration(event.elapsed_ns or 0)
     if event.kind == "exit":
@@ -118,10 +139,19 @@ def _end(event: Event, target: str) -> str:
 
 
 def message(event: Event, identity: Identity) -> str:
-    """The text for people: sender, signal, target and outcome."""
+    """The text for people: sender, signal, target and outcome.
+
+    The sender's command gets the room that the rest leaves.
+    """
+    plain = _message(event, identity, "")
+    command = _command(event, identity, MESSAGE_MAX - len(plain))
+    return _message(event, identity, command) if command else plain
+
+
+def _message(event: Event, identity: Identity, command: str) -> str:
     if event.kind in ("death", "exit") and event.target:
-        return _end(event, _target(event.target, identity))
-    sender, signal = _sender(event), _signal(event)
+        return _end(event, _target(event.target, identity), command)
+    sender, signal = _sender(event, command), _signal(event)
     sent = "probably sent" if event.inferred else "sent"
     if event.target is None:
         verb = "sent" if event.res == 0 else "could not send"
@@ -198,10 +228,17 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_EVENT": event.kind,
         "KILLSNOOP_TIMESTAMP": timestamp(event.time_ns + boot_ns),
         **_of_sender(event),
+        "KILLSNOOP_ANCESTORS": identity.ancestors,
         "KILLSNOOP_EXE": identity.exe,
+        "KILLSNOOP_CMDLINE": identity.cmdline,
         "KILLSNOOP_UNIT": identity.unit,
         "KILLSNOOP_USER_UNIT": identity.user_unit,
         "KILLSNOOP_CONTAINER": identity.container,
+        "KILLSNOOP_CONTAINER_NAME": identity.container_name,
+        "KILLSNOOP_POD": identity.pod,
+        "KILLSNOOP_POD_NAMESPACE": identity.pod_namespace,
+        "KILLSNOOP_POD_UID": identity.pod_uid,
+        "KILLSNOOP_MACHINE": identity.machine,
         "KILLSNOOP_SIGNAL": event.signal,
         "KILLSNOOP_SIG": event.sig,
         "KILLSNOOP_CODE": code,
@@ -211,6 +248,11 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_TARGET_UNIT": identity.target_unit,
         "KILLSNOOP_TARGET_USER_UNIT": identity.target_user_unit,
         "KILLSNOOP_TARGET_CONTAINER": identity.target_container,
+        "KILLSNOOP_TARGET_CONTAINER_NAME": identity.target_container_name,
+        "KILLSNOOP_TARGET_POD": identity.target_pod,
+        "KILLSNOOP_TARGET_POD_NAMESPACE": identity.target_pod_namespace,
+        "KILLSNOOP_TARGET_POD_UID": identity.target_pod_uid,
+        "KILLSNOOP_TARGET_MACHINE": identity.target_machine,
         "KILLSNOOP_RES": event.res,
         "KILLSNOOP_RESULT": event.result,
         "ERRNO": -event.res or None,

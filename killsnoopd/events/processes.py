@@ -1,7 +1,7 @@
-"""Identifies an event's processes by executable, unit and container, in bounded time and memory.
+"""Identifies an event's processes by executable, unit, container and pod, in bounded time and memory.
 
-The probe reads the names, so that usually nothing is looked up. The exceptions are lockdown=confidentiality and systemd
-on cgroup v1.
+The probe reads the names, so that usually nothing is looked up. The exceptions are lockdown=confidentiality, systemd on
+cgroup v1, the names of pods, and command lines that were not in memory.
 """
 
 import logging
@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from killsnoopd import names
-from killsnoopd.event import Event, Place
-from killsnoopd.events import cgroups
+from killsnoopd.event import Event, Place, Sender
+from killsnoopd.events import cgroups, command_lines
 from killsnoopd.events.cgroups import Cgroups, Membership
 from killsnoopd.events.executables import Executables
 from killsnoopd.events.lookup_budget import LookupBudget
+from killsnoopd.events.pods import Pod, Pods
 
 log = logging.getLogger("killsnoopd")
 
 SOURCES = ("kernel", "delivery", "tree", "proc", "over_budget", "none")
 """How a cgroup was found: named by the kernel, from a death's delivery, in the cgroup tree, in /proc; or why it was not
 found: the budget was spent, or nothing knows it."""
-_NOTHING = Membership()
+POD_SOURCES = ("listing", "none", "over_budget")
+"""How a pod's names were found: in the kubelet's listing; or why not: they are not in it, or the budget was spent."""
+_NOTHING, _NO_POD = Membership(), Pod()
 _ANSWER_S = 0.1  # how long an answer of /proc is kept: a lookup costs twice as much as the rest of an event
 _ANSWERS_MAX = 128  # processes
 _DELIVERIES_BYTES = 1 << 20  # of identities that wait for a death
@@ -36,12 +39,24 @@ class Identity:
     """Names for an event's ids; None: not known, or there is none."""
 
     exe: str | None = None
+    cmdline: str | None = None
+    ancestors: str | None = None
     unit: str | None = None
     container: str | None = None
     user_unit: str | None = None
+    machine: str | None = None
+    pod_uid: str | None = None
+    pod: str | None = None
+    pod_namespace: str | None = None
+    container_name: str | None = None
     target_unit: str | None = None
     target_container: str | None = None
     target_user_unit: str | None = None
+    target_machine: str | None = None
+    target_pod_uid: str | None = None
+    target_pod: str | None = None
+    target_pod_namespace: str | None = None
+    target_container_name: str | None = None
 
     def size(self) -> int:
         """Bytes of memory, at most."""
@@ -91,12 +106,16 @@ class Deliveries:
 class Processes:
     """Identifies senders and targets. Not thread-safe."""
 
-    def __init__(self, lookup_share: float | None = None, proc: Path = Path("/proc")) -> None:
-        """`lookup_share`: of the time, for lookups where the probe could not read names; None: no limit."""
+    def __init__(self, lookup_share: float | None = None, proc: Path = Path("/proc"), pods: Pods | None = None) -> None:
+        """`lookup_share`: of the time, for lookups of what the probe could not read; None: no limit."""
         self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
         """Senders and targets by how their cgroup was found."""
+        self._proc = proc
+        self.pod_sources: Counter[str] = Counter(dict.fromkeys(POD_SOURCES, 0))
+        """Senders and targets in pods by how their pod's names were found."""
         self._executables = Executables(proc)
         self._cgroups = Cgroups(proc)
+        self._pods = pods or Pods()
         self._budget = LookupBudget(lookup_share)
         self._answers: dict[tuple[int, int], tuple[float, Membership | None]] = {}  # by pid and start time
         self._deliveries = Deliveries()
@@ -119,23 +138,73 @@ class Processes:
             if known:
                 self.sources["delivery"] += 2 if event.sender else 1
                 return known
-        exe, ours, theirs = None, _NOTHING, _NOTHING
+        exe, cmdline, ancestors = None, None, None
+        ours, theirs, our_pod, their_pod = _NOTHING, _NOTHING, _NO_POD, _NO_POD
         if sender := event.sender:
             ours = self._membership(sender.place, sender.pid, sender.start_ns, event.payer)
+            our_pod = self._pod(ours, event.payer)
             exe = self._executables.find(sender.exe_names, sender.exe_dev) if sender.exe_names else None
+            cmdline, ancestors = self._cmdline(sender, event.payer), command_lines.chain(sender.ancestors)
         if target := event.target:
             theirs = self._membership(target.place, target.pid, target.start_ns, event.payer)
+            their_pod = self._pod(theirs, event.payer)
         identity = Identity(
-            exe, ours.unit, ours.container, ours.user_unit, theirs.unit, theirs.container, theirs.user_unit
+            exe=exe,
+            cmdline=cmdline,
+            ancestors=ancestors,
+            unit=ours.unit,
+            container=ours.container,
+            user_unit=ours.user_unit,
+            machine=ours.machine,
+            pod_uid=ours.pod_uid,
+            pod=our_pod.name,
+            pod_namespace=our_pod.namespace,
+            container_name=our_pod.container,
+            target_unit=theirs.unit,
+            target_container=theirs.container,
+            target_user_unit=theirs.user_unit,
+            target_machine=theirs.machine,
+            target_pod_uid=theirs.pod_uid,
+            target_pod=their_pod.name,
+            target_pod_namespace=their_pod.namespace,
+            target_container_name=their_pod.container,
         )
         if target and event.sig in names.FATAL and event.outcome in ("delivered", "lose_info"):
             self._deliveries.put(event.payer, (event.time_ns, target.pid), identity)
         return identity
 
+    def _cmdline(self, sender: Sender, payer: int) -> str | None:
+        """The sender's command line; from /proc if there is one that the probe could not read: a page was missing."""
+        cmdline = sender.cmdline
+        if cmdline and cmdline.arguments is None:
+            if not self._budget.allows(payer):
+                return None
+            began_s = time.monotonic()
+            cmdline = command_lines.from_proc(sender.pid, sender.start_ns, sender.comm, self._proc)
+            self._budget.charge(payer, time.monotonic() - began_s)
+        return command_lines.shell(cmdline) if cmdline else None
+
     def _membership(self, place: Place, pid: int, start_ns: int, payer: int) -> Membership:
         found, source = self._found(place, (pid, start_ns), payer)
         self.sources[source] += 1
         return found or _NOTHING
+
+    def _pod(self, member: Membership, payer: int) -> Pod:
+        """The names of the pod that it belongs to."""
+        if not (member.container or member.pod_uid):
+            return _NO_POD
+        found, source = self._pods.find(member.pod_uid, member.container), "none"
+        if not found.container and self._pods.changed():
+            if self._budget.allows(payer):
+                began_s = time.monotonic()
+                self._pods.read()
+                self._budget.charge(payer, time.monotonic() - began_s)
+                found = self._pods.find(member.pod_uid, member.container)
+            else:
+                source = "over_budget"
+        if found.name or member.pod_uid:  # else it is a container without a pod
+            self.pod_sources["listing" if found.name else source] += 1
+        return found
 
     def _found(self, place: Place, process: tuple[int, int], payer: int) -> tuple[Membership | None, str]:
         """What a process belongs to, and how it was found (SOURCES)."""

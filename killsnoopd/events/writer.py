@@ -67,6 +67,7 @@ class Writer(threading.Thread):
         self.last_event_ns: int | None = None
         """Time of the newest logged event, on the realtime clock."""
         self.cgroup_sources: dict[str, int] = processes.sources
+        self.pod_sources: dict[str, int] = processes.pod_sources
 
     def run(self) -> None:
         """Log events until stop(), then the rest until the deadline."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from killsnoopd import __version__, names
+from killsnoopd.metrics.boot_time import BootTime
 from killsnoopd.probe.attached import Counts, Ledger, Probe
-from killsnoopd.probe.program import RESULTS
+from killsnoopd.probe.program import RESULTS, UNIT_BYTES, Layout
 
 OTHER = "(other)"
 _STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -25,14 +26,14 @@ def _label(text: str) -> str:
     return rf"\x{ord(text[0]):02x}{text[1:]}" if text == OTHER else text
 
 
-Labels = tuple[str, str, str]  # comm, signal, result
+Labels = tuple[str, ...]
 
 
 class MonotonicTotals:
     """Keeps the total of a label set from falling when one of the names folded into it is recycled.
 
-    Prometheus would take the fall for a counter reset and count the rest again. The calls that the total lost are in
-    killsnoop_signals_aged_total: they are added back to the total and subtracted there, so the sum stays exact.
+    Prometheus would take the fall for a counter reset and count the rest again. What the total lost is in the family of
+    what is aged: it is added back to the total and subtracted there, so the sum stays exact.
     """
 
     def __init__(self) -> None:
@@ -40,51 +41,85 @@ class MonotonicTotals:
         self._corrections: dict[Labels, int] = {}
         self._recycled = 0
 
-    def adjust(self, totals: dict[Labels, int], aged: dict[tuple[str, str], int], recycled: int) -> None:
+    def adjust(
+        self, totals: dict[Labels, int], aged: dict[Labels, int], recycled: int, aged_labels: Callable[[Labels], Labels]
+    ) -> None:
         """Correct the totals of a page; `recycled` is the number of series recycled so far."""
         if recycled != self._recycled:
-            for labels, calls in totals.items():
-                fall = self._shown.get(labels, 0) - calls - self._corrections.get(labels, 0)
+            for labels, count in totals.items():
+                fall = self._shown.get(labels, 0) - count - self._corrections.get(labels, 0)
                 if fall > 0:
                     self._corrections[labels] = self._corrections.get(labels, 0) + fall
             self._recycled = recycled
-        self._corrections = {labels: calls for labels, calls in self._corrections.items() if labels in totals}
-        for labels, calls in self._corrections.items():
-            _, signal, result = labels
-            totals[labels] += calls
-            aged[signal, result if result in RESULTS else OTHER] -= calls
+        self._corrections = {labels: count for labels, count in self._corrections.items() if labels in totals}
+        for labels, count in self._corrections.items():
+            totals[labels] += count
+            aged[aged_labels(labels)] -= count
         self._shown = totals
 
 
-def signals(counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals) -> Iterator[Metric]:
-    """Calls by sender, and those of idle names. `text` maps a comm to its label; series with equal labels are summed."""
+def counter(name: str, documentation: str, labels: tuple[str, ...], totals: dict[Labels, int]) -> Metric:
+    """A family of counters."""
+    family = CounterMetricFamily(name, documentation, labels=labels)
+    for values in sorted(totals):
+        family.add_metric(values, totals[values])
+    return family
+
+
+def timestamps(name: str, documentation: str, labels: tuple[str, ...], last: dict[Labels, int], boot_ns: int) -> Metric:
+    """A family of times, in whole seconds, from those of CLOCK_BOOTTIME; 0 is not a time."""
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for values, used in sorted(last.items()):
+        if used:
+            family.add_metric(values, (boot_ns + used) // 1_000_000_000)
+    return family
+
+
+def signals(
+    counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals, boot_ns: int | None = None
+) -> Iterator[Metric]:
+    """Calls by sender, and those of idle names. `text` maps a comm to its label; equal labels are one series.
+
+    `boot_ns` is the Unix time at which the machine booted; None leaves the timestamps out.
+    """
     totals: defaultdict[Labels, int] = defaultdict(int)
-    for comm, sig, res, calls in counts.series:
-        totals[_label(text(comm)), names.signal_name(sig), names.result_name(res)] += calls
-    for sig, result, calls in counts.overflow:
-        totals[OTHER, names.signal_name(sig), result] += calls
-    aged = defaultdict(int, {("SIGKILL", RESULTS[0]): 0})  # never empty: a sum with it must not be
+    last: defaultdict[Labels, int] = defaultdict(int)
+    for (comm, sig, res, calls), used in zip(counts.series, counts.series_used, strict=True):
+        labels = _label(text(comm)), names.signal_name(sig), names.result_name(res)
+        totals[labels] += calls
+        last[labels] = max(last[labels], used)
+    for (sig, result, calls), used in zip(counts.overflow, counts.overflow_used, strict=True):
+        labels = OTHER, names.signal_name(sig), result
+        totals[labels] += calls
+        last[labels] = used
+    aged: defaultdict[Labels, int] = defaultdict(int, {("SIGKILL", RESULTS[0]): 0})  # a sum with it must not be empty
     aged |= {(names.signal_name(sig), result): calls for sig, result, calls in counts.aged}
-    monotonic.adjust(totals, aged, counts.series_recycled)
-    family = CounterMetricFamily(
+    monotonic.adjust(
+        totals, aged, counts.series_recycled, lambda labels: (labels[1], labels[2] if labels[2] in RESULTS else OTHER)
+    )
+    yield counter(
         "killsnoop_signals",
         "Calls of the system calls that send signals, by the sender's process name, signal and result. "
         "Calls by 32-bit programs on a 64-bit kernel are not counted here; killsnoop_deliveries_total has the signals "
         "they sent. (other): senders that found every counter taken.",
-        labels=("comm", "signal", "result"),
+        ("comm", "signal", "result"),
+        totals,
     )
-    for labels in sorted(totals):
-        family.add_metric(labels, totals[labels])
-    yield family
-    family = CounterMetricFamily(
+    yield counter(
         "killsnoop_signals_aged",
         "Past calls of names that lost their counter because they were idle (--metrics.series-ttl), by signal and "
         "result. With killsnoop_signals_total they are all calls.",
-        labels=("signal", "result"),
+        ("signal", "result"),
+        aged,
     )
-    for result in sorted(aged):
-        family.add_metric(result, aged[result])
-    yield family
+    if boot_ns is not None:
+        yield timestamps(
+            "killsnoop_signals_last_timestamp_seconds",
+            "When such a call was last counted, at most 10 s late.",
+            ("comm", "signal", "result"),
+            last,
+            boot_ns,
+        )
 
 
 def deliveries(counts: Counts) -> Metric:
@@ -102,20 +137,64 @@ def deliveries(counts: Counts) -> Metric:
     return family
 
 
-def deaths(counts: Counts) -> Iterator[Metric]:
-    """Deaths by signal and origin, exits after a handled signal, and escalations."""
-    totals = {(names.signal_number("SIGTERM"), "syscall"): 0}
-    totals |= {(names.signal_number("SIGKILL"), origin): 0 for origin in names.DEATH_ORIGINS}
-    totals |= {(sig, origin): count for sig, origin, count in counts.deaths}
-    family = CounterMetricFamily(
+_DEATH_LABELS = ("signal", "origin", "comm", "tcomm", "target_unit")
+
+
+def _unit(unit: bytes) -> str:
+    """A unit's name; the probe has shortened that of a scope, and those that are too long."""
+    whole = unit.partition(b"\0")[0]
+    name = names.text(whole.removeprefix(b"_"))  # systemd's escape of some names of cgroups
+    return f"{name}*.scope" if name.endswith("-") and len(whole) < UNIT_BYTES - 1 else name
+
+
+def deaths(
+    counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals, boot_ns: int | None = None
+) -> Iterator[Metric]:
+    """Deaths by sender, victim and the victim's unit, and those of idle names, as signals() has calls."""
+
+    def name(comm: bytes) -> str:
+        return _label(text(comm)) if comm.strip(b"\0") else ""  # nobody, whatever --metrics.fold says
+
+    totals: defaultdict[Labels, int] = defaultdict(int)
+    last: defaultdict[Labels, int] = defaultdict(int)
+    for (comm, tcomm, unit, sig, origin, count), used in zip(counts.deaths, counts.deaths_used, strict=True):
+        labels = names.signal_name(sig), origin, name(comm), name(tcomm), _unit(unit)
+        totals[labels] += count
+        last[labels] = max(last[labels], used)
+    for (sig, origin, count), used in zip(counts.overflow_deaths, counts.overflow_deaths_used, strict=True):
+        labels = names.signal_name(sig), origin, OTHER, OTHER, ""
+        totals[labels] += count
+        last[labels] = used
+    aged: defaultdict[Labels, int] = defaultdict(int, {("SIGKILL", names.DEATH_ORIGINS[0]): 0})
+    aged |= {(names.signal_name(sig), origin): count for sig, origin, count in counts.aged_deaths}
+    monotonic.adjust(totals, aged, counts.deaths_recycled, lambda labels: labels[:2])
+    yield counter(
         "killsnoop_deaths",
-        "Processes killed by a signal, by signal and origin. self: a fault of their own, or a signal that they sent "
-        "themselves. unknown: no signal was seen.",
-        labels=("signal", "origin"),
+        "Processes killed by a signal, by signal, origin, the sender's process name (empty: nobody else sent it), the "
+        "victim's, and the victim's systemd unit. self: a fault of their own, or a signal that they sent themselves. "
+        "unknown: no signal was seen. (other): victims that found every counter taken.",
+        _DEATH_LABELS,
+        totals,
     )
-    for (sig, origin), count in sorted(totals.items()):
-        family.add_metric((names.signal_name(sig), origin), count)
-    yield family
+    yield counter(
+        "killsnoop_deaths_aged",
+        "Past deaths of names that lost their counter because they were idle (--metrics.series-ttl), by signal and "
+        "origin. With killsnoop_deaths_total they are all deaths.",
+        ("signal", "origin"),
+        aged,
+    )
+    if boot_ns is not None:
+        yield timestamps(
+            "killsnoop_deaths_last_timestamp_seconds",
+            "When a process last died so.",
+            _DEATH_LABELS,
+            last,
+            boot_ns,
+        )
+
+
+def ends(counts: Counts) -> Iterator[Metric]:
+    """Exits after a handled signal, and escalations."""
     exits = {names.signal_number("SIGTERM"): 0} | dict(counts.exits)
     family = CounterMetricFamily(
         "killsnoop_exits",
@@ -133,38 +212,76 @@ def deaths(counts: Counts) -> Iterator[Metric]:
     )
 
 
-def lookups(sources: dict[str, int]) -> Metric:
-    """How cgroups were found. With `none` and `over_budget` there is no unit and no container."""
+def expected(senders: Iterable[str]) -> Metric:
+    """The senders that alerts leave out on this host."""
+    family = GaugeMetricFamily(
+        "killsnoop_expected_sender_info",
+        "Senders that are expected to kill on this host (--metrics.expected-sender); the value is always 1.",
+        labels=("comm",),
+    )
+    for comm in senders:
+        family.add_metric((comm,), 1)
+    return family
+
+
+def lookups(cgroups: dict[str, int], pods: dict[str, int]) -> Iterator[Metric]:
+    """How cgroups and the names of pods were found. With `none` and `over_budget` there are none."""
     family = CounterMetricFamily(
         "killsnoop_cgroup_lookups",
         "Senders and targets of events, by where their cgroup was found: named by the kernel, delivery (of a death), "
         "cgroup tree, /proc (proc), nowhere (none), or not looked for as too much time went into it (over_budget).",
         labels=("source",),
     )
-    for source, count in sources.items():
+    for source, count in cgroups.items():
         family.add_metric((source,), count)
-    return family
+    yield family
+    family = CounterMetricFamily(
+        "killsnoop_pod_lookups",
+        "Senders and targets of events that are in a pod, by where its name was found: in the kubelet's listing of "
+        "logs, nowhere (none), or not looked for as too much time went into it (over_budget).",
+        labels=("source",),
+    )
+    for source, count in pods.items():
+        family.add_metric((source,), count)
+    yield family
 
 
-def series(counts: Counts, limit: int) -> Iterator[Metric]:
-    """Use of the series table, and calls that found it full."""
-    yield GaugeMetricFamily(
+def series(counts: Counts, layout: Layout) -> Iterator[Metric]:
+    """Use of the counters of the families with names, and what found no counter."""
+    labels = ("family",)
+
+    def gauge(name: str, documentation: str, signals: int, deaths: int) -> Metric:
+        family = GaugeMetricFamily(name, documentation, labels=labels)
+        family.add_metric(("signals",), signals)
+        family.add_metric(("deaths",), deaths)
+        return family
+
+    yield gauge(
         "killsnoop_series",
-        "Sets of comm, signal and result that have their own counter and are not idle.",
-        value=counts.series_taken,
+        "Sets of names, signal and result or origin that have their own counter and are not idle.",
+        counts.series_taken,
+        counts.deaths_taken,
     )
-    yield GaugeMetricFamily(
-        "killsnoop_series_limit", "Maximum of killsnoop_series (--metrics.max-series).", value=limit
+    yield gauge(
+        "killsnoop_series_limit",
+        "Maximum of killsnoop_series (--metrics.max-series, --metrics.max-deaths).",
+        layout.series_max,
+        layout.deaths_max,
     )
-    yield CounterMetricFamily(
+    overflow, overflow_deaths = (sum(row[-1] for row in rows) for rows in (counts.overflow, counts.overflow_deaths))
+    yield counter(
         "killsnoop_series_overflow",
-        'Calls counted as comm="(other)" because every counter was taken.',
-        value=sum(calls for _, _, calls in counts.overflow),
+        "Calls and deaths counted as (other) because every counter was taken.",
+        labels,
+        {("signals",): overflow, ("deaths",): overflow_deaths},
     )
-    yield CounterMetricFamily(
+    yield counter(
         "killsnoop_series_recycled",
-        "Counters of idle names that were given to new names; their past calls moved to killsnoop_signals_aged_total.",
-        value=counts.series_recycled,
+        "Counters of idle names that were given to new names; their past calls and deaths moved to "
+        "killsnoop_signals_aged_total "
+        "and killsnoop_deaths_aged_total.",
+        labels,
+        {("signals",): counts.series_recycled, ("deaths",): counts.deaths_recycled},
     )
 
 
@@ -196,6 +313,11 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         "How the hook is attached: fexit, kprobe, tracepoint, or tp_btf, a BTF tracepoint; the value is always 1.",
         labels=("hook", "way"),
     )
+    exact = GaugeMetricFamily(
+        "killsnoop_probe_exact",
+        "Whether the kernel runs the hook's program every time (1), or may preempt it and then skip others' runs (0).",
+        labels=("hook",),
+    )
     missed = CounterMetricFamily(
         "killsnoop_probe_missed",
         "Runs that the program missed: another program was running on that CPU (Linux 6.7 and later), or it is broken.",
@@ -209,9 +331,11 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     runs = CounterMetricFamily(
         "killsnoop_probe_runs", "Runs of the program while kernel.bpf_stats_enabled is 1.", labels=("program",)
     )
+    inexact = probe.inexact()
     for hook, way in probe.hooks.items():
         attached.add_metric((hook,), probe.attached(hook))
         ways.add_metric((hook, way), 1)
+        exact.add_metric((hook,), hook not in inexact)
     for program, not_handled in probe.not_handled().items():
         info = probe.program(program)
         missed.add_metric((program,), info.misses + not_handled)
@@ -219,6 +343,7 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
         runs.add_metric((program,), info.runs)
     yield attached
     yield ways
+    yield exact
     yield missed
     if run_stats:
         yield seconds
@@ -230,28 +355,41 @@ class EventStats(Protocol):
 
     last_event_ns: int | None
     cgroup_sources: dict[str, int]
+    pod_sources: dict[str, int]
 
 
 class Collector:
     """Reads the probe and the statistics of the event thread for each page."""
 
-    def __init__(self, probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str] = names.text) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        event_stats: EventStats | None,
+        text: Callable[[bytes], str] = names.text,
+        boot_ns: Callable[[], int | None] | None = None,
+        expected_senders: Iterable[str] = (),
+    ) -> None:
         self._probe = probe
         self._event_stats = event_stats
-        self._text = lru_cache(probe.layout.series_max)(text)
-        self._monotonic = MonotonicTotals()
+        self._text = lru_cache(probe.layout.series_max + 2 * probe.layout.deaths_max)(text)
+        self._calls, self._deaths = MonotonicTotals(), MonotonicTotals()
+        self._boot_ns = boot_ns or BootTime().ns
+        self._expected_senders = expected_senders
 
     def collect(self) -> Iterator[Metric]:
         """All families except those of the process and the Python version."""
         ledger = self._probe.ledger()
         counts = self._probe.counts()
-        yield from signals(counts, self._text, self._monotonic)
+        boot_ns = self._boot_ns()
+        yield from deaths(counts, self._text, self._deaths, boot_ns)
+        yield from ends(counts)
+        yield from signals(counts, self._text, self._calls, boot_ns)
         yield deliveries(counts)
-        yield from deaths(counts)
+        yield expected(self._expected_senders)
         yield from events(ledger)
         if self._event_stats:
-            yield lookups(self._event_stats.cgroup_sources)
-        yield from series(counts, self._probe.layout.series_max)
+            yield from lookups(self._event_stats.cgroup_sources, self._event_stats.pod_sources)
+        yield from series(counts, self._probe.layout)
         run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_bytes().strip() == b"1"
         # Before Linux 5.19, bpf(2) shows programs only with CAP_BPF. Then these families are missing.
         with contextlib.suppress(PermissionError):
@@ -269,10 +407,16 @@ class Collector:
         yield info
 
 
-def registry(probe: Probe, event_stats: EventStats | None, text: Callable[[bytes], str]) -> CollectorRegistry:
+def registry(
+    probe: Probe,
+    event_stats: EventStats | None,
+    text: Callable[[bytes], str],
+    with_timestamps: bool,
+    expected_senders: Iterable[str],
+) -> CollectorRegistry:
     """The registry of all metrics on the page. `text` maps a comm to its label."""
     result = CollectorRegistry()
-    result.register(Collector(probe, event_stats, text))
+    result.register(Collector(probe, event_stats, text, None if with_timestamps else lambda: None, expected_senders))
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)
     return result

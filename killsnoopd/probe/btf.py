@@ -54,6 +54,8 @@ FIELDS = (
     ("KERNFS_IATTR", "kernfs_node", "iattr"),
     ("IATTR_UID", "kernfs_iattrs", "ia_uid"),
     ("MM_EXE_FILE", "mm_struct", "exe_file"),
+    ("MM_ARG_START", "mm_struct", "arg_start"),
+    ("MM_ARG_END", "mm_struct", "arg_end"),
     ("DENTRY_PARENT", "dentry", "d_parent"),
     ("DENTRY_SB", "dentry", "d_sb"),
     ("DENTRY_SHORT_NAME", "dentry", "d_shortname", "d_iname"),  # 6.14

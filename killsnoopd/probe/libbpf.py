@@ -3,11 +3,14 @@
 Source: libbpf's bpf.h, btf.h and libbpf.h. All but those of the ring buffer are thin wrappers of bpf(2) commands.
 """
 
+import contextlib
 import ctypes
 import os
+import struct
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from killsnoopd.failure import Exit, Failure
 
@@ -297,15 +300,15 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
         return size
 
     found: dict[str, dict[str, int]] = {}
-    btf = _vmlinux_btf()
-    for struct in structs:
-        found[struct] = {}
-        found[struct][""] = collect(_btf_id(struct, _BTF_STRUCT), 0, found[struct])
+    btf = vmlinux_btf()
+    for name in structs:
+        found[name] = {}
+        found[name][""] = collect(_btf_id(name, _BTF_STRUCT), 0, found[name])
     return found
 
 
 @cache
-def _vmlinux_btf() -> int:
+def vmlinux_btf() -> int:
     """The running kernel's BTF. It stays loaded: only the loader and its children use it. Raises Failure."""
     btf = _lib().btf__load_vmlinux_btf()
     if not btf:
@@ -319,19 +322,29 @@ def _vmlinux_btf() -> int:
 
 def _btf_id(name: str, kind: int) -> int:
     """Raises OSError if the kernel has no such type."""
-    return _checked(_lib().btf__find_by_name_kind(_vmlinux_btf(), name.encode(), kind), f"{name} in the kernel's BTF")
+    return _checked(_lib().btf__find_by_name_kind(vmlinux_btf(), name.encode(), kind), f"{name} in the kernel's BTF")
 
 
 def has_function(name: str) -> bool:
     """Whether the kernel's BTF has this function."""
-    return bool(_lib().btf__find_by_name_kind(_vmlinux_btf(), name.encode(), _BTF_FUNCTION) > 0)
+    return bool(_lib().btf__find_by_name_kind(vmlinux_btf(), name.encode(), _BTF_FUNCTION) > 0)
+
+
+def has_name(name: str, path: Path = Path("/sys/kernel/btf/vmlinux")) -> bool:
+    """Whether anything in the kernel's BTF has this name. Keeps nothing in memory: the daemon may ask, too."""
+    header = struct.Struct("=HBBIIIII")  # struct btf_header
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        *_, length, _types, _types_length, strings, strings_length = header.unpack(file.read(header.size))
+        file.seek(length + strings)
+        return b"\0%b\0" % name.encode() in file.read(strings_length)
+    return False
 
 
 def first_argument_is_pointer(tracepoint: str) -> bool:
     """Whether the first argument of a BTF tracepoint is a pointer, not a number. Raises OSError if there is none."""
 
     def words(type_id: int, count: int) -> list[int]:
-        return list((c_uint32 * count).from_address(_lib().btf__type_by_id(_vmlinux_btf(), type_id)))
+        return list((c_uint32 * count).from_address(_lib().btf__type_by_id(vmlinux_btf(), type_id)))
 
     pointer = words(_btf_id(f"btf_trace_{tracepoint}", _BTF_TYPEDEF), 3)[2]  # struct btf_type: name, info, type
     function = words(pointer, 3)[2]

@@ -24,7 +24,6 @@ from killsnoopd.probe.program import (
     EVENTS_FD,
     JUMPS,
     Layout,
-    possible_cpus,
     probe_hash,
     relocated,
     rules,
@@ -32,8 +31,9 @@ from killsnoopd.probe.program import (
 from killsnoopd.settings import Settings
 
 _LICENSE = "Dual MIT/GPL"  # as in killsnoop.bpf.c
-READ_ONLY = ("counts", "series", "slot_state")
+READ_ONLY = ("counts", "series", "victims", "last_used", "slot_state")
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
+_BPF_AND_PERFMON = 1 << 39 | 1 << 38
 _ENOTSUPP = 524  # include/linux/errno.h; arm64's JIT returns it for an atomic exchange before Linux 5.18
 
 
@@ -108,8 +108,7 @@ def _load(settings: Settings, chosen: dict[str, str], pinned: Objects | None) ->
 def may_load(status: bytes) -> bool:
     """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which covers them."""
     capabilities = privileges.bit_set(status, "CapEff")
-    both = 1 << 39 | 1 << 38
-    return capabilities & both == both or bool(capabilities & 1 << 21)
+    return capabilities & _BPF_AND_PERFMON == _BPF_AND_PERFMON or bool(capabilities >> privileges.CAP_SYS_ADMIN & 1)
 
 
 def check_capabilities() -> None:
@@ -119,17 +118,22 @@ def check_capabilities() -> None:
 
 
 def choose_ways(settings: Settings) -> dict[str, str]:
-    """The way of each program, from the settings, the kernel's features and trials. Raises Failure."""
+    """The way of each program, from the settings, the kernel's features and trials. Raises Failure.
+
+    Drops CAP_SYS_ADMIN if they do not need it, before anything is compiled.
+    """
     # Cheap checks first: compiling takes long.
     check_capabilities()
     chosen = ways.choose(settings)
     for hook in hooks.chosen(settings):
         hooks.check(hook, chosen[hook.program])
-    for program in ways.inexact(chosen):
+    for program in ways.inexact(chosen, ways.preemptible()):
         _say(
             f"{program} is attached by {chosen[program]}: on this kernel it misses signals while tasks are preempted; "
             "killsnoop_probe_missed_total counts them"
         )
+    if hooks.TRACEPOINT not in chosen.values() and privileges.effective() & _BPF_AND_PERFMON == _BPF_AND_PERFMON:
+        privileges.drop_one(privileges.CAP_SYS_ADMIN)  # only perf_event_open(2) may need it
     return chosen
 
 
@@ -230,7 +234,7 @@ def _load_and_pin(settings: Settings, directory: Path) -> None:
 
 def _faulty(objects: Objects, settings: Settings) -> bool:
     """Whether the probe fails the self-test."""
-    probe = Probe(objects.duplicate(), Layout(possible_cpus(), settings.max_series), "")
+    probe = Probe(objects.duplicate(), Layout.of(settings), "")
     try:
         return bool(self_test.faults(probe, settings.syscalls))
     finally:

@@ -27,13 +27,15 @@ DAEMON_STATUSES = ("logged", "filtered", "journal_error", "decode_error")  # of 
 LEDGER_WORDS = 16  # of 8 bytes
 SELF_TEST_PID = 6  # index of the word with the pid of the process that tests the probe
 KINDS = 4  # of events, enum kind: the probe counts each kind by status
-SERIES_BYTES = 24
+SERIES_BYTES, VICTIM_BYTES = 24, 104  # struct series, struct victim
+UNIT_BYTES = 64  # of a unit's name, with a NUL: UNIT_LEN
 _RULE = struct.Struct("=QQ16s16sII")  # struct rule
-DAEMON_MAPS = ("counts", "series", "slot_state", "events", "ledger")  # read by the daemon
-SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # enum slot_state
+DAEMON_MAPS = ("counts", "series", "victims", "last_used", "slot_state", "events", "ledger")  # read by the daemon
+TABLES = 2  # enum table
+SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # of a table: enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
 PROBE_MAPS = (  # used by the probe and the next loader only
-    "slots", "retired", "used", "buckets", "shared_buckets", "scratch_buffers", "histories", "no_history",
+    "slots", "victim_slots", "retired", "buckets", "shared_buckets", "scratch_buffers", "histories", "no_history",
     "history_shares", "undecided_kills", "dead", "cpu_caches", "rules", *JUMPS,
 )  # fmt: skip
 
@@ -46,6 +48,7 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
         "CPUS": cpus,
         "PAGE_SIZE": page_bytes,
         "SERIES_MAX": settings.max_series,
+        "DEATHS_MAX": settings.max_deaths,
         "RING_PAGES": max(1, settings.ring_bytes // page_bytes),
         "EXCLUDE_LOW": excluded & (1 << 64) - 1,
         "EXCLUDE_HIGH": excluded >> 64,
@@ -54,10 +57,10 @@ def macros(settings: Settings, cpus: int, page_bytes: int) -> dict[str, int]:
         "FATAL_HIGH": fatal >> 64,
         "EVENT_INTERVAL_NS": interval_ns,
         "EVENT_BURST_NS": interval_ns * (settings.burst - 1),
-        # In ticks of 2**30 ns, rounded up.
-        "TTL": -(-settings.series_ttl_s * 1_000_000_000 // (1 << 30)),
+        "TTL_NS": settings.series_ttl_s * 1_000_000_000,
         "GRACE_NS": settings.grace_s * 1_000_000_000,
         "SELF_SIGNALS": int(settings.self_signals),
+        "CMDLINE": int(settings.cmdline),
     }
 
 
@@ -89,7 +92,7 @@ def layout_hash(settings: Settings, ways: dict[str, str]) -> str:
     one type only.
     """
     text = re.sub(r"/\*.*?\*/", " ", MAPS_HEADER.read_text(), flags=re.DOTALL)
-    described = json.dumps([settings.max_series, settings.ring_bytes, ways], sort_keys=True)
+    described = json.dumps([settings.max_series, settings.max_deaths, settings.ring_bytes, ways], sort_keys=True)
     return _digest(described.encode(), " ".join(text.split()).encode())
 
 
@@ -138,32 +141,43 @@ class Layout:
     """Offsets in `counts`, in cells of 8 bytes; there is a row of cells per CPU."""
 
     cpus: int
-    series_max: int
+    series_max: int  # of calls; their cells are the first ones
+    deaths_max: int  # series of deaths; theirs are the next
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Layout":
+        """The layout of a probe of these settings on this machine."""
+        return cls(possible_cpus(), settings.max_series, settings.max_deaths)
 
     @property
     def overflow(self) -> int:
-        """First cell of the overflow table: one per signal and result."""
-        return self.series_max
+        """First cell of the calls that found no counter: one per signal and result."""
+        return self.series_max + self.deaths_max
+
+    @property
+    def overflow_deaths(self) -> int:
+        """First cell of the deaths that found no counter: one per signal and origin."""
+        return self.overflow + len(names.SIGNALS) * len(RESULTS)
 
     @property
     def aged(self) -> int:
         """First cell of the calls of recycled series: one per signal and result."""
-        return self.overflow + len(names.SIGNALS) * len(RESULTS)
+        return self.overflow_deaths + len(names.SIGNALS) * len(names.DEATH_ORIGINS)
+
+    @property
+    def aged_deaths(self) -> int:
+        """First cell of the deaths of recycled series: one per signal and origin."""
+        return self.aged + len(names.SIGNALS) * len(RESULTS)
 
     @property
     def deliveries(self) -> int:
         """First cell of the deliveries: one per signal, origin and outcome."""
-        return self.aged + len(names.SIGNALS) * len(RESULTS)
-
-    @property
-    def deaths(self) -> int:
-        """First cell of the deaths: one per signal and origin."""
-        return self.deliveries + len(names.SIGNALS) * len(names.ORIGINS) * len(names.OUTCOMES)
+        return self.aged_deaths + len(names.SIGNALS) * len(names.DEATH_ORIGINS)
 
     @property
     def exits(self) -> int:
         """First cell of the exits after a handled signal: one per signal."""
-        return self.deaths + len(names.SIGNALS) * len(names.DEATH_ORIGINS)
+        return self.deliveries + len(names.SIGNALS) * len(names.ORIGINS) * len(names.OUTCOMES)
 
     @property
     def escalations(self) -> int:

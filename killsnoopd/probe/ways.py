@@ -11,6 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from killsnoopd.failure import Exit, Failure
@@ -18,6 +19,7 @@ from killsnoopd.probe import hooks, libbpf
 from killsnoopd.probe.hooks import FEXIT, HOOKS, KPROBE, TP_BTF, TRACEPOINT, Hook, Point
 from killsnoopd.settings import Settings
 
+_DEBUG = Path("/sys/kernel/debug/sched/preempt")
 # r2 = 1; r1 = &cell, whose map's fd goes to byte 12; lock *(u64 *)r1 += r2; r0 = 0; exit
 _COUNT_ONE = bytes.fromhex(
     "b702000001000000 1821000000000000 0000000000000000 db21000000000000 b700000000000000 9500000000000000"
@@ -26,6 +28,7 @@ _COUNT_ONE = bytes.fromhex(
 
 def choose(settings: Settings) -> dict[str, str]:
     """The way of each program. Where no exact way is to be had, the one that remains: see inexact(). Raises Failure."""
+    libbpf.vmlinux_btf()  # everything below needs it
     ways = {hook.program: hook.ways[0] for hook in HOOKS}
     calls = [hook for hook in HOOKS if hook.at_return]  # all, so that settings do not change the way
     ways["sys_exit"] = _way_of_calls(calls) if settings.attach == "auto" else settings.attach
@@ -56,23 +59,27 @@ def _way_of_exits(hook: Hook) -> str:
     return TRACEPOINT if _counts(TRACEPOINT, [hook], _exit) else TP_BTF
 
 
-def inexact(ways: dict[str, str]) -> list[str]:
-    """Programs whose runs the kernel skips while a task is preempted in them; with fexit, it may also miscount."""
-    found = [program for program in ("sys_exit",) if ways[program] == FEXIT and preemptible()]
+def inexact(ways: dict[str, str], preemptible: bool) -> list[str]:
+    """Programs whose runs the kernel skips while a task is preempted in them; with fexit, it may also miscount.
+
+    `ways`: the way of each program. `preemptible`: whether a task may lose its CPU inside the kernel.
+    """
+    found = [program for program, way in ways.items() if way == FEXIT and preemptible]
     if has_preemptible_tracepoints():
         preempted = [("sys_exit", TRACEPOINT), ("sched_process_exit", TP_BTF)]
         if "PREEMPT_RT" in os.uname().version:  # where interrupts stay on under siglock
             preempted.append(("signal_generate", TP_BTF))
-        found += [program for program, way in preempted if ways[program] == way]
+        found += [program for program, way in preempted if ways.get(program) == way]
     return found
 
 
+@cache
 def has_preemptible_tracepoints() -> bool:
     """Whether programs of tracepoints may be preempted: of BTF tracepoints, and of classic ones at system calls.
 
     Linux 7.0 and later, which has no mode without preemption on x86 and arm64.
     """
-    return libbpf.has_function("trace_call_bpf_faultable")
+    return libbpf.has_name("trace_call_bpf_faultable")
 
 
 def has_return_pool() -> bool:
@@ -99,9 +106,22 @@ def preemptible() -> bool:
     return has_preemptible_tracepoints() or preemption_mode(os.uname())
 
 
+def now_preemptible(debug: Path = _DEBUG) -> bool:
+    """The same for the daemon, which reads only what may change while it runs; in doubt, no: the loader has asked."""
+    try:
+        return has_preemptible_tracepoints() or _preempts(debug.read_bytes())
+    except OSError:
+        return False
+
+
+def _preempts(modes: bytes) -> bool:
+    """From the content of sched/preempt, such as `none (voluntary) full`."""
+    return not re.search(rb"\((none|voluntary)\)", modes)
+
+
 def preemption_mode(
     kernel: os.uname_result,
-    debug: Path = Path("/sys/kernel/debug/sched/preempt"),
+    debug: Path = _DEBUG,
     command_line: Path = Path("/proc/cmdline"),
     boot: Path = Path("/boot"),
 ) -> bool:
@@ -110,7 +130,7 @@ def preemption_mode(
     if "PREEMPT_DYNAMIC" not in version:
         return "PREEMPT" in version  # the others name no mode: none or voluntary
     with contextlib.suppress(OSError):
-        return not re.search(rb"\((none|voluntary)\)", debug.read_bytes())
+        return _preempts(debug.read_bytes())
     with contextlib.suppress(OSError):
         modes = re.findall(rb"\bpreempt=(\w+)", command_line.read_bytes())
         if modes:

@@ -81,7 +81,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def table_parser() -> argparse.ArgumentParser:
     """The flags of `killsnoop`; the single letters are those of bcc's killsnoop."""
     result = _parser("killsnoop", "Shows who sent which signal to whom, from killsnoopd's events. "
-                     "`killsnoop who PID|COMM|UNIT` says who killed a process, "
+                     "`killsnoop who PID|COMM|UNIT|POD` says who killed a process, "
                      "`killsnoop top` the largest numbers of kills.", _EXAMPLES)  # fmt: skip
     add = result.add_argument
     _add_file(result)
@@ -97,7 +97,9 @@ def table_parser() -> argparse.ArgumentParser:
         metavar="SIG[,SIG]",
         help="only these signals, by name or number",
     )
-    add("-u", "--unit", metavar="UNIT", help="only signals from or to this systemd unit")
+    add("-u", "--unit", metavar="UNIT|NAMESPACE/POD", help="only signals from or to this systemd unit or pod")
+    add("-c", "--cmdline", action="store_true", help="also show the sender's command line")
+    add("-a", "--ancestors", action="store_true", help="also show the sender's parent, its parent, and so on")
     add("-d", "--deaths", action="store_true", help="also show deaths, and exits soon after a signal")
     _add_output(result)
     return result
@@ -110,14 +112,20 @@ def who_parser() -> argparse.ArgumentParser:
         "Says what ended a process last: which signal, or an exit soon after one; who sent it, when and how; "
         "and what else that sender ended within a minute.",
     )
-    result.add_argument("asked", metavar="PID|COMM|UNIT", help="process id, name or path, systemd unit, container id")
+    result.add_argument(
+        "asked",
+        metavar="PID|COMM|UNIT|POD",
+        help="process id, name or path, systemd unit, pod or NAMESPACE/POD, machine, container id",
+    )
     _add_file(result)
     return result
 
 
 def top_parser() -> argparse.ArgumentParser:
     """The flags of `killsnoop top`."""
-    result = _parser("killsnoop top", "Shows which senders, targets or units have the most kills, in the last hour.")
+    result = _parser(
+        "killsnoop top", "Shows which senders, targets, or units and pods have the most kills, in the last hour."
+    )
     _add_file(result)
     result.add_argument("-b", "--by", choices=top.BY, default="sender", help="what to count by (default %(default)s)")
     _add_follow(result)
@@ -170,7 +178,8 @@ def show(args: argparse.Namespace, out: Output) -> int:
         # A journal that cannot be read is an error, and not a heading without rows; live, the heading does not wait.
         first = [] if live else list(itertools.islice(found, 1))
         hosts = args.merge or bool(args.directory) or any("_HOSTNAME" in record for record in first if args.file)
-        chosen = table.columns(total, dated=not live, hosts=hosts)
+        long = (table.COMMAND,) * args.cmdline + (table.ANCESTORS,) * args.ancestors
+        chosen = table.columns(total, dated=not live, hosts=hosts, long=long, cut=out.terminal)
         if args.output == "table":
             out.line(table.head(chosen), flush=True)
         for record in itertools.chain(first, found):

@@ -38,7 +38,7 @@ class Wanted:
     pid: int | None = None
     tpid: int | None = None
     signals: frozenset[int] = frozenset()  # numbers; names.INVALID for all numbers that are not signals
-    unit: str | None = None  # of the sender or of the target
+    unit: str | None = None  # of the sender or of the target: a systemd unit, or NAMESPACE/POD
     kinds: tuple[str, ...] = KINDS
 
     def has(self, record: Record) -> bool:
@@ -51,8 +51,24 @@ class Wanted:
             return False
         if self.signals and record.get("KILLSNOOP_SIGNAL") not in {names.signal_name(sig) for sig in self.signals}:
             return False
-        units = record.get("KILLSNOOP_UNIT"), record.get("KILLSNOOP_TARGET_UNIT")
+        units = record.get("KILLSNOOP_UNIT"), record.get("KILLSNOOP_TARGET_UNIT"), pod(record), pod(record, "TARGET_")
         return not self.unit or self.unit in units or f"{self.unit}.service" in units
+
+
+def pod(record: Record, whose: str = "") -> str:
+    """NAMESPACE/POD of the sender or of the target (`TARGET_`); empty: none, or not known."""
+    name = record.get(f"KILLSNOOP_{whose}POD")
+    return f"{record.get(f'KILLSNOOP_{whose}POD_NAMESPACE', '?')}/{name}" if name else ""
+
+
+def belongs(record: Record, whose: str = "") -> str:
+    """What the sender or the target (`TARGET_`) belongs to: a pod, or else a unit, a machine or a container."""
+    return (
+        pod(record, whose)
+        or record.get(f"KILLSNOOP_{whose}UNIT")
+        or record.get(f"KILLSNOOP_{whose}MACHINE")
+        or record.get(f"KILLSNOOP_{whose}CONTAINER", "")[:12]
+    )
 
 
 def moment(record: Record) -> datetime:

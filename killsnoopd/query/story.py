@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from killsnoopd.events.fields import duration
 from killsnoopd.query import users
-from killsnoopd.query.records import Record, lapse, lapse_ns, moment
+from killsnoopd.query.records import Record, belongs, lapse, lapse_ns, moment, pod
 from killsnoopd.query.table import safe
 from killsnoopd.query.users import Named
 from killsnoopd.query.who import Answer, Around, sender, target
@@ -14,6 +14,9 @@ _ROUTES = {
     "pdeathsig": " by exiting (PR_SET_PDEATHSIG)",
     "autokill": " by closing its pidfd (CLONE_PIDFD_AUTOKILL)",
 }
+# Where a sender runs. In a pod, the names of unit and container are long numbers.
+_IN_A_POD = (("CONTAINER_NAME", "container {}"),)
+_NOT_IN_A_POD = (("UNIT", "{}"), ("CONTAINER", "container {:.12}"), ("MACHINE", "machine {}"))
 
 
 def _time(record: Record) -> str:
@@ -22,8 +25,9 @@ def _time(record: Record) -> str:
 
 def _target(record: Record) -> str:
     comm, pid = target(record)
-    unit = record.get("KILLSNOOP_TARGET_UNIT") or record.get("KILLSNOOP_TARGET_CONTAINER", "")[:12]
-    return f"{comm}[{pid}]" + (f" ({unit})" if unit else "")
+    unit = belongs(record, "TARGET_")
+    kind = "pod " if pod(record, "TARGET_") else ""
+    return f"{comm}[{pid}]" + (f" ({kind}{unit})" if unit else "")
 
 
 def _short(by: tuple[str, str] | None) -> str:
@@ -47,17 +51,33 @@ def _sender(record: Record, named: Named) -> str:
         about.append(_user(record, "UID", named))
     if record.get("KILLSNOOP_LOGINUID"):
         about.append("logged in as " + _user(record, "LOGINUID", named))
+    if in_a_pod := pod(record):
+        about.append(f"pod {in_a_pod}")
     for name, text in (
         ("SESSIONID", "session {}"),
         ("EXE", "{}"),
-        ("UNIT", "{}"),
-        ("CONTAINER", "container {:.12}"),
-        ("PARENT_COMM", "child of {}"),
+        *(_IN_A_POD if in_a_pod else _NOT_IN_A_POD),
+        *(() if record.get("KILLSNOOP_ANCESTORS") else (("PARENT_COMM", "child of {}"),)),
     ):
         value = record.get(f"KILLSNOOP_{name}")
         if value:
             about.append(text.format(value))
     return _short(by) + (f" ({', '.join(about)})" if about else "")
+
+
+def _command(record: Record) -> list[str]:
+    """The sender's command and its ancestors, in a sentence each."""
+    by = sender(record)
+    if by is None or by[1] == "0":
+        return []
+    told = []
+    if command := record.get("KILLSNOOP_CMDLINE"):
+        told.append(f"The command of {_short(by)} was {command}")
+    if chain := record.get("KILLSNOOP_ANCESTORS"):
+        parent, *rest = chain.split(" ")
+        below = f", below {', '.join(rest)}" if rest else ""
+        told.append(f"{'It' if command else _short(by)} was a child of {parent}{below}")
+    return told
 
 
 def _ended(record: Record) -> str:
@@ -97,7 +117,7 @@ def sentences(answer: Answer, around: Around, named: Named = users.number, *, ho
     """
     last, by = answer.last, sender(answer.last)
     host = f" on {last['_HOSTNAME']}" if hosts and "_HOSTNAME" in last else ""
-    told = [f"{_time(last)}{host}: {_what_happened(last, named)}"]
+    told = [f"{_time(last)}{host}: {_what_happened(last, named)}", *_command(last)]
     if around.before:
         since = lapse_ns(last) or 0
         earlier = [

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from killsnoopd.query import records, users
 from killsnoopd.query.records import Record
@@ -90,7 +90,7 @@ def _route(record: Record, _: Style) -> str:
 
 
 def _belongs(record: Record, _: Style) -> str:
-    return record.get("KILLSNOOP_TARGET_UNIT") or record.get("KILLSNOOP_TARGET_CONTAINER", "")[:12]
+    return records.belongs(record, "TARGET_")
 
 
 def _user(record: Record, style: Style) -> str:
@@ -101,8 +101,19 @@ def _host(record: Record, _: Style) -> str:
     return record.get("_HOSTNAME", "")
 
 
-def columns(total: int, *, dated: bool, hosts: bool = False) -> list[Column]:
-    """The columns for a terminal of width `total`: the classic six, and as many others as fit."""
+COMMAND = Column("COMMAND", None, _of_sender("CMDLINE"))
+ANCESTORS = Column("ANCESTORS", None, _of_sender("ANCESTORS"))
+_LONG_MIN = 30  # width of a column of unlimited length, from which on it may take the place of the other columns
+
+
+def columns(
+    total: int, *, dated: bool, hosts: bool = False, long: tuple[Column, ...] = (), cut: bool = False
+) -> list[Column]:
+    """The columns for a terminal of width `total`: the classic six, and as many others as fit.
+
+    `long`: columns for texts of any length, which come last and share the rest of the width. The last of them is cut
+    only with `cut`.
+    """
     time_format = "%m-%d %H:%M:%S" if dated else "%H:%M:%S"
     chosen = [
         Column("TIME", 14 if dated else 8, lambda record, _: records.moment(record).strftime(time_format)),
@@ -123,13 +134,17 @@ def columns(total: int, *, dated: bool, hosts: bool = False) -> list[Column]:
     used = sum((column.columns or 0) + 1 for column in chosen) - 1
     for column in others:
         needed = 1 + (column.columns or 0)
-        if used + needed > total:
+        if used + needed + len(long) * (1 + _LONG_MIN) > total:
             break
         chosen.append(column)
         used += needed
     if used > total:  # a narrow terminal: shorten the names
         at = [column.head for column in chosen].index("COMM")
         chosen[at] = Column("COMM", max(4, 15 - (used - total)), _of_sender("COMM"))
+    for left, column in zip(range(len(long), 0, -1), long, strict=True):
+        columns = max(len(column.head), (total - used) // left - 1)
+        used += 1 + columns
+        chosen.append(replace(column, columns=columns if cut or left > 1 else None))
     return chosen
 
 

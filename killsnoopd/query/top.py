@@ -1,11 +1,11 @@
-"""`killsnoop top`: which senders, targets or units have the most kills."""
+"""`killsnoop top`: which senders, targets, or units and pods have the most kills."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from killsnoopd.query import users, who
-from killsnoopd.query.records import ENDS, Record, moment
+from killsnoopd.query.records import ENDS, Record, belongs, moment
 from killsnoopd.query.table import Style, fitted, safe
 
 BY = ("sender", "target", "unit")
@@ -25,7 +25,7 @@ class Kills:
     """What was counted for one name."""
 
     name: str
-    belongs: str  # of a sender the user, of a target the unit or container
+    belongs: str  # of a sender the user, of a target the unit, pod or container
     killed: int = 0  # deaths by a signal
     exited: int = 0  # exits soon after a signal
     signals: int = 0  # deadly signals delivered
@@ -40,7 +40,7 @@ class Kills:
 
 
 def _names(record: Record, by: str, style: Style) -> tuple[str, str] | None:
-    unit = record.get("KILLSNOOP_TARGET_UNIT") or record.get("KILLSNOOP_TARGET_CONTAINER", "")[:12]
+    unit = belongs(record, "TARGET_")
     if by == "unit":
         return (unit, "") if unit else None
     if by == "target":

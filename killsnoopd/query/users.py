@@ -27,4 +27,4 @@ def number(uid: str) -> str:
 def shown(record: Record, field: str, named: Named) -> str:
     """The user in a field of an event. A container has users of its own, whose names this machine does not know."""
     uid = record.get(f"KILLSNOOP_{field}", "")
-    return uid if record.get("KILLSNOOP_CONTAINER") else named(uid)
+    return uid if record.get("KILLSNOOP_CONTAINER") or record.get("KILLSNOOP_MACHINE") else named(uid)

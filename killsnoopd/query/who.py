@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from killsnoopd import names
-from killsnoopd.query.records import ENDS, Matches, Record, lapse_ns, moment
+from killsnoopd.query.records import ENDS, Matches, Record, lapse_ns, moment, pod
 
 AROUND = timedelta(minutes=1)
 """How far from the end other victims of the same sender are looked for. Also how far out of order events may be."""
@@ -17,6 +17,7 @@ BEFORE = timedelta(minutes=5)
 
 _CONTAINER = re.compile(r"[0-9a-f]{12,64}")  # as many digits of its id identify a container, as for docker
 _COMM_BYTES = 15  # TASK_COMM_LEN - 1: the kernel keeps no more of a process's name
+_POD = re.compile(r"[a-z0-9-]+/[a-z0-9.-]+")  # NAMESPACE/POD; the path of an executable begins with a slash
 _UNIT = re.compile(r".+\.(service|scope|slice|socket|mount|swap)")
 _MEANT_TO_END = ("SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT")  # others often have another meaning: SIGHUP is a reload
 _VICTIMS_COUNTED = 10_000
@@ -31,34 +32,43 @@ class Way:
 
     fields: tuple[tuple[str, str], ...]  # one of them must have this value
     container: str = ""  # or the container's id must start so
+    pod: str = ""  # or this must be its pod, as NAMESPACE/POD
     note: str = ""  # how it was matched, if not as it was asked
 
     def has(self, record: Record) -> bool:
         """Whether the target is meant."""
-        return any(record.get(name) == value for name, value in self.fields) or bool(
-            self.container and record.get("KILLSNOOP_TARGET_CONTAINER", "").startswith(self.container)
+        return (
+            any(record.get(name) == value for name, value in self.fields)
+            or bool(self.container and record.get("KILLSNOOP_TARGET_CONTAINER", "").startswith(self.container))
+            or bool(self.pod and pod(record, "TARGET_") == self.pod)
         )
 
 
 def ways(asked: str) -> list[Way]:
-    """The ways to understand `asked`, best first: as a pid, a unit, a process name, a container id, a longer name."""
+    """The ways to understand `asked`, best first.
+
+    As a pid; as NAMESPACE/POD; as a unit; as a process name, a pod, a machine or a container id; as a longer name.
+    """
     if asked.isascii() and asked.isdigit() and not _CONTAINER.fullmatch(asked):
         return [Way((("KILLSNOOP_TPID", asked),))]
     found = []
     note = ""
+    if _POD.fullmatch(asked):
+        found.append(Way((), pod=asked))
     if _UNIT.fullmatch(asked):
         # A process can take any name of up to 15 bytes, but not any unit.
         found.append(Way((("KILLSNOOP_TARGET_UNIT", asked),)))
         note = f"no unit {asked}; matched a process of that name"
     last = asked.rstrip("/").rpartition("/")[2] or asked
-    units = () if note else (("KILLSNOOP_TARGET_UNIT", asked), ("KILLSNOOP_TARGET_UNIT", f"{asked}.service"))
+    units = (("UNIT", asked), ("UNIT", f"{asked}.service"), ("POD", asked), ("MACHINE", asked)) if not note else ()
     raw = os.fsencode(last)
     if last != asked:
         note = f"matched processes named {last}"
     container = asked if _CONTAINER.fullmatch(asked) else ""
     # Names are logged escaped, and may be asked for as they are or as they were logged.
     spellings = dict.fromkeys((last, names.text(raw)))
-    found.append(Way((*(("KILLSNOOP_TCOMM", name) for name in spellings), *units), container, note))
+    fields = [("TCOMM", name) for name in spellings] + [(f"TARGET_{name}", value) for name, value in units]
+    found.append(Way(tuple((f"KILLSNOOP_{name}", value) for name, value in fields), container, note=note))
     if len(raw) > _COMM_BYTES:
         short = names.text(raw[:_COMM_BYTES])
         note = f"no process named {last}; matched the first {_COMM_BYTES} bytes, {short}"
@@ -162,7 +172,14 @@ def candidates(asked: str) -> Matches:
     if any(way.container for way in found):
         return (kinds,)  # journalctl matches whole values only
     fields = dict.fromkeys(f"{name}={value}" for way in found for name, value in way.fields)
-    return tuple((*kinds, match) for match in fields)
+    pods = [way.pod.split("/") for way in found if way.pod]
+    return (
+        *(
+            (*kinds, f"KILLSNOOP_TARGET_POD_NAMESPACE={namespace}", f"KILLSNOOP_TARGET_POD={name}")
+            for namespace, name in pods
+        ),
+        *((*kinds, match) for match in fields),
+    )
 
 
 @dataclass(frozen=True)

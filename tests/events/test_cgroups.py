@@ -1,5 +1,6 @@
-"""Units and containers, from cgroup paths that systemd and container engines make, and from those that users make."""
+"""Units, containers, pods and machines, from cgroup paths of systemd and container engines, and from those of users."""
 
+import dataclasses
 import os
 
 import pytest
@@ -11,6 +12,9 @@ from killsnoopd.events import cgroups
 from killsnoopd.events.cgroups import Cgroups, Membership
 
 ID, OTHER = "0123456789abcdef" * 4, "f" * 64
+UID = "9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6"
+UID_ = UID.replace("-", "_")
+STATIC = "0123456789abcdef" * 2  # a static pod's uid
 
 
 def parts(path):
@@ -49,12 +53,84 @@ def member(path, trusted=None):
         (f"/kubepods.slice/crio-conmon-{ID}.scope", f"crio-conmon-{ID}.scope", None),
         (f"/system.slice/kubelet.service/kubepods-pod1.slice:cri-containerd:{ID}", "kubelet.service", ID),
         (f"/x/{ID[:-1]}", None, None),
+        (f"/system.slice/docker-{ID}.scope/user.slice/user-1000.slice/user@1000.service/a.service",
+         f"docker-{ID}.scope", ID),
         (f"/x/{ID.upper()}", None, None),
     ],
 )  # fmt: skip
 def test_unit_and_container(cgroup, unit, container):
     """The cgroup paths that systemd, docker, containerd, CRI-O and podman make."""
     assert member(cgroup) == Membership(unit, container)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit", "container", "pod"),
+    [
+        # cgroupfs driver: cgroup v2 and v1 have the same names
+        (f"/kubepods/burstable/pod{UID}/{ID}", None, ID, UID),
+        (f"/kubepods/besteffort/pod{UID}/{ID}", None, ID, UID),
+        (f"/kubepods/pod{UID}/{ID}/a", None, ID, UID),
+        (f"/kubepods/pod{UID}", None, None, UID),
+        (f"/kubepods/burstable/pod{STATIC}/{ID}", None, ID, STATIC),
+        (f"/a-root/kubepods/pod{UID}/{ID}", None, ID, UID),
+        # systemd driver
+        (f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID_}.slice/cri-containerd-{ID}.scope",
+         f"cri-containerd-{ID}.scope", ID, UID),
+        (f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{UID_}.slice/crio-{ID}.scope/container",
+         f"crio-{ID}.scope", ID, UID),
+        (f"/kubepods.slice/kubepods-pod{UID_}.slice/docker-{ID}.scope", f"docker-{ID}.scope", ID, UID),
+        (f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{STATIC}.slice/cri-containerd-{ID}.scope",
+         f"cri-containerd-{ID}.scope", ID, STATIC),
+        (f"/kubepods.slice/kubepods-pod{UID_}.slice", None, None, UID),
+        (f"/kubepods.slice/kubepods-pod{UID_}.slice/crio-conmon-{ID}.scope", f"crio-conmon-{ID}.scope", None, UID),
+        (f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UID_}.slice/cri-containerd-{ID}.scope",
+         f"cri-containerd-{ID}.scope", ID, UID),
+        # different drivers of kubelet and containerd
+        (f"/system.slice/containerd.service/kubepods-burstable-pod{UID_}.slice:cri-containerd:{ID}",
+         "containerd.service", ID, UID),
+        # in a container (kind), and in a machine
+        (f"/system.slice/docker-{OTHER}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UID_}.slice/"
+         f"cri-containerd-{ID}.scope", f"docker-{OTHER}.scope", OTHER, None),
+        (f"/docker/{OTHER}/kubepods/burstable/pod{UID}/{ID}", None, OTHER, None),
+        # a container in a pod that makes cgroups of its own
+        (f"/kubepods/pod{UID}/{ID}/kubepods/pod{UID[::-1]}/{OTHER}", None, ID, UID),
+        # what looks similar
+        (f"/pod{UID}/{ID}", None, ID, None),
+        (f"/kubepods/pod{UID[:-1]}/{ID}", None, ID, None),
+        (f"/kubepods/pod{UID.upper()}/{ID}", None, ID, None),
+        (f"/kubepods/xpod{UID}/{ID}", None, ID, None),
+        (f"/kubepods.slice/kubepods-other-pod{UID_}.slice/cri-containerd-{ID}.scope", f"cri-containerd-{ID}.scope", ID, None),
+    ],
+)  # fmt: skip
+def test_pods(cgroup, unit, container, pod):
+    """Both drivers of the kubelet, each class of service; the pod is the one that the host's own kubelet made."""
+    assert member(cgroup) == Membership(unit, container, pod_uid=pod)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit", "machine"),
+    [
+        ("/machine.slice/machine-web.scope/payload/system.slice/nginx.service", "machine-web.scope", "web"),
+        (r"/machine.slice/machine-web\x2dfront\x2d01.scope/supervisor", r"machine-web\x2dfront\x2d01.scope", "web-front-01"),
+        (r"/machine.slice/machine-qemu\x2d3\x2ddebian.scope/libvirt/emulator", r"machine-qemu\x2d3\x2ddebian.scope",
+         "qemu-3-debian"),
+        (r"/machine.slice/systemd-nspawn@web\x2d1.service/payload", r"systemd-nspawn@web\x2d1.service", "web-1"),
+        ("/lxc.payload.web-front-01/system.slice/nginx.service", None, "web-front-01"),
+        ("/lxc.payload.a project_web", None, "a project_web"),
+        ("/lxc.payload/web/init.scope", None, "web"),
+        ("/lxc/101/ns/system.slice/ssh.service", None, "101"),
+        (f"/lxc/101/docker/{ID}", None, "101"),
+        (f"/machine.slice/machine-web.scope/payload/kubepods/pod{UID}/{ID}", "machine-web.scope", "web"),
+        (r"/machine.slice/machine-a\x0a\xff.scope", r"machine-a\x0a\xff.scope", r"a\x0a\xff"),
+        ("/lxc.payload.a\x1b[2J\\", None, r"a\x1b[2J\\"),
+        ("/lxc.monitor.web", None, None),
+        ("/system.slice/lxc/101", None, None),
+        ("/lxc", None, None),
+    ],
+)  # fmt: skip
+def test_machines(cgroup, unit, machine):
+    """systemd-nspawn, libvirt, LXC, Incus and Proxmox; nothing that is named from inside."""
+    assert member(cgroup) == Membership(unit, machine=machine)
 
 
 USER = "/user.slice/user-1000.slice/user@1000.service"
@@ -77,10 +153,19 @@ USER = "/user.slice/user-1000.slice/user@1000.service"
         (f"/system.slice/docker-{ID}.scope/docker-{OTHER}.scope", 2, Membership(f"docker-{ID}.scope", ID)),
         ("/folder/x.service", 1, Membership()),
         (f"/folder/{ID}", 1, Membership()),
+        (f"{USER}/kubepods.slice/kubepods-pod{UID_}.slice/cri-containerd-{ID}.scope", 6,
+         Membership("user@1000.service", None, f"cri-containerd-{ID}.scope")),
+        (f"{USER}/machine.slice/machine-web.scope", 3, Membership("user@1000.service", None, "machine-web.scope")),
+        (f"{USER}/lxc.payload.web", 3, Membership("user@1000.service")),
+        (f"/folder/kubepods/pod{UID}/{ID}", 1, Membership()),
+        (f"/system.slice/own.service/kubepods/pod{UID}/{ID}", 2, Membership("own.service")),
+        (f"/system.slice/own.service/kubepods-pod{UID_}.slice:cri-containerd:{ID}", 2, Membership("own.service")),
+        ("/system.slice/own.service/lxc.payload.web/machine-web.scope", 2, Membership("own.service")),
+        (f"/kubepods/pod{UID}/{ID}/own", 3, Membership(container=ID, pod_uid=UID)),
     ],
 )  # fmt: skip
 def test_cgroups_of_users(cgroup, trusted, expected):
-    """No unit and no container comes from below a cgroup that is not root's, nor below a user's service manager."""
+    """Nothing of the system comes from below a cgroup that is not root's, nor below a user's service manager."""
     assert member(cgroup, trusted) == expected
 
 
@@ -119,10 +204,21 @@ def test_any_names(names):
     got = tuple(part for part in path.split(b"/") if part)
     assert got[: len(user)] == user
     found = cgroups.membership(got, len(got))
-    assert (found.unit, found.container) == ("user@1000.service", None)
+    assert found == Membership("user@1000.service", user_unit=found.user_unit)
     assert cgroups.membership(tuple(names), 0) == Membership()
-    found = cgroups.membership(tuple(names), len(names))
-    assert all(text is None or text.isprintable() for text in (found.unit, found.container, found.user_unit))
+    for top in ((), (b"lxc.payload",), (b"kubepods", b"pod" + UID.encode())):
+        found = cgroups.membership((*top, *names), len(top) + len(names))
+        assert all(text is None or text.isprintable() for text in dataclasses.astuple(found))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=250), st.sampled_from([b"machine-%b.scope", b"systemd-nspawn@%b.service", b"lxc.payload.%b",
+       b"kubepods-pod%b.slice", b"kubepods-pod%b.slice:cri-containerd:%b", b"docker-%b.scope", b"pod%b"]))  # fmt: skip
+def test_any_name_of_a_known_form(name, form):
+    """Never an error, and never a character that breaks a line."""
+    part = form.replace(b"%b", name)
+    found = cgroups.membership((b"kubepods", part), 2)
+    assert all(text is None or text.isprintable() for text in dataclasses.astuple(found))
 
 
 @settings(max_examples=300, deadline=None)

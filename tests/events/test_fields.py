@@ -20,8 +20,25 @@ KNOWN = Identity(
     target_unit="nginx.service",
     target_container="d" * 64,
 )
+GOLDEN = dataclasses.replace(
+    KNOWN, cmdline="/bin/bash /root/reap.sh nginx", ancestors="sshd[3300] sshd[3299] sshd[700] systemd[1]"
+)
 USERS = dataclasses.replace(
-    KNOWN, unit="user@1.service", user_unit="a.scope", target_unit="user@1.service", target_user_unit="nginx.service"
+    GOLDEN, unit="user@1.service", user_unit="a.scope", target_unit="user@1.service", target_user_unit="nginx.service"
+)
+POD = dataclasses.replace(
+    KNOWN,
+    container_name="kubectl",
+    pod="ops-0",
+    pod_namespace="ops",
+    pod_uid="0123456789abcdef0123456789abcdef",
+    target_container_name="nginx",
+    target_pod="web-7d9c5b-x2x4q",
+    target_pod_namespace="shop",
+    target_pod_uid="9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6",
+)
+EVERYTHING = dataclasses.replace(
+    POD, user_unit="a.scope", target_user_unit="b.scope", machine="a", target_machine="b", cmdline="a", ancestors="b[1]"
 )
 BOOT_NS = 1_700_000_000 * 10**9
 DIED = {"kind": "death", "outcome": "died"}
@@ -37,6 +54,7 @@ def changed(sender=BASH, **changes):
     ("name", "event"),
     [
         ("delivery", KILL),
+        ("pods", KILL),
         ("call", changed(**CALL, res=-3)),
         ("death", changed(kind="death", outcome="died", elapsed_ns=1_400_000, escalation_ns=0)),
         ("fault", changed(None, **DIED, origin="self", sig=11, code=1, syscall=None, target_arg=None)),
@@ -46,7 +64,10 @@ def changed(sender=BASH, **changes):
 def test_fields_are_those_of_the_golden_file(name, event):
     """Every field of each kind of event."""
     golden = json.loads(Path(__file__).parent.parent.joinpath("golden").joinpath("events.json").read_text())
-    known = KNOWN if event.target else dataclasses.replace(KNOWN, target_unit=None, target_container=None)
+    known = GOLDEN if event.target else dataclasses.replace(GOLDEN, target_unit=None, target_container=None)
+    if event.sender is None:
+        known = dataclasses.replace(known, cmdline=None, ancestors=None)
+    known = POD if name == "pods" else known
     assert fields.fields(event, known, BOOT_NS) == golden[name]
 
 
@@ -61,7 +82,7 @@ def every_field():
         compat=True, inferred=True, elapsed_ns=1, escalation_ns=1, handled=True, status=1, tty="pts/4",
         trigger=Trigger(1, "nc"),
     )  # fmt: skip
-    found = set(fields.fields(everything, USERS, BOOT_NS))
+    found = set(fields.fields(everything, EVERYTHING, BOOT_NS))
     named = re.findall(r'"((?:KILLSNOOP|OBJECT)_[A-Z_]+|ERRNO)"', Path(fields.__file__).read_text())
     assert found == {*named, *STANDARD}
     return found
@@ -93,6 +114,36 @@ def test_the_catalog():
     assert set(re.findall(r"KILLSNOOP_[A-Z_]+", catalog)) <= every_field()
 
 
+@pytest.mark.parametrize(
+    ("changes", "cmdline", "text"),
+    [
+        ({}, "bash /root/reap.sh", "bash[3325] (bash /root/reap.sh, by sshd[3300]) uid 0 sent SIGKILL to nginx[812]: delivered"),
+        ({}, "-bash", "bash[3325] uid 0 sent SIGKILL to nginx[812]: delivered"),
+        ({}, None, "bash[3325] uid 0 sent"),
+        ({"ppid": 1}, "bash x", "bash[3325] (bash x) uid 0 sent"),
+        ({"pid": 1, "tid": 1}, "/sbin/init", "bash[1] uid 0 sent"),
+        ({"tid": 7, "thread_comm": "w"}, "bash x", "bash[3325] (thread w[7]) (bash x, by sshd[3300]) uid 0 sent"),
+    ],
+)  # fmt: skip
+def test_the_command_in_the_message(changes, cmdline, text):
+    """Where it says more than the name; init's never does. The parent follows, unless it is init."""
+    found = fields.message(changed(dataclasses.replace(BASH, **changes)), Identity(cmdline=cmdline))
+    assert found.startswith(text)
+
+
+@pytest.mark.parametrize("kind", ["delivery", "death", "exit", "call"])
+def test_a_long_command_is_cut_in_the_message(kind):
+    """The line has 200 characters. If names and units leave no room, there is no command in it."""
+    end = {"outcome": "died", "elapsed_ns": 1, "status": 0} if kind in ("death", "exit") else {}
+    event = changed(kind=kind, **end, **({"target": None, "res": -3} if kind == "call" else {}))
+    found = fields.message(event, Identity(cmdline="bash " + "x" * 500))
+    assert len(found) == fields.MESSAGE_MAX
+    assert "x..., by sshd[3300]) uid 0" in found
+    if event.target:
+        crowded = Identity(cmdline="bash " + "x" * 500, target_unit="u" * 150)
+        assert "bash[3325] uid 0" in fields.message(event, crowded)
+
+
 def test_the_units_of_a_user():
     """They have fields of their own, and follow the manager's unit in the message: users choose their names."""
     found = fields.fields(KILL, USERS, BOOT_NS)
@@ -107,7 +158,8 @@ def test_what_is_absent_is_absent():
     sender = dataclasses.replace(BASH, loginuid=None, sessionid=None)
     found = fields.fields(changed(sender), Identity(), BOOT_NS)
     absent = (
-        "USER_UNIT TARGET_USER_UNIT LOGINUID SESSIONID NS_PID EXE UNIT CONTAINER TARGET_UNIT TARGET_CONTAINER TARGET_NS_PID COMPAT ORIGIN_INFERRED"
+        "POD POD_UID POD_NAMESPACE CONTAINER_NAME MACHINE TARGET_POD TARGET_POD_UID TARGET_POD_NAMESPACE TARGET_CONTAINER_NAME "
+        "TARGET_MACHINE USER_UNIT TARGET_USER_UNIT LOGINUID SESSIONID NS_PID EXE UNIT CONTAINER TARGET_UNIT TARGET_CONTAINER TARGET_NS_PID COMPAT ORIGIN_INFERRED"
     ).split()
     assert not {f"KILLSNOOP_{name}" for name in absent} & set(found)
     assert not {"ERRNO", "OBJECT_SYSTEMD_UNIT"} & set(found)
@@ -248,9 +300,16 @@ def test_message(changes, line):
 
 
 def test_a_message_without_a_unit_names_the_container():
-    """Its first twelve digits, as docker shows them; nothing if there is no container either."""
+    """Its first twelve digits, as docker shows them; nothing if there is no container either. A machine has a name."""
+    assert "nginx[812] (web):" in fields.message(KILL, Identity(target_machine="web"))
     assert "nginx[812] (dddddddddddd):" in fields.message(KILL, Identity(target_container="d" * 64))
     assert "nginx[812]:" in fields.message(KILL, Identity())
+
+
+def test_a_message_names_the_pod():
+    """Rather than the unit, whose name is the container's id there; not if the pod's name is not known."""
+    assert "to nginx[812] (pod shop/web-7d9c5b-x2x4q): delivered" in fields.message(KILL, POD)
+    assert "nginx[812] (nginx.service):" in fields.message(KILL, dataclasses.replace(KNOWN, target_pod_uid="9f8a7c1e"))
 
 
 @pytest.mark.parametrize(

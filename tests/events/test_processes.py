@@ -9,6 +9,7 @@ from examples import BASH, KILL, NGINX
 
 from killsnoopd.event import Place
 from killsnoopd.events import processes
+from killsnoopd.events.pods import Pod, Pods
 from killsnoopd.events.processes import Deliveries, Identity, Processes
 
 
@@ -223,6 +224,84 @@ def test_lookups_are_paid_for(machine, monkeypatch):
     assert found.sources["over_budget"] > 980
     assert now_s[0] < 1000.2
     assert found.identify(delivery(unreadable(8), payer=1)).target_unit == "x.service"
+
+
+UID, ID = "9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6", "0123456789abcdef" * 4
+IN_A_POD = ("kubepods", f"pod{UID}", ID)
+
+
+class Listing(Pods):
+    """A listing that has changed, and in which each reading takes `takes_s` and finds `pod`."""
+
+    def __init__(self, pod=None, takes_s=0.0, clock=None):
+        self.pod, self.takes_s, self.clock, self.readings = pod, takes_s, clock, 0
+        self.there = None
+
+    def find(self, uid, container):
+        return (self.there or Pod()) if (uid, container) == (UID, ID) else Pod()
+
+    def changed(self):
+        return self.there is None
+
+    def read(self):
+        self.readings += 1
+        if self.clock:
+            self.clock[0] += self.takes_s
+        self.there = self.pod
+
+
+def test_the_names_of_a_pod(machine, monkeypatch):
+    """Of sender and target, from the kubelet's listing, which is read for containers alone."""
+    found = processes.Processes(None, Path("/proc"), listing := Listing(Pod("web-1", "shop", "nginx")))
+    assert found.identify(delivery(named("system.slice", "c.service"))).target_pod_uid is None
+    assert listing.readings == 0
+    target = found.identify(delivery(named(*IN_A_POD)))
+    assert target == Identity(
+        target_container=ID, target_pod_uid=UID, target_pod="web-1", target_pod_namespace="shop", target_container_name="nginx"
+    )  # fmt: skip
+    sender = dataclasses.replace(BASH, place=named(*IN_A_POD))
+    kill = dataclasses.replace(KILL, sender=sender, target=None)
+    assert found.identify(kill) == Identity(
+        container=ID, pod_uid=UID, pod="web-1", pod_namespace="shop", container_name="nginx"
+    )  # fmt: skip
+    assert found.identify(delivery(named("docker", "f" * 64))).target_pod_uid is None
+    assert dict(found.pod_sources) == {"listing": 2, "none": 0, "over_budget": 0}
+    assert listing.readings == 1
+    found.close()
+
+
+def test_a_pod_without_names(machine):
+    """Its uid is still known, from the cgroup."""
+    found = processes.Processes(None, Path("/proc"), Listing())
+    assert found.identify(delivery(named(*IN_A_POD))) == Identity(target_container=ID, target_pod_uid=UID)
+    assert found.pod_sources["none"] == 1
+    found.close()
+
+
+def test_reading_the_listing_is_paid_for(machine, monkeypatch):
+    """By the uid whose event needs it; when that is spent, the uid of the pod remains and the loss is counted."""
+    now_s = [1000.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now_s[0])
+    found = processes.Processes(0.03, Path("/proc"), listing := Listing(None, 0.02, now_s))
+    for _ in range(1000):
+        assert found.identify(delivery(named(*IN_A_POD), payer=4242)).target_pod_uid == UID
+    assert found.pod_sources["over_budget"] > 980
+    assert now_s[0] < 1000.2
+    listing.pod = Pod("web-1", "shop", "nginx")
+    assert found.identify(delivery(named(*IN_A_POD), payer=1)).target_pod == "web-1"
+    found.close()
+
+
+def test_a_death_in_a_pod_that_is_gone(machine):
+    """Its names are those of the delivery."""
+    found = processes.Processes(None, Path("/proc"), listing := Listing(Pod("web-1", "shop", "nginx")))
+    kill = delivery(named(*IN_A_POD), time_ns=1000)
+    known = found.identify(kill)
+    listing.there = Pod()
+    assert known.target_pod == "web-1"
+    dead = dataclasses.replace(kill, kind="death", outcome="died", time_ns=6000, elapsed_ns=5000)
+    assert found.identify(dead) == known
+    found.close()
 
 
 def test_here():

@@ -190,22 +190,33 @@ def unmount(path: Path) -> None:
     _libc.umount2(os.fsencode(path), 2)
 
 
-@contextlib.contextmanager
-def cgroup2(folder: Path):
-    """The cgroup v2 tree; mounted at this folder if it is mounted nowhere."""
-    found = cgroup_tree("cgroup2")
-    if found is None:
-        mount(folder, b"cgroup2")
-    try:
-        yield found or folder
-    finally:
-        if found is None:
-            unmount(folder)
-
-
 def join(folder: Path) -> None:
     """Move this process to a cgroup."""
     (folder / "cgroup.procs").write_text("0")
+
+
+@contextlib.contextmanager
+def cgroup2():
+    """The cgroup v2 tree; mounted for us if it is not."""
+    found = cgroup_tree("cgroup2")
+    if found:
+        yield found
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mount(folder, b"cgroup2")
+        try:
+            yield folder
+        finally:
+            unmount(folder)
+
+
+def pod_cgroup(driver: str, uid: str, container: str) -> list[str]:
+    """The names of a container's cgroup, from the root down, as the kubelet's driver and containerd make them."""
+    if driver == "cgroupfs":
+        return ["kubepods", "burstable", f"pod{uid}", container]
+    pod = f"kubepods-burstable-pod{uid.replace('-', '_')}.slice"
+    return ["kubepods.slice", "kubepods-burstable.slice", pod, f"cri-containerd-{container}.scope"]
 
 
 @contextlib.contextmanager
@@ -230,8 +241,7 @@ def cgroup_kill(
 ) -> list[Row]:
     """A write to cgroup.kill: three processes, no signal system call."""
     with contextlib.ExitStack() as stack:
-        tree = stack.enter_context(cgroup2(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
-        folder = stack.enter_context(cgroup(tree, f"ks-{name}"))
+        folder = stack.enter_context(cgroup(stack.enter_context(cgroup2()), f"ks-{name}"))
         pids = [processes.victim(f"kv-{name}-{n}") for n in range(3)]
         for pid in pids:
             (folder / "cgroup.procs").write_text(str(pid))

@@ -90,9 +90,9 @@ def processes():
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree():
     """A folder of a cgroup v2 tree."""
-    with cgroup2(tmp_path / "tree") as root, cgroup(root, "ks-test.slice") as folder:
+    with cgroup2() as root, cgroup(root, "ks-test.slice") as folder:
         yield folder
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -92,6 +93,10 @@ class Daemon:
     def value(self, name, **labels):
         return self.samples()[name, frozenset(labels.items())]
 
+    def value_of(self, wanted, **matchers):
+        """The values of all samples of a family with these labels."""
+        return [v for (name, labels), v in self.samples().items() if name == wanted and matchers.items() <= labels]
+
     def ledger(self):
         """{status: events}, and those in the ring buffer as `pending`."""
         samples = self.samples()
@@ -111,7 +116,7 @@ class Daemon:
                     and (labels["result"] != "success" or labels["signal"] == "0")
                 )
                 or name == "killsnoop_deliveries_total"
-                or name in ("killsnoop_deaths_total", "killsnoop_exits_total")
+                or name in ("killsnoop_deaths_total", "killsnoop_deaths_aged_total", "killsnoop_exits_total")
             )
         return int(total)
 
@@ -125,11 +130,12 @@ class Daemon:
 
     def deaths(self):
         """{(signal, origin): processes}, without zeros."""
-        return {
-            (values["signal"], values["origin"]): int(value)
-            for (name, labels), value in self.samples().items()
-            if name == "killsnoop_deaths_total" and value and (values := dict(labels))
-        }
+        found = Counter()
+        for (name, labels), value in self.samples().items():
+            if name in ("killsnoop_deaths_total", "killsnoop_deaths_aged_total") and value:
+                values = dict(labels)
+                found[values["signal"], values["origin"]] += int(value)
+        return found
 
     def settled_ledger(self):
         """The ledger once the ring buffer is empty."""

@@ -5,6 +5,8 @@ import errno
 import os
 import platform
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,29 @@ def test_a_call_that_seccomp_refuses(attached):
 
     run(act, b"ks-seccomp")
     assert daemon.signals("ks-seccomp") == ({("ks-seccomp", "SIGTERM", "EPERM"): 1} if way == "tracepoint" else {})
+
+
+CHOOSE = """
+import sys
+from killsnoopd import privileges
+from killsnoopd.probe import loader, ways
+from killsnoopd.settings import Settings
+way = sys.argv[1]
+ways.choose = lambda settings: {program: way if program == "sys_exit" else "tp_btf" for program in loader.hooks.PROGRAMS}
+loader.choose_ways(Settings())
+print(privileges.effective() >> privileges.CAP_SYS_ADMIN & 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "capabilities", "keeps"),
+    [("tracepoint", "", 1), ("fexit", "", 0), ("kprobe", "", 0), ("fexit", "-perfmon", 1), ("fexit", "-bpf", 1)],
+)
+def test_the_loader_drops_cap_sys_admin(way, capabilities, keeps):
+    """Unless a hook takes perf_event_open(2), or it has to stand for CAP_BPF and CAP_PERFMON."""
+    prefix = ["setpriv", f"--bounding-set={capabilities}"] if capabilities else []
+    command = [*prefix, sys.executable, "-c", CHOOSE, way]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{keeps}\n"
 
 
 def test_two_probes_at_once(start):

@@ -88,7 +88,7 @@ def test_a_million_names(start, record_property):
         key: n for key, n in found.items() if key[1:] in ours and (key[0].startswith("ks-") or key[0] == "(other)")
     }
     assert sum(calls.values()) == 20_000 + share * CORES + 12
-    assert daemon.value("killsnoop_series_overflow_total") > 900_000
+    assert daemon.value("killsnoop_series_overflow_total", family="signals") > 900_000
     assert grown_kb < 1024
 
 
@@ -131,7 +131,7 @@ def test_names_that_are_idle_make_room(start):
     assert last[None] > 0
     assert {named_again} <= {name for name in last if name and name.startswith("ks-old")} < held
     assert sum(last.values()) == sent
-    assert daemon.value("killsnoop_series_recycled_total") >= 20
+    assert daemon.value("killsnoop_series_recycled_total", family="signals") >= 20
     sums = [sum(reading.values()) for reading in readings]
     assert sums == sorted(sums)
     for earlier, later in pairwise(readings):

@@ -96,8 +96,12 @@ def test_when_every_series_is_taken_the_rest_is_counted_as_other(start):
     ours = ("SIGKILL", "ESRCH"), ("invalid", "ESRCH")
     assert 0 < named < 100
     assert named + sum(others[key] for key in ours) == 2000
-    assert daemon.value("killsnoop_series") == daemon.value("killsnoop_series_limit") == 100
-    assert daemon.value("killsnoop_series_overflow_total") == sum(others.values())
+    assert (
+        daemon.value("killsnoop_series", family="signals")
+        == daemon.value("killsnoop_series_limit", family="signals")
+        == 100
+    )
+    assert daemon.value("killsnoop_series_overflow_total", family="signals") == sum(others.values())
 
 
 def test_two_cores_that_bring_new_names_at_once(start):

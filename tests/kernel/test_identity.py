@@ -1,5 +1,6 @@
 """Identity of senders and targets besides pids: executable, unit, container; from the kernel, or looked up."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,11 +8,13 @@ import signal
 import subprocess
 from pathlib import Path
 
-from cases import cgroup, join, mount, unmount
+import pytest
+from cases import cgroup, join, mount, pod_cgroup, unmount
 from senders import forked, run, send, set_name, siginfo
 from waiting import wait_for
 
 CONTAINER = "0123456789abcdef" * 4
+POD_UID = "9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6"
 LONG = "a-program-with-a-name-that-no-dentry-can-hold-by-itself"
 
 
@@ -30,6 +33,48 @@ def test_unit_and_container(start, tree, lockdown):
         assert event["KILLSNOOP_TARGET_UNIT"] == event["OBJECT_SYSTEMD_UNIT"] == f"docker-{CONTAINER}.scope"
         assert event["KILLSNOOP_TARGET_CONTAINER"] == CONTAINER
     assert f"kv-unit[{victim}] (docker-{CONTAINER}.scope): delivered" in delivery["MESSAGE"]
+
+
+def killed_in(tree, names, owner=0):
+    """Kill a process in a cgroup of these names, the first of which belongs to `owner`."""
+    with contextlib.ExitStack() as stack:
+        folder = tree
+        for name in names:
+            folder = stack.enter_context(cgroup(folder, name))
+            if name == names[0]:
+                os.chown(folder, owner, owner)
+        victim = forked(lambda: (join(folder), signal.pause()), b"kv-pod")
+        wait_for(lambda: str(victim) in (folder / "cgroup.procs").read_text().split(), "the victim to join")
+        run(lambda: send("kill", victim, 9), b"ks-pod")
+        os.waitpid(victim, 0)
+    return str(victim)
+
+
+@pytest.mark.parametrize("driver", ["cgroupfs", "systemd"])
+def test_pods(start, tree, lockdown, driver):
+    """The uid, from a cgroup as each driver of the kubelet makes it; none from the same below a folder of a user's."""
+    daemon = start("--events.rate=0", env=lockdown[1])
+    names = pod_cgroup(driver, POD_UID, CONTAINER)
+    victims = [killed_in(tree, names), killed_in(tree, ["own.service", *names], owner=1)]
+    by_victim = {pid: [event for event in daemon.events("ks-pod") if event["KILLSNOOP_TPID"] == pid] for pid in victims}
+    (delivery, death), (theirs, their_death) = by_victim.values()
+    for event in (delivery, death):
+        assert (event["KILLSNOOP_TARGET_POD_UID"], event["KILLSNOOP_TARGET_CONTAINER"]) == (POD_UID, CONTAINER)
+    for event in (theirs, their_death):
+        assert not {"KILLSNOOP_TARGET_POD_UID", "KILLSNOOP_TARGET_CONTAINER"} & set(event)
+    assert daemon.samples()["killsnoop_pod_lookups_total", frozenset({("source", "none")})] >= 1
+
+
+def test_machines(start, tree):
+    """systemd-nspawn and LXC, whatever the cgroups in them are called."""
+    daemon = start("--events.rate=0")
+    nspawn = killed_in(tree, [r"machine-web\x2d1.scope", "payload", *pod_cgroup("cgroupfs", POD_UID, CONTAINER)])
+    lxc = killed_in(tree, ["lxc.payload.db", "system.slice", "nginx.service"])
+    found = {event["KILLSNOOP_TPID"]: event for event in daemon.events("ks-pod")}
+    assert found[nspawn]["KILLSNOOP_TARGET_MACHINE"] == "web-1"
+    assert not {"KILLSNOOP_TARGET_CONTAINER", "KILLSNOOP_TARGET_POD_UID"} & set(found[nspawn])
+    assert found[lxc]["KILLSNOOP_TARGET_MACHINE"] == "db"
+    assert "KILLSNOOP_TARGET_UNIT" not in found[lxc]
 
 
 def test_a_unit_that_is_excluded(start, tree):

@@ -1,5 +1,6 @@
 """The DaemonSet of deploy/kubernetes on this kernel, each container with its own privileges."""
 
+import contextlib
 import copy
 import re
 import shutil
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pod as kubernetes
 import pytest
+from cases import cgroup, cgroup2, pod_cgroup
 from senders import run, send, victim
 from test_powerless import our_programs, programs_of_a_probe
 from waiting import wait_for
 
+CONTAINER, POD_UID = "0123456789abcdef" * 4, "9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6"
 PIN = "/sys/fs/bpf/killsnoopd-pod"
 VARIANTS = [
     (),
@@ -37,7 +40,8 @@ def make_pod(tmp_path, installed, pins):
     """Pods with a folder of pins of their own."""
 
     def make(daemon_set, name="pod"):
-        paths = {PIN: pins / "killsnoopd-pod", "/sys/fs/bpf": pins}
+        (tmp_path / "containers").mkdir(exist_ok=True)
+        paths = {PIN: pins / "killsnoopd-pod", "/sys/fs/bpf": pins, "/var/log/containers": tmp_path / "containers"}
         return kubernetes.Pod(tmp_path / name, installed, daemon_set, paths, kubernetes.flags())
 
     return make
@@ -91,6 +95,36 @@ def test_the_pod_counts_and_logs(make_pod, start_container, components):
     for probe in ("livenessProbe", "readinessProbe"):
         assert daemon.get(container[probe]["httpGet"]["path"]) == "killsnoopd is healthy.\n"
     assert daemon.stop() == 0
+
+
+def test_a_pod_of_this_node(make_pod, start_container, tmp_path):
+    """Its names come from the kubelet's links, which the daemon lists; also of a pod that starts later."""
+    pod = make_pod(kubernetes.daemon_set())
+    assert pod.run("loader").returncode == 0
+    daemon = start_container(pod)
+    link = tmp_path / f"containers/web-7d9c5b-x2x4q_shop_nginx-{CONTAINER}.log"
+    link.symlink_to(f"/var/log/pods/shop_web-7d9c5b-x2x4q_{POD_UID}/nginx/0.log")
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(cgroup2())
+        for name in pod_cgroup("systemd", POD_UID, CONTAINER):
+            folder = stack.enter_context(cgroup(folder, name))
+        with victim() as target:
+            (folder / "cgroup.procs").write_text(str(target))
+            run(lambda: send("kill", target, 9), b"ks-kubectl")
+        delivery, death = wait_for(lambda: (found := daemon.events("ks-kubectl"))[1:] and found, "both events")
+    for event in (delivery, death):
+        names = [
+            event.get(f"KILLSNOOP_TARGET_{name}") for name in ("POD_NAMESPACE", "POD", "CONTAINER_NAME", "POD_UID")
+        ]
+        assert names == ["shop", "web-7d9c5b-x2x4q", "nginx", POD_UID]
+    assert f"[{target}] (pod shop/web-7d9c5b-x2x4q): delivered" in delivery["MESSAGE"]
+    assert 'killsnoop_pod_lookups_total{source="listing"} 1.0' in daemon.get("/metrics")
+    logs = "import os; print(os.listdir('/var/log/containers'), os.path.exists('/var/log/pods'))"
+    seen = subprocess.run(
+        ["nsenter", "-t", str(daemon.pid), "-m", "/usr/bin/python3", "-c", logs],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert seen.stdout == f"{[link.name]} False\n"
 
 
 @pytest.mark.parametrize("capability", ["BPF", "PERFMON"])

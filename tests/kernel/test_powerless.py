@@ -11,7 +11,7 @@ from waiting import wait_for
 
 from killsnoopd.probe import hooks, start, ways
 from killsnoopd.probe.hooks import PROGRAMS
-from killsnoopd.probe.program import DAEMON_MAPS, JUMPS, Layout, possible_cpus
+from killsnoopd.probe.program import DAEMON_MAPS, JUMPS, Layout
 from killsnoopd.settings import Settings
 
 
@@ -48,7 +48,7 @@ def test_at_rest(start, record_property):
     points = attached_points()
     assert kinds["anon_inode:bpf_link"] == len(points)
     assert kinds["anon_inode:bpf-prog"] == len({point.entry for point in points})
-    assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 6  # Python keeps an fd of what it maps
+    assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 8  # Python keeps an fd of what it maps
     assert not any("perf_event" in kind for kind in kinds)
 
 
@@ -84,12 +84,19 @@ def wake_ups(daemon):
 
 def test_counters_cannot_be_written():
     """The maps of counts are frozen: not even root can change them through the daemon's fds; only its ledger can be."""
-    layout = Layout(possible_cpus(), Settings().max_series)
+    layout = Layout.of(Settings())
     opened = start.load([], layout, "/usr/bin/python3")
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
         key, value = ctypes.c_uint32(0), ctypes.create_string_buffer(24)
-        for name, error in [("counts", -1), ("series", -1), ("slot_state", -1), ("ledger", 0)]:
+        for name, error in [
+            ("counts", -1),
+            ("series", -1),
+            ("victims", -1),
+            ("last_used", -1),
+            ("slot_state", -1),
+            ("ledger", 0),
+        ]:
             fd = opened._objects.maps[name]
             assert lib.bpf_map_update_elem(fd, ctypes.byref(key), value, ctypes.c_uint64(0)) == error, name
         with pytest.raises(PermissionError):
@@ -100,7 +107,7 @@ def test_counters_cannot_be_written():
 
 def test_nobody_can_read_the_probe():
     """With the fds, a process with uid nobody and no capability can read counts and events."""
-    layout = Layout(possible_cpus(), Settings().max_series)
+    layout = Layout.of(Settings())
     opened = start.load([], layout, "/usr/bin/python3")
 
     def act():

@@ -153,7 +153,7 @@ def test_loader_refusal(case, public):
 def test_debug_level_shows_what_the_verifier_said(public):
     """If the kernel refuses a probe: one line, and the verifier's last lines before it at debug level only."""
     source = Path(public) / "killsnoopd/bpf/counters.c"
-    broken = "u64 *taken = slot_state_entry(TAKEN);"
+    broken = "u64 *taken = slot_state_entry(table, TAKEN);"
     source.write_text(source.read_text().replace(broken, f"{broken} *(taken + 9) = 1;"))
     for level in ("info", "debug"):
         result = in_namespace(public, "", "", f"-m killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
@@ -211,7 +211,9 @@ def test_a_probe_that_reports_our_own_signals_wrong(public, fault):
 def test_what_the_compiler_says(public):
     """Its error is the line; the debug level shows the rest."""
     source = Path(public) / "killsnoopd/bpf/counters.c"
-    source.write_text(source.read_text().replace("u64 *taken = slot_state_entry(TAKEN);", "u64 *taken = nothing;"))
+    source.write_text(
+        source.read_text().replace("u64 *taken = slot_state_entry(table, TAKEN);", "u64 *taken = nothing;")
+    )
     for level in ("info", "debug"):
         result = in_namespace(public, "", "", f"-m killsnoopd --web.listen-address=127.0.0.1:0 --log.level={level}")
         assert result.returncode == 70, result.stderr

@@ -15,9 +15,9 @@ from killsnoopd.probe.attached import Ledger
 PADDED = b"nginx".ljust(16, b"\0")
 
 
-def page(probe, path=None):
+def page(probe, path=None, boot_ns=None, expected=()):
     registry = CollectorRegistry()
-    registry.register(families.Collector(probe, path))
+    registry.register(families.Collector(probe, path, boot_ns=boot_ns, expected_senders=expected))
     return generate_latest(registry).decode()
 
 
@@ -31,18 +31,29 @@ def test_the_page_is_that_of_the_golden_file():
     """Every family with its HELP, TYPE and labels."""
     read = counts(
         [(PADDED, 9, 0, 3), (b"bash".ljust(16, b"\0"), 15, -1, 2)],
+        series_used=[200_000_000_000, 0],
         overflow=[(65, "EINVAL", 4), (9, "(other)", 1)],
+        overflow_used=[0, 300_999_999_999],
         aged=[(9, "success", 8)],
         series_recycled=6,
         deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
-        deaths=[(9, "syscall", 3), (11, "self", 1)],
+        deaths=[
+            (b"bash", PADDED, b"nginx.service", 9, "syscall", 3),
+            (b"", b"crash", b"", 11, "self", 1),
+            (b"dockerd", b"sh", b"docker-", 9, "syscall", 2),
+        ],
+        deaths_used=[400_000_000_000, 0, 500_000_000_000],
+        overflow_deaths=[(9, "oom", 7)],
+        overflow_deaths_used=[600_000_000_000],
+        aged_deaths=[(15, "syscall", 9)],
+        deaths_recycled=2,
         exits=[(15, 2)],
         escalations=1,
     )
     statuses = {
         "logged": 5, "journal_error": 1, "decode_error": 0, "filtered": 2, "rate_limited": 1, "ring_full": 1,
     }  # fmt: skip
-    found = page(FakeProbe(read, Ledger(statuses, pending=0)), Told())
+    found = page(FakeProbe(read, Ledger(statuses, pending=0)), Told(), lambda: 1_700_000_000_400_000_000, ["backup"])
     found = re.sub(r"killsnoop_build_info\{.*?\}", "killsnoop_build_info{...}", found)
     assert found == Path(__file__).parent.parent.joinpath("golden").joinpath("page.metrics").read_text()
 
@@ -61,7 +72,12 @@ def test_every_metric_is_in_the_tables_of_the_documents():
 def test_run_statistics_only_when_the_kernel_keeps_them():
     """Families of zeros would look like a probe that never runs."""
     names = {family.name for family in families.programs(FakeProbe(), run_stats=False)}
-    assert names == {"killsnoop_probe_attached", "killsnoop_probe_hook_info", "killsnoop_probe_missed"}
+    assert names == {
+        "killsnoop_probe_attached",
+        "killsnoop_probe_hook_info",
+        "killsnoop_probe_exact",
+        "killsnoop_probe_missed",
+    }
     found = {family.name: family for family in families.programs(FakeProbe(), run_stats=True)}
     assert found["killsnoop_probe_run_seconds"].samples[0].value == 1.5
     assert found["killsnoop_probe_runs"].samples[0].value == 7
@@ -131,7 +147,9 @@ def test_folded_names_are_added_up():
     show = fold.folder(["numbers"])
     found = {
         (sample.labels["comm"], sample.labels["result"]): sample.value
-        for sample in next(families.signals(counts(series, overflow=overflow), show, families.MonotonicTotals())).samples
+        for sample in next(
+            families.signals(counts(series, overflow=overflow), show, families.MonotonicTotals())
+        ).samples
     }
     assert found == {
         ("worker-#", "success"): 7, ("worker-#", "EPERM"): 8, (r"\x28other)", "success"): 16, ("(other)", "success"): 32,
@@ -182,3 +200,41 @@ def test_a_label_of_many_names_does_not_go_down():
         shown.append(found)
     assert [page["worker-#", "success"] for page in shown] == [110, 115, 115, 123, 124, 124]
     assert shown[-1][None, "success"] == 125 + 2 - 124
+
+
+def test_when_it_last_happened():
+    """Of names that share a label, the newest; a series in the queue has no time; without a boot time there are none."""
+    read = counts(
+        [(b"worker-1", 9, 0, 1), (b"worker-2", 9, 0, 1), (b"idle", 9, 0, 1)],
+        series_used=[7_600_000_000, 5_000_000_000, 0],
+        overflow=[(9, "success", 1)],
+        overflow_used=[9_000_000_000],
+    )
+    *_, family = families.signals(read, fold.folder(["worker-#"]), families.MonotonicTotals(), 1_000_500_000_000)
+    assert {sample.labels["comm"]: sample.value for sample in family.samples} == {"worker-#": 1008, "(other)": 1009}
+    without = families.signals(read, bytes.decode, families.MonotonicTotals(), None)
+    assert [family.name for family in without] == ["killsnoop_signals", "killsnoop_signals_aged"]
+
+
+def test_deaths_are_folded_by_both_names():
+    """Nobody stays nobody, whatever the rules; units are not folded by them."""
+    read = counts(
+        deaths=[
+            (b"worker-1", b"job-1", b"a@1.service", 9, "syscall", 1),
+            (b"worker-2", b"job-2", b"a@1.service", 9, "syscall", 2),
+            (b"worker-2", b"job-2", b"_b.service", 9, "syscall", 4),
+            (b"", b"job-3", b"session-", 11, "self", 8),
+            (b"", b"(other)", b"", 11, "self", 16),
+        ],
+        deaths_used=[7_000_000_000, 9_000_000_000, 0, 0, 0],
+    )
+    total, _, last = families.deaths(read, fold.folder(["worker-#", "job*", "*"]), families.MonotonicTotals(), 0)
+    assert {tuple(sample.labels.values()): sample.value for sample in total.samples} == {
+        ("SIGKILL", "syscall", "worker-#", "job*", "a@1.service"): 3,
+        ("SIGKILL", "syscall", "worker-#", "job*", "b.service"): 4,
+        ("SIGSEGV", "self", "", "job*", "session-*.scope"): 8,
+        ("SIGSEGV", "self", "", "*", ""): 16,
+    }
+    assert [sample.value for sample in last.samples] == [9]
+    total, *_ = families.deaths(read, fold.folder([]), families.MonotonicTotals())
+    assert r"\x28other)" in {sample.labels["tcomm"] for sample in total.samples}

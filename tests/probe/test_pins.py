@@ -42,7 +42,7 @@ def test_nothing_to_take_over(directory):
 def test_no_probe_is_pinned(tmp_path):
     """The daemon says which unit to start."""
     with pytest.raises(Failure, match="no probe with these settings is pinned") as failed:
-        pins.open_pinned(tmp_path / "none", Layout(cpus=1, series_max=1))
+        pins.open_pinned(tmp_path / "none", Layout(cpus=1, series_max=1, deaths_max=1))
     assert failed.value.exit_code == Exit.UNAVAILABLE
 
 

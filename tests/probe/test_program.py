@@ -27,10 +27,12 @@ def test_macros():
         "CPUS": 4,
         "PAGE_SIZE": 4096,
         "SERIES_MAX": 7,
+        "DEATHS_MAX": 2000,
         "RING_PAGES": 16,
         "EXCLUDE_LOW": 1 | 1 << 9,
         "EXCLUDE_HIGH": 0b11,
         "RULES": 2,
+        "CMDLINE": 1,
         "EVENT_INTERVAL_NS": 10_000_000,
         "EVENT_BURST_NS": 100_000_000,
         "FATAL_LOW": 0xFFFFFFFF_F701FFFE & ~(1 << 22 | 1 << 23 | 1 << 28)
@@ -40,7 +42,7 @@ def test_macros():
         | 1 << 26
         | 1 << 27,
         "FATAL_HIGH": 1,
-        "TTL": 56,
+        "TTL_NS": 60_000_000_000,
         "GRACE_NS": 3_000_000_000,
         "SELF_SIGNALS": 1,
     }
@@ -187,12 +189,14 @@ def test_layout_is_that_of_the_source():
 def test_cells_are_where_the_probe_counts():
     """Layout has the numbers of enum cell, each part ends where the next begins, and a row is whole cache lines."""
     header = re.sub(r"/\*.*?\*/", "", program.MAPS_HEADER.read_text(), flags=re.S)
-    layout = Layout(cpus=2, series_max=10)
+    layout = Layout(cpus=2, series_max=10, deaths_max=5)
     cells = {
-        "SERIES_MAX": layout.series_max, "SIGNALS": len(names.SIGNALS), "RESULTS": len(program.RESULTS),
+        "SERIES_MAX": layout.series_max, "DEATHS_MAX": layout.deaths_max, "SIGNALS": len(names.SIGNALS), "RESULTS": len(program.RESULTS),
         "ORIGINS": len(names.ORIGINS), "DEATH_ORIGINS": len(names.DEATH_ORIGINS), "OUTCOMES": len(names.OUTCOMES), "KINDS": program.KINDS,
         "EVENT_STATUSES": len(program.PROBE_STATUSES), "PROGRAMS": len(PROGRAMS),
     }  # fmt: skip
+    for name, value in re.findall(r"^#define (SLOTS|OVERFLOWS) (.*)$", header, re.M):
+        cells[name] = eval(value, {}, cells)
     constants = len(cells)
     for name, value in re.findall(r"(\w+)(?: = ([^,]+))?,", re.search(r"enum cell \{(.*?)\}", header, re.S)[1]):
         cells[name] = eval(value, {}, cells) if value else list(cells.values())[-1] + 1
@@ -201,6 +205,9 @@ def test_cells_are_where_the_probe_counts():
     assert [number for _, number in in_the_probe] == sorted({number for _, number in in_the_probe})
     for name, number in in_the_probe[1:-1]:
         assert getattr(layout, name.lower()) == number, name
+    overflow = {**cells, "layout": layout}
+    assert eval("layout.overflow_deaths == OVERFLOW + SIGNALS * RESULTS", {}, overflow)
+    assert eval("layout.aged_deaths == AGED + SIGNALS * RESULTS", {}, overflow)
     assert layout.row == -(-cells["CELLS"] // 8) * 8
 
 

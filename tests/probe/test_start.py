@@ -11,7 +11,7 @@ from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import start
 from killsnoopd.probe.program import Layout
 
-LAYOUT = Layout(cpus=1, series_max=1)
+LAYOUT = Layout(cpus=1, series_max=1, deaths_max=1)
 
 
 @pytest.mark.parametrize(

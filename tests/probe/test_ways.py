@@ -38,6 +38,24 @@ def test_preemption_mode(version, debug, command_line, config, preemptible, tmp_
     assert ways.preemption_mode(kernel, tmp_path / "debug", tmp_path / "cmdline", tmp_path) == preemptible
 
 
+@pytest.mark.parametrize(
+    ("faultable", "text", "preemptible"),
+    [
+        (False, "none (voluntary) full\n", False),
+        (False, "none voluntary (full)\n", True),
+        (False, None, False),
+        (True, None, True),
+    ],
+)
+def test_what_the_daemon_sees_of_it(faultable, text, preemptible, tmp_path, monkeypatch):
+    """Only what can change while it runs; a sandbox may hide that."""
+    monkeypatch.setattr(ways, "has_preemptible_tracepoints", lambda: faultable)
+    path = tmp_path / "preempt"
+    if text is not None:
+        path.write_text(text)
+    assert ways.now_preemptible(path) == preemptible
+
+
 @pytest.mark.parametrize(("text", "enabled"), [("1\n", True), ("0\n", False), (None, False)])
 def test_ftrace_enabled(text, enabled, tmp_path):
     """There is no such file without ftrace."""
@@ -77,8 +95,8 @@ def test_the_choice(case, ftrace, monkeypatch):
         return
     assert (chosen["sys_exit"], chosen["sched_process_exit"]) == (of_calls, of_exits)
     assert (chosen["signal_generate"], chosen["mark_victim"]) == ("tp_btf", "tp_btf")
-    assert ways.inexact(chosen) == inexact
-    assert ("sys_exit" in ways.inexact(chosen | {"sys_exit": "fexit"})) == (faultable or mode)
+    assert ways.inexact(chosen, ways.preemptible()) == inexact
+    assert ("sys_exit" in ways.inexact(chosen | {"sys_exit": "fexit"}, ways.preemptible())) == (faultable or mode)
 
 
 def test_a_way_that_is_asked_for(monkeypatch):

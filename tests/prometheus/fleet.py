@@ -22,6 +22,7 @@ class Host:
         self.signals = dict(signals or {})  # {(comm, signal, errno): calls}
         self.deliveries = {}  # {(signal, origin): signals}
         self.deaths = {}  # {(signal, origin): processes}
+        self.died_ns = {}  # when the last of them died, CLOCK_BOOTTIME; not on the page if it is not here
         self.escalations = 0
         self.logged = 0
         self.registry = CollectorRegistry()
@@ -37,8 +38,12 @@ class Host:
         deliveries = [
             (names.signal_number(sig), origin, "delivered", n) for (sig, origin), n in self.deliveries.items()
         ]
-        deaths = [(names.signal_number(sig), origin, n) for (sig, origin), n in self.deaths.items()]
-        return counts(series, deliveries=deliveries, deaths=deaths, escalations=self.escalations)
+        deaths = [
+            (b"newcomer", b"nginx", b"nginx.service", names.signal_number(sig), origin, n)
+            for (sig, origin), n in self.deaths.items()
+        ]
+        used = [self.died_ns.get(key, 0) for key in self.deaths]
+        return counts(series, deliveries=deliveries, deaths=deaths, deaths_used=used, escalations=self.escalations)
 
 
 class Fleet:

@@ -14,16 +14,25 @@ def text(name, labels):
     return name + "{" + ",".join(f"{key}={json.dumps(value)}" for key, value in labels.items()) + "}"
 
 
-def page(*, kills=(), terms=(), eperms=(), events=1000, oom=0, escalations=0, victims=(0, 0), more=()):
-    """{series: value}. `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}; `victims`: deaths."""
+def death(comm, at_s, tcomm="nginx", *, unit="nginx.service", signal="SIGKILL", origin="syscall", count=1):
+    """{series: value} of processes that died, the last one at this time; 0 is the start of the test."""
+    labels = {"signal": signal, "origin": origin, "comm": comm, "tcomm": tcomm, "target_unit": unit}
+    labels = {name: value for name, value in labels.items() if value}  # Prometheus drops empty ones
+    return {
+        text("killsnoop_deaths_total", labels): count,
+        text("killsnoop_deaths_last_timestamp_seconds", labels): at_s,
+    }
+
+
+def page(*died, kills=(), terms=(), eperms=(), events=1000, escalations=0, more=()):
+    """{series: value}. `died`: of death(); `kills`, `terms`: {comm: calls}; `eperms`: {(comm, signal): calls}."""
     found = {
         text("killsnoop_escalations_total", {}): escalations,
         text("killsnoop_events_total", {"status": "logged"}): events,
-        text("killsnoop_deliveries_total", {"signal": "SIGKILL", "origin": "oom", "outcome": "delivered"}): oom,
+        text("killsnoop_events_pending", {}): 0,
     }
-    for signal, count in zip(("SIGKILL", "SIGTERM"), victims, strict=True):
-        labels = {"signal": signal, "origin": "syscall", "outcome": "delivered"}
-        found[text("killsnoop_deliveries_total", labels)] = count
+    for series in died:
+        found |= series
     for signal, calls in (("SIGKILL", dict(kills)), ("SIGTERM", dict(terms))):
         for comm, count in calls.items():
             found[text("killsnoop_signals_total", {"comm": comm, "signal": signal, "result": "success"})] = count

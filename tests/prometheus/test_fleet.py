@@ -1,5 +1,6 @@
 """Fifty hosts, one real Prometheus: the recording rules give the fleet's exact totals."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -83,6 +84,8 @@ def test_exact_totals(prometheus, hosts):
     assert prometheus.query('count(up{job="killsnoopd"} == 1)') == {frozenset(): HOSTS}
     hosts[7].signals["sender0", "SIGTERM", 0] += 1
     hosts[7].signals["newcomer", "SIGKILL", 0] = 1
+    hosts[7].deaths["SIGKILL", "syscall"] += 1
+    hosts[7].died_ns["SIGKILL", "syscall"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     hosts[7].logged += 2
     assert settled(prometheus, hosts)
     hosts[9].signals = {("sender0", "SIGTERM", 0): 2}

@@ -29,11 +29,34 @@ from killsnoopd.query.records import Journal, Wanted
         (Wanted(unit="ssh.service"), True),
         (Wanted(unit="ngin"), False),
         (Wanted(kinds=("call",)), False),
+        (Wanted(unit="ops/ops-0"), True),
+        (Wanted(unit="shop/web-1"), True),
+        (Wanted(unit="ops/web-1"), False),
+        (Wanted(unit="web-1"), False),
     ],
 )
 def test_wanted(wanted, has):
-    """Each flag alone, applied to one SIGKILL from ssh.service to nginx.service."""
-    assert wanted.has(record()) == has
+    """Each flag alone, applied to one SIGKILL from ssh.service, in a pod, to nginx.service, in another."""
+    pods = {"POD": "ops-0", "POD_NAMESPACE": "ops", "TARGET_POD": "web-1", "TARGET_POD_NAMESPACE": "shop"}
+    assert wanted.has(record(**pods)) == has
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"UNIT": "x.scope", "CONTAINER": "c" * 64, "POD": "web-1", "POD_NAMESPACE": "shop"}, "shop/web-1"),
+        ({"UNIT": "x.scope", "CONTAINER": "c" * 64, "POD_UID": "9f8a"}, "x.scope"),
+        ({"UNIT": None, "CONTAINER": "c" * 64}, "c" * 12),
+        ({"UNIT": None, "MACHINE": "web"}, "web"),
+        ({"UNIT": "machine-web.scope", "MACHINE": "web"}, "machine-web.scope"),
+        ({"UNIT": None}, ""),
+    ],
+)
+def test_belongs(fields, text):
+    """The name that says most, of the sender and of the target alike."""
+    assert records.belongs(record(**fields)) == text
+    target = {f"TARGET_{name}": value for name, value in fields.items()}
+    assert records.belongs(record(**{"TARGET_UNIT": None} | target), "TARGET_") == text
 
 
 def test_wanted_failures():

@@ -24,6 +24,10 @@ KERNEL = {"PID": "0", "COMM": "kernel", "SYSCALL": None}
         ({}, "nginx[812] (nginx.service) died of SIGKILL, 1.4 ms after bash[3325] (uid 0, ssh.service) sent it by kill(2)."),
         ({"EXE": "/usr/bin/bash", "LOGINUID": "1000", "SESSIONID": "2", "CONTAINER": "c" * 64, "PARENT_COMM": "sshd"},
          "bash[3325] (uid 0, logged in as uid 1000, session 2, /usr/bin/bash, ssh.service, container cccccccccccc, child of sshd) sent"),
+        ({"CMDLINE": "bash -c 'kill 812'", "ANCESTORS": "sh[990] cron[989] systemd[1]", "PARENT_COMM": "sh"},
+         "1.4 ms after bash[3325] (uid 0, ssh.service) sent it by kill(2). The command of bash[3325] was bash -c 'kill 812'. "
+         "It was a child of sh[990], below cron[989], systemd[1]."),
+        ({"ANCESTORS": "systemd[1]"}, "sent it by kill(2). bash[3325] was a child of systemd[1]."),
         (KERNEL | {"ORIGIN": "oom"}, "died of SIGKILL, 1.4 ms after the kernel, out of memory, sent it."),
         (KERNEL | {"ORIGIN": "kernel"}, "1.4 ms after the kernel sent it."),
         ({"ORIGIN": "cgroup", "SYSCALL": None}, "sent it by a write to cgroup.kill."),
@@ -79,6 +83,17 @@ def test_what_happened_around_it():
     )
     assert line.endswith(" Within a minute of that, bash[3325] also killed a[1], b[2] and 3 more.")
     assert "also ended a[1]." in answer(death(), Around([], [("a", "1")], 0, False))
+
+
+def test_pods():
+    """A pod by namespace and name, for sender and target, with the sender's container; a machine by its name."""
+    both = {"POD": "ops-0", "POD_NAMESPACE": "ops", "CONTAINER_NAME": "kubectl", "CONTAINER": "c" * 64}
+    line = answer(death(**both, TARGET_POD="web-1", TARGET_POD_NAMESPACE="shop", TARGET_CONTAINER="d" * 64))
+    assert "nginx[812] (pod shop/web-1) died of SIGKILL" in line
+    assert "bash[3325] (uid 0, pod ops/ops-0, container kubectl) sent it" in line
+    line = answer(death(UNIT=None, MACHINE="web", TARGET_UNIT=None, TARGET_MACHINE="db"))
+    assert "nginx[812] (db) died" in line
+    assert "(uid 0, machine web)" in line
 
 
 def test_users_and_hosts():

@@ -54,6 +54,20 @@ def test_columns_fit(total, dated):
     assert (len(chosen) == 11) == (total >= (150 if dated else 144))
 
 
+@pytest.mark.parametrize("total", [60, 80, 120, 200])
+@pytest.mark.parametrize("dated", [False, True])
+@pytest.mark.parametrize("long", [(table.COMMAND,), (table.ANCESTORS,), (table.COMMAND, table.ANCESTORS)])
+def test_columns_of_any_length(total, dated, long):
+    """On a terminal they share the room that is left; in a file the last one is whole."""
+    event = record(CMDLINE="c" * 300, ANCESTORS="a" * 300)
+    on_terminal = table.columns(total, dated=dated, long=long, cut=True)
+    assert tuple(column.head for column in on_terminal[-len(long) :]) == tuple(column.head for column in long)
+    if total >= 90:
+        assert table.width(table.row(event, on_terminal, Style())) == total
+    in_file = table.columns(total, dated=dated, long=long)
+    assert table.row(event, in_file, Style()).endswith(" " + ("a" if table.ANCESTORS in long else "c") * 300)
+
+
 def test_rows():
     """A delivery, a failed call and a death, as printed."""
     chosen = table.columns(200, dated=False)

@@ -33,6 +33,13 @@ def test_counts(by, rows):
     assert [(row.name, row.belongs, row.killed, row.exited, row.signals) for row in found] == rows
 
 
+def test_pods():
+    """They count as units: what their own are called says nothing."""
+    pod = {"TARGET_POD": "web-1", "TARGET_POD_NAMESPACE": "shop"}
+    found = top.tally([death(TARGET_UNIT=f"cri-containerd-{n}.scope", **pod) for n in range(3)], "unit", Style())
+    assert [(row.name, row.killed) for row in found] == [("shop/web-1", 3)]
+
+
 def test_table_and_json():
     """Names as the table of signals has them, cut to the terminal; the time of the last one."""
     style = Style(named=lambda uid: {"0": "root"}.get(uid, uid))

@@ -19,5 +19,6 @@ def test_users_of_a_container_have_no_name_here():
     """Their uids may be those of other users on this machine."""
     assert users.shown(record(), "UID", users.name) == "root"
     assert users.shown(record(CONTAINER="c" * 64), "UID", users.name) == "0"
+    assert users.shown(record(MACHINE="web"), "UID", users.name) == "0"
     assert users.shown(record(UID=None), "UID", users.name) == ""
     assert users.shown(record(), "UID", users.number) == "0"

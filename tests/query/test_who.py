@@ -19,6 +19,30 @@ def test_ways_to_ask(asked):
     assert who.search([death(TARGET_CONTAINER=CONTAINER)], asked).note == ""
 
 
+WEB = {"TARGET_POD": "web-7d9c5b-x2x4q", "TARGET_POD_NAMESPACE": "shop", "TARGET_UNIT": None}
+
+
+@pytest.mark.parametrize("asked", ["web-7d9c5b-x2x4q", "shop/web-7d9c5b-x2x4q"])
+def test_pods(asked):
+    """By name, or by namespace and name; an answer of another namespace's pod is none."""
+    assert who.search([death(**WEB)], asked).note == ""
+    other = death(**WEB | {"TARGET_POD_NAMESPACE": "other"}, second=9)
+    assert who.search([other], "shop/web-7d9c5b-x2x4q") is None
+
+
+def test_a_pod_with_its_namespace_is_asked_first():
+    """A process may take any name, also that one, and be killed later."""
+    forged = death("shop/web", "7", 30)
+    events = [death(**WEB | {"TARGET_POD": "web"}), forged, death("web", "8", 40)]
+    assert who.search(events, "shop/web").last is events[0]
+    assert who.search(events[2:], "bin/web").note == "matched processes named web"
+
+
+def test_machines():
+    """By name."""
+    assert who.search([death(TARGET_UNIT=None, TARGET_MACHINE="web-front-01")], "web-front-01")
+
+
 @pytest.mark.parametrize("asked", ["81", "3325", "bash", "ssh.service", "0123", "ngin", "", "/", "²"])
 def test_others_are_not_meant(asked):
     """The sender does not match, nor does a name that only begins alike."""
@@ -160,7 +184,10 @@ def test_what_journalctl_is_asked_for():
     assert who.candidates("812") == ((*kinds, "KILLSNOOP_TPID=812"),)
     assert {match[-1] for match in who.candidates("nginx")} == {
         "KILLSNOOP_TCOMM=nginx", "KILLSNOOP_TARGET_UNIT=nginx", "KILLSNOOP_TARGET_UNIT=nginx.service",
+        "KILLSNOOP_TARGET_POD=nginx", "KILLSNOOP_TARGET_MACHINE=nginx",
     }  # fmt: skip
+    pod = (*kinds, "KILLSNOOP_TARGET_POD_NAMESPACE=shop", "KILLSNOOP_TARGET_POD=web")
+    assert who.candidates("shop/web")[0] == pod
     assert who.candidates("0123456789ab") == (kinds,)
     assert [match[-1] for match in who.company(death())] == ["KILLSNOOP_TPID=812", "KILLSNOOP_PID=3325"]
     assert [match[-1] for match in who.company(death(ORIGIN="self"))] == ["KILLSNOOP_TPID=812"]

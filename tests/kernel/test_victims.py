@@ -1,0 +1,305 @@
+"""killsnoop_deaths_total: each death once, under its sender and its victim, whatever the load."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from running import MAY_READ_KERNEL_MEMORY, load
+from senders import forked, run, send, set_name, siginfo
+
+CORES = len(os.sched_getaffinity(0))
+DEATHS = 20_000
+CGROUPS = Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").is_dir() else Path("/sys/fs/cgroup")
+_libc = ctypes.CDLL(None)
+
+
+def deaths(daemon, labels=("signal", "origin", "comm", "tcomm"), prefix="kv-"):
+    """{labels: processes}, of victims whose names begin so."""
+    found = Counter()
+    for (name, pairs), value in daemon.samples().items():
+        values = dict(pairs)
+        if name == "killsnoop_deaths_total" and values["tcomm"].startswith(prefix):
+            found[tuple(values[label] for label in labels)] += int(value)
+    return found
+
+
+def waiting():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    while True:
+        signal.pause()
+
+
+def fault():
+    ctypes.string_at(0)
+
+
+def by_call(call, number):
+    def kill(pid):
+        if call == "tgkill":
+            assert send("tgkill", pid, pid, number) == 0
+        elif call == "rt_sigqueueinfo":
+            assert send("rt_sigqueueinfo", pid, number, siginfo(number)) == 0
+        elif call == "pidfd_send_signal":
+            fd = os.pidfd_open(pid)
+            assert send("pidfd_send_signal", fd, number, None, 0) == 0
+            os.close(fd)
+        elif call == "group":
+            os.setpgid(pid, pid)
+            assert send("kill", -pid, number) == 0
+        else:
+            assert send("kill", pid, number) == 0
+
+    return kill
+
+
+# The victim's part, what kills it, and the death that it is: signal and origin.
+ROUTES = {
+    "kill": (waiting, by_call("kill", 9), "SIGKILL", "syscall"),
+    "term": (waiting, by_call("kill", 15), "SIGTERM", "syscall"),
+    "tgkill": (waiting, by_call("tgkill", 9), "SIGKILL", "syscall"),
+    "queue": (waiting, by_call("rt_sigqueueinfo", 9), "SIGKILL", "syscall"),
+    "pidfd": (waiting, by_call("pidfd_send_signal", 9), "SIGKILL", "syscall"),
+    "group": (waiting, by_call("group", 9), "SIGKILL", "syscall"),
+    "fault": (fault, None, "SIGSEGV", "self"),
+    "abort": (_libc.abort, None, "SIGABRT", "self"),
+}
+
+
+def die_by_turns(worker, count, told):
+    """Fork `count` victims, by one route after the other; each is seen to die, and written down, by its parent.
+
+    A victim's name is unknown to its sender until it has it, so the sender waits for a byte.
+    """
+    for number in range(count):
+        route = list(ROUTES)[number % len(ROUTES)]
+        act, kill, sig, origin = ROUTES[route]
+        sender, name = b"kd-%s-%d" % (route.encode(), worker), b"kv-%s-%d" % (route.encode(), number // 8 % 10)
+        set_name(sender)
+        ready, told_ready = os.pipe()
+
+        def victim(act=act, told_ready=told_ready):
+            os.write(told_ready, b"!")
+            act()
+
+        pid = forked(victim, name)
+        assert os.read(ready, 1) == b"!"
+        os.close(ready)
+        os.close(told_ready)
+        if kill:
+            kill(pid)
+        _, status = os.waitpid(pid, 0)
+        assert signal.Signals(os.WTERMSIG(status)).name == sig
+        told[sig, origin, sender.decode() if kill else "", name.decode()] += 1
+
+
+def test_twenty_thousand_deaths(start, record_property):
+    """By eight routes on all cores, while the page is read: each sum is exact, and each sender and victim is right, by
+    what their parents saw. No reading falls, and the ledger closes."""
+    daemon = start("--events.target=none")
+    before = sum(daemon.deaths().values())
+    share = DEATHS // CORES
+    read_ends = []
+    for worker in range(CORES):
+        ours, theirs = os.pipe()
+        read_ends.append(ours)
+
+        def work(worker=worker, theirs=theirs):
+            told = Counter()
+            die_by_turns(worker, share, told)
+            with os.fdopen(theirs, "w") as file:
+                for key, count in told.items():
+                    print(*(part or "-" for part in key), count, file=file)
+
+        forked(work, b"kd-worker")
+        os.close(theirs)
+    readings, expected, done = [], Counter(), threading.Event()
+
+    def collect():
+        for end in read_ends:
+            with os.fdopen(end) as file:
+                for line in file:
+                    *key, count = line.split()
+                    expected[tuple("" if part == "-" else part for part in key)] += int(count)
+        done.set()
+
+    began_s = time.monotonic()
+    threading.Thread(target=collect).start()
+    while not done.wait(0.5):
+        readings.append(deaths(daemon))
+    record_property("deaths_per_second", round(DEATHS / (time.monotonic() - began_s)))
+    for _ in range(CORES):
+        assert os.wait()[1] == 0
+    found = deaths(daemon)
+    assert sum(expected.values()) == share * CORES
+    assert found == expected
+    for earlier, later in zip(readings, [*readings[1:], found], strict=True):
+        assert all(later[key] >= count for key, count in earlier.items())
+    assert sum(daemon.deaths().values()) >= before + share * CORES
+    ledger = daemon.settled_ledger()
+    assert sum(ledger.values()) == daemon.attempted()
+
+
+def test_names_without_end(start):
+    """Ten times as many victims as there are counters: the page is bounded, the sum exact, and known names go on."""
+    daemon = start("--metrics.max-deaths=50", "--events.target=none")
+
+    def kill_one(sender, name):
+        def act():
+            pid = forked(waiting, name)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+        run(act, sender)
+
+    def killed():
+        return sum(daemon.value_of("killsnoop_deaths_total", signal="SIGKILL", origin="syscall"))
+
+    before = killed()
+    kill_one(b"kd-early", b"kv-early")
+    for number in range(500):
+        kill_one(b"kd-%d" % number, b"kv-%d" % (number // 2))
+    for _ in range(3):
+        kill_one(b"kd-early", b"kv-early")
+    found = deaths(daemon, prefix="")
+    # A victim may die before it has its name: then it has its parent's.
+    early = {key: count for key, count in found.items() if key[2] == "kd-early"}
+    assert sum(early.values()) == 4
+    assert killed() == before + 504
+    assert found["SIGKILL", "syscall", "(other)", "(other)"] > 400
+    named = [key for key in found if key[3] != "(other)"]
+    assert len(named) <= 50
+    assert daemon.value("killsnoop_series", family="deaths") == 50
+    assert daemon.value("killsnoop_series_overflow_total", family="deaths") > 400
+
+
+def test_idle_names_make_room(start):
+    """They lose their counters to new ones by the same rule as senders; no death is lost, and no name's count falls."""
+    daemon = start("--metrics.max-deaths=20", "--metrics.series-ttl=2", "--events.target=none")
+
+    def kill_one(name):
+        ready, told = os.pipe()
+
+        def victim():
+            os.write(told, b"!")
+            waiting()
+
+        pid = forked(victim, name)
+        assert os.read(ready, 1) == b"!"
+        os.close(ready)
+        os.close(told)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def killed():
+        named = sum(daemon.value_of("killsnoop_deaths_total", signal="SIGKILL", origin="syscall"))
+        return named + daemon.value("killsnoop_deaths_aged_total", signal="SIGKILL", origin="syscall")
+
+    before, sent = killed(), 0
+    for number in range(30):
+        kill_one(b"kv-old%d" % number)
+        sent += 1
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
+        for number in range(5):
+            kill_one(b"kv-new%d" % number)
+            sent += 1
+        assert killed() == before + sent
+        if len({key[3] for key in deaths(daemon) if key[3].startswith("kv-new")}) == 5:
+            break
+        time.sleep(0.2)
+    names = {key[3] for key in deaths(daemon)}
+    assert {f"kv-new{number}" for number in range(5)} <= names
+    assert daemon.value("killsnoop_series_recycled_total", family="deaths") >= 5
+    assert killed() == before + sent
+
+
+def test_restarts_keep_them(start, pins):
+    """The probe's memory has the names: a label never changes under its counter."""
+    load(pins)
+    first = start(f"--probe.pin={pins}")
+    told = Counter()
+    die_by_turns(0, 16, told)
+    set_name(b"pytest")
+    found = deaths(first, ("signal", "origin", "comm", "tcomm", "target_unit"))
+    first.stop()
+    die_by_turns(0, 16, told)
+    set_name(b"pytest")
+    second = start(f"--probe.pin={pins}")
+    assert deaths(second) == told
+    assert deaths(second, ("signal", "origin", "comm", "tcomm", "target_unit")) == {
+        key: 2 * count for key, count in found.items()
+    }
+
+
+@contextlib.contextmanager
+def cgroup(*names):
+    """A cgroup below the root, through these; its folder."""
+    made = []
+    folder = CGROUPS
+    try:
+        for name in names:
+            folder = folder / name
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+        yield folder
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+UNITS = {
+    ("ks-test.service",): "ks-test.service",
+    ("ks-test.slice", "ks-test-deep.slice", "ks-deep.service", "inner.scope"): "ks-deep.service",
+    ("ks-test.slice", "docker-" + "0123456789abcdef" * 4 + ".scope"): "docker-*.scope",
+    ("ks-test.slice", "session-7.scope"): "session-*.scope",
+    ("ks.scope",): "ks.scope",
+    ("ks-mnt.mount",): "ks-mnt.mount",
+    ("_ks.service",): "ks.service",
+    ("ks-" + "long" * 30 + ".service",): "ks-" + "long" * 15,
+    ("ks-nothing", "ks-test.service"): "",
+    ("ks.slic",): "",
+}
+
+
+@pytest.mark.parametrize("path", list(UNITS), ids=lambda path: "/".join(path)[:40])
+@pytest.mark.skipif(not MAY_READ_KERNEL_MEMORY, reason="lockdown=confidentiality hides the names")
+def test_the_unit_is_the_victims(shared_daemon, path):
+    """By its cgroup: the first one that is not a slice. Of a scope, which comes and goes, the part that stays."""
+    number = list(UNITS).index(path)
+    name = f"kv-unit{number}"
+    with cgroup(*path) as folder:
+        run(lambda: die_in(folder, name.encode()), b"kd-unit")
+    assert deaths(shared_daemon, ("comm", "tcomm", "target_unit"), name) == {("kd-unit", name, UNITS[path]): 1}
+
+
+def die_in(folder, name):
+    """A process of this name moves there and is killed."""
+    ready, told = os.pipe()
+
+    def victim():
+        (folder / "cgroup.procs").write_text(str(os.getpid()))
+        os.write(told, b"!")
+        waiting()
+
+    pid = forked(victim, name)
+    assert os.read(ready, 1) == b"!"
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.skipif(not MAY_READ_KERNEL_MEMORY, reason="lockdown=confidentiality hides the names")
+def test_a_user_names_no_unit(shared_daemon):
+    """Below a slice that is not root's, the names are its owner's."""
+    with cgroup("ks-theirs.slice") as folder:
+        os.chown(folder, 4242, 4242)
+        with cgroup("ks-theirs.slice", "sshd.service") as theirs:
+            run(lambda: die_in(theirs, b"kv-theirs"), b"kd-theirs")
+    assert deaths(shared_daemon, ("comm", "tcomm", "target_unit"), "kv-theirs") == {("kd-theirs", "kv-theirs", ""): 1}
