@@ -160,54 +160,42 @@ def _by_thread_owner(processes: Processes) -> Happened:
     return Happened("kv-io-tid", _signal_and_death("SIGTERM", "sigio", trigger="ks-io"))
 
 
-def _armed_by_another(processes: Processes) -> Happened:
-    """One process arms a file against the victim; another one writes to it, and is not the sender."""
-    pid = processes.victim("kv-io-bystand")
+def _touched(name: str, arm_it: Callable[[int], None]) -> Callable[[Processes], Happened]:
+    """One process arms a file against the victim; another one touches it, and is not the sender."""
 
-    def act() -> None:
-        ours, theirs = socket.socketpair()
-        arm(ours, pid, signal.SIGKILL)
-        run(lambda: theirs.send(b"!"), b"ks-bystander")
+    def case(processes: Processes) -> Happened:
+        pid = processes.victim(name)
+        run(lambda: arm_it(pid), b"ks-armed")
+        _waited(pid)
+        return Happened(name, _signal_and_death("SIGKILL", "sigio", trigger="ks-bystander"))
 
-    run(act, b"ks-armed")
-    _waited(pid)
-    return Happened("kv-io-bystand", _signal_and_death("SIGKILL", "sigio", trigger="ks-bystander"))
+    return case
 
 
-def _by_folder(processes: Processes) -> Happened:
-    """F_NOTIFY on a folder; another process makes a file there."""
-    pid = processes.victim("kv-dnotify")
-
-    def act() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            fd = os.open(folder, os.O_RDONLY)
-            fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_CREATE)
-            _own(fd, pid, signal.SIGKILL)
-            run(Path(folder, "new").touch, b"ks-bystander")
-
-    run(act, b"ks-armed")
-    _waited(pid)
-    return Happened("kv-dnotify", _signal_and_death("SIGKILL", "sigio", trigger="ks-bystander"))
+def _socket(pid: int) -> None:
+    ours, theirs = socket.socketpair()
+    arm(ours, pid, signal.SIGKILL)
+    run(lambda: theirs.send(b"!"), b"ks-bystander")
 
 
-def _by_lease(processes: Processes) -> Happened:
-    """F_SETLEASE on a file; another process opens it."""
-    pid = processes.victim("kv-lease")
+def _folder(pid: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        fd = os.open(folder, os.O_RDONLY)
+        fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_CREATE)
+        _own(fd, pid, signal.SIGKILL)
+        run(Path(folder, "new").touch, b"ks-bystander")
 
-    def act() -> None:
-        with tempfile.NamedTemporaryFile() as file:
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            _own(file.fileno(), pid, signal.SIGKILL)
 
-            def open_it() -> None:
-                with contextlib.suppress(BlockingIOError):
-                    os.open(file.name, os.O_RDONLY | os.O_NONBLOCK)
+def _lease(pid: int) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        _own(file.fileno(), pid, signal.SIGKILL)
 
-            run(open_it, b"ks-bystander")
+        def open_it() -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.open(file.name, os.O_RDONLY | os.O_NONBLOCK)
 
-    run(act, b"ks-armed")
-    _waited(pid)
-    return Happened("kv-lease", _signal_and_death("SIGKILL", "sigio", trigger="ks-bystander"))
+        run(open_it, b"ks-bystander")
 
 
 def _by_perf_event(processes: Processes) -> Happened:
@@ -800,9 +788,9 @@ ORIGINS: dict[str, Callable[[Processes], Happened]] = {
     "F_SETSIG SIGSEGV (SI_SIGIO)": _by_file(signal.SIGSEGV),
     "F_SETOWN, default SIGIO": _by_file(0),
     "F_SETOWN_EX, a thread": _by_thread_owner,
-    "F_SETOWN, another process writes": _armed_by_another,
-    "F_NOTIFY, another process makes a file": _by_folder,
-    "F_SETLEASE, another process opens the file": _by_lease,
+    "F_SETOWN, another process writes": _touched("kv-io-bystand", _socket),
+    "F_NOTIFY, another process makes a file": _touched("kv-dnotify", _folder),
+    "F_SETLEASE, another process opens the file": _touched("kv-lease", _lease),
     "F_SETOWN on a perf event": _by_perf_event,
     "F_SETOWN, urgent data": _urgent_data,
     "signal-driven I/O on its own file": _own_file,

@@ -33,7 +33,7 @@ GUEST = tuple(
     for name in ("boot", "journal", "privileges", "pins", "faults", "origins", "no_loss", "journald", "removal")
 )
 # tests/kernel, between installation and reboot: how the probe works on this kernel.
-KERNEL = tuple(f"test_{name}.py" for name in ("coverage", "signals", "identity", "deaths", "pins", "storm"))
+KERNEL = tuple(f"test_{name}.py" for name in ("coverage", "origins", "signals", "identity", "deaths", "pins", "storm"))
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Machine:
 
 
 CI = (
-    Machine("bookworm", "bookworm", kernel_tests=("test_storm.py",)),
-    Machine("trixie", "trixie", kernel_tests=("test_storm.py",)),
+    Machine("bookworm", "bookworm", kernel_tests=("test_origins.py", "test_storm.py")),
+    Machine("trixie", "trixie", kernel_tests=("test_origins.py", "test_storm.py")),
     # The newest kernel for Debian 13.
     Machine(
         "trixie-backports", "trixie", backports=True,
         guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "removal")),
-        kernel_tests=("test_coverage.py", "test_signals.py", "test_deaths.py", "test_storm.py"),
+        kernel_tests=("test_coverage.py", "test_origins.py", "test_signals.py", "test_deaths.py", "test_storm.py"),
     ),
 )  # fmt: skip
 
