@@ -4,11 +4,13 @@
 # sudo make test-matrix  the same for Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
 # sudo make clang-kernel  that last kernel, built from Debian's linux-source
 # sudo make test-sid  Python, bcc, LLVM and libraries of Debian sid: the pure tests, and the probe on this machine's kernel
+# sudo make test-old-python  the loader on Python 3.9, Debian 11's, with this machine's bcc and kernel
 # sudo make install  PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 # make uninstall     the same PREFIX, SYSCONFDIR and DESTDIR
 # sudo make deb      the Debian package, build/killsnoopd_VERSION_all.deb
 # make lint          ruff, mypy, and the schemas of Grafana and Kubernetes applied to deploy/, in their own environments
 # make dashboard     deploy/grafana-dashboard.json, from scripts/dashboard.py
+# make event-schema  docs/event.schema.json, from docs/reference.md and the code
 # make prometheus-rule  the rules of deploy/prometheus for the Prometheus operator
 # sudo make bench    what the probe costs, compared with its peers
 # sudo make bench-vm  the same in instructions, on the kernels of Debian 12, 13, and 13's backports
@@ -31,7 +33,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-sid test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard prometheus-rule bench bench-vm mounts install uninstall deb clean
+.PHONY: run test test-sid test-old-python test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard event-schema prometheus-rule bench bench-vm mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -50,6 +52,11 @@ test: mounts test-setup
 test-sid: mounts
 	scripts/install-packages chroot
 	scripts/test-sid $(ARGS)
+
+# ARGS="kernel/test_pins.py -x" replaces the script's tests.
+test-old-python: test-setup
+	scripts/install-packages chroot
+	PYTHON=$(abspath build/venv/bin/python) scripts/test-old-python $(ARGS)
 
 # The machines of tests/vm/machines.py, booted in QEMU with the package installed; build/vm/ has their logs.
 # VM="--suite=trixie-backports --tests all --kernel-tests all", VM="--suite=trixie --accel=kvm"
@@ -122,6 +129,9 @@ build/lint/kubernetes/installed: build/lint/installed Makefile
 prometheus-rule:
 	scripts/prometheus-rule > deploy/kubernetes/components/prometheus-rule/prometheusrule.yaml
 
+event-schema:
+	$(PYTHON) scripts/event_schema.py > docs/event.schema.json
+
 dashboard:
 	$(PYTHON) scripts/dashboard.py > deploy/grafana-dashboard.json
 
@@ -161,7 +171,7 @@ install:
 	install -m 644 deploy/prometheus/*.yml $(docdir)/prometheus/
 	install -m 644 deploy/prometheus/rules/*.yml $(docdir)/prometheus/rules/
 	install -m 644 deploy/prometheus/targets/*.yml $(docdir)/prometheus/targets/
-	install -m 644 deploy/grafana-dashboard.json docs/runbook.md $(docdir)/
+	install -m 644 deploy/grafana-dashboard.json docs/runbook.md docs/event.schema.json $(docdir)/
 	install -m 644 docs/killsnoopd.8 docs/killsnoop.8 $(prefix)/share/man/man8/
 	for program in killsnoopd killsnoop; do \
 		$(PYTHON) -B scripts/completions.py bash $$program > $(bashdir)/$$program && \
@@ -173,7 +183,7 @@ install:
 # /etc/default/killsnoopd stays if it was changed.
 uninstall:
 	rm -rf $(prefix)/lib/killsnoopd $(docdir)/dynamic-user $(docdir)/without-sys-admin $(docdir)/prometheus
-	rm -f $(docdir)/grafana-dashboard.json $(docdir)/runbook.md
+	rm -f $(docdir)/grafana-dashboard.json $(docdir)/runbook.md $(docdir)/event.schema.json
 	-rmdir $(docdir) 2>/dev/null
 	rm -f $(prefix)/bin/killsnoopd $(prefix)/bin/killsnoop $(addprefix $(prefix)/lib/systemd/system/,$(units)) \
 		$(prefix)/lib/systemd/catalog/killsnoopd.catalog $(prefix)/lib/sysusers.d/killsnoopd.conf \

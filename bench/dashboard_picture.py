@@ -7,6 +7,7 @@
 Grafana does not draw it. Signals of other processes on this machine are in the picture too, where no name excludes them.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -29,7 +30,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / 
 from cases import Processes, out_of_memory  # noqa: E402
 from grafana import DASHBOARD, Prometheus, filled, panels, variables  # noqa: E402
 from running import Daemon  # noqa: E402
-from senders import NO_SUCH_PID, NOBODY, run, send  # noqa: E402
+from senders import NO_SUCH_PID, NOBODY, forked, run, send  # noqa: E402
 
 LOAD_S, STEP_S = 150, 5
 UNIT_IN, WIDTH = 0.36, 24  # a line of Grafana's grid is 38 pixels high, its width 24 columns
@@ -98,6 +99,7 @@ def load(processes: Processes, minutes: float, late: float, start_late) -> None:
         (2, lambda: forces("kubelet", "java")),
         (3, reloads), (3, cancels), (2, lambda: stops("celery", "celery-worker", 9, chance.randint(1, 5))),
         (1, lambda: stops("deploy.sh", "nginx", 9)),
+        (1, lambda: os.waitpid(forked(os.abort, b"java"), 0)), (1, lambda: os.waitpid(forked(lambda: ctypes.string_at(0), b"app"), 0)),
     ]  # fmt: skip
     while (now := time.monotonic() - began) < minutes * 60:
         if now > late and not started:

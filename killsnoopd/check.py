@@ -15,11 +15,12 @@ from pathlib import Path
 
 from killsnoopd import cli, entry, privileges
 from killsnoopd.failure import Exit, Failure
-from killsnoopd.probe import btf, hooks, libbpf, loader, pins, self_test, start, ways
+from killsnoopd.probe import btf, features, hooks, libbpf, loader, pins, self_test, start, ways
 from killsnoopd.probe.compiler import INSTALL_BCC
 from killsnoopd.probe.program import Layout, probe_hash
 from killsnoopd.settings import Settings
 
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _START = "killsnoopd does not start"
 
 
@@ -74,8 +75,9 @@ def requirements(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
 
 def _of_the_loader(config: cli.Config, argv: list[str]) -> Iterator[Requirement]:
     yield Requirement("capabilities", _capabilities)
-    yield Requirement("hooks", lambda: _hooks(config.probe))
     yield Requirement("libbpf", libbpf.version)
+    yield Requirement("BPF features", _features)
+    yield Requirement("hooks", lambda: _hooks(config.probe))
     yield Requirement("BTF", lambda: f"{len(btf.task_macros())} fields of the kernel's structures")
     python = start.loader_python()
     yield Requirement("bcc", lambda: _bcc(python))
@@ -122,6 +124,11 @@ def _capabilities() -> str:
     return "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
 
 
+def _features() -> str:
+    _need_capabilities()
+    return features.check()
+
+
 def _hooks(settings: Settings) -> str:
     """How each program would be attached."""
     _need_capabilities()
@@ -140,7 +147,7 @@ def _hooks(settings: Settings) -> str:
 
 
 def _bcc(python: str) -> str:
-    look = "import bcc; bcc.BPF; print(bcc.__version__, bcc.__file__)"
+    look = "import bcc, platform; bcc.BPF; print(bcc.__version__, bcc.__file__, 'Python', platform.python_version())"
     try:
         result = subprocess.run([python, "-I", "-c", look], capture_output=True, text=True, check=False)
     except OSError as error:
@@ -155,12 +162,16 @@ def _need_capabilities() -> None:
     try:
         loader.check_capabilities()
     except Failure:
-        raise Unknown("only a process with these capabilities can tell") from None
+        raise Unknown("only root can tell: run killsnoopd --check as root") from None
 
 
 def _kernel_memory() -> str:
-    _need_capabilities()
-    if not libbpf.may_read_kernel_memory():
+    try:
+        allowed = "[confidentiality]" not in _LOCKDOWN.read_text()
+    except OSError:  # a kernel without lockdown, or securityfs is not mounted
+        _need_capabilities()
+        allowed = libbpf.may_read_kernel_memory()
+    if not allowed:
         raise Failure(Exit.UNAVAILABLE, "the kernel is locked down (lockdown=confidentiality)")
     return "allowed"
 

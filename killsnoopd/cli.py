@@ -1,5 +1,7 @@
 """Parses the command line into a Config. Pure: it reads only its arguments."""
 
+from __future__ import annotations
+
 import argparse
 import re
 from dataclasses import dataclass, replace

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from socket import socket
 from typing import Any
 
@@ -21,7 +22,7 @@ from killsnoopd.events.processes import Processes
 from killsnoopd.events.stop_deadline import StopDeadline
 from killsnoopd.events.writer import Sink, Writer
 from killsnoopd.failure import Exit, Failure, unforeseen
-from killsnoopd.metrics import families, fold, page
+from killsnoopd.metrics import families, fold, overview, page
 from killsnoopd.probe import pins, self_test, start
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.program import Layout, probe_hash
@@ -153,7 +154,9 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, web_config)
     registry = families.registry(opened, writer, fold.folder(config.fold), config.timestamps, config.expected_senders)
-    port = server.Server(registry, config.telemetry_path, web_config, config.max_requests)
+    port = server.Server(
+        registry, partial(overview.look, opened), config.telemetry_path, web_config, config.max_requests
+    )
     await port.start(sockets)
     addresses = ", ".join(map(server.address, sockets))
     log.info(
@@ -198,7 +201,7 @@ async def _pulse(opened: Probe, writer: Writer | None) -> None:
 def _status(opened: Probe) -> str:
     """The line for `systemctl status` and for the log at stop."""
     counts, ledger = opened.counts(), opened.ledger()
-    lost = sum(ledger.statuses[reason] for reason in ("rate_limited", "ring_full", "journal_error", "decode_error"))
+    lost = sum(ledger.statuses[reason] for reason in overview.LOST)
     line = f"{counts.total} signals counted, {ledger.statuses['logged']} events logged, {lost} not logged"
     inexact = opened.inexact()
     return line + (f"; the kernel may preempt the probe at {', '.join(inexact)} and miss signals" if inexact else "")

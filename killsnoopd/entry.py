@@ -11,6 +11,8 @@ import signal
 import sys
 
 _NEEDED = (3, 11)
+# Its Python is the one that bcc is packaged for: 3.9 in Enterprise Linux 9 and Amazon Linux 2023.
+_LOADER_NEEDED = (3, 9)
 _CONFIG = 78  # failure.Exit.CONFIG; failure is imported once the version is known
 PACKAGES = {
     "h11": "python3-h11",
@@ -18,6 +20,13 @@ PACKAGES = {
     "systemd": "python3-systemd",
 }
 """The libraries that the daemon needs, and the packages that have them."""
+
+
+OPTIONAL = {
+    "yaml": "python3-yaml (Debian, Ubuntu) or python3-pyyaml (Fedora)",
+    "bcrypt": "python3-bcrypt",
+}
+"""Libraries that flags need."""
 
 
 def daemon() -> int:
@@ -38,13 +47,15 @@ def command() -> int:
 
 def missing_library(module: str, error: ImportError) -> str:
     """What is missing, for which Python, and what to install."""
-    return f"{module} is missing for {sys.executable} ({error}): install {PACKAGES.get(module, 'it')}"
+    packages = {**PACKAGES, **OPTIONAL}
+    return f"{module} is missing for {sys.executable} ({error}): install {packages.get(module, 'it')}"
 
 
 def _run(program: str, module: str) -> int:
     """Import a program's module and call its main()."""
-    if sys.version_info < _NEEDED:
-        found, needed = (".".join(map(str, version[:3])) for version in (sys.version_info, _NEEDED))
+    oldest = _LOADER_NEEDED if program == "killsnoopd-loader" else _NEEDED
+    if sys.version_info < oldest:
+        found, needed = (".".join(map(str, version[:3])) for version in (sys.version_info, oldest))
         return _fail(program, _CONFIG, f"{program} needs Python {needed} or later; {sys.executable} is {found}")
     from killsnoopd import failure
 

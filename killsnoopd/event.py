@@ -1,7 +1,10 @@
 """The probe's event record, from bytes to an Event."""
 
+from __future__ import annotations
+
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, NamedTuple, get_type_hints
 
 from killsnoopd import names
@@ -14,7 +17,6 @@ _U16 = Annotated[int, "H"]
 _U8 = Annotated[int, "B"]
 _COMM = Annotated[bytes, "16s"]
 _PADDING = Annotated[bytes, "5s"]
-_PADDING_2 = Annotated[bytes, "3s"]
 
 
 class Head(NamedTuple):
@@ -59,10 +61,11 @@ class Head(NamedTuple):
     cmdline_len: _U16
     ancestors_len: _U16
     tcgroup_len: _U16
+    memory_len: _U16
     kind: _U8
     outcome: _U8
     cmdline: _U8
-    padding_2: _PADDING_2
+    padding_2: _U8
     tcomm: _COMM
 
 
@@ -73,11 +76,12 @@ CMDLINES = ("none", "whole", "cut", "unread")  # numbered as enum cmdline
 CMDLINE_MAX = 512  # bytes of a command line (maps.h)
 ANCESTORS_MAX = 16
 _ANCESTOR = struct.Struct("=I16s")
+_MEMORY = struct.Struct("=qqqqi4x")  # struct memory
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST, _HANDLED = 1, 2, 4, 8, 16, 32  # enum flag
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """A process's place in the cgroup v2 tree."""
 
@@ -86,7 +90,7 @@ class Place:
     trusted: int  # how many of them root has chosen; the others come from the owner of the cgroup above them
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cmdline:
     """A command line."""
 
@@ -94,7 +98,7 @@ class Cmdline:
     cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sender:
     """The sender. Ids are those of the host; names are text (names.text)."""
 
@@ -116,7 +120,7 @@ class Sender:
     ancestors: tuple[tuple[int, str], ...] = ()  # pid and name, from the parent up; empty: none, or not known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """The process that the signal was generated for."""
 
@@ -128,15 +132,26 @@ class Target:
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a process that the OOM killer kills: resident bytes by sort, and its page tables."""
+
+    anon: int
+    file: int
+    shmem: int
+    page_tables: int
+    oom_score_adj: int
+
+
+@dataclass(frozen=True)
 class Trigger:
-    """The process in whose context the kernel sent the signal, or the victim's tracer: perhaps the cause."""
+    """The process in whose context the kernel sent the signal, or a tracer of sender or target: perhaps the cause."""
 
     pid: int
     comm: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """A call that failed or sent signal 0, a signal generated for a process, or a process's end.
 
@@ -166,6 +181,7 @@ class Event:
     payer: int  # the token bucket that paid for it; the same of a death and its delivery
     sender: Sender | None  # None: the kernel, or nobody (origin self, unknown)
     target: Target | None  # None: not known; see target_arg
+    memory: Memory | None = None  # of an OOM kill's delivery
 
     @property
     def signal(self) -> str:
@@ -190,10 +206,21 @@ def _place(cgroup: int, text: bytes) -> Place:
     return Place(cgroup, parts, found.index(b"/") if b"/" in found else len(parts))
 
 
+@lru_cache(64)
+def _ancestors(part: bytes) -> tuple[tuple[int, str], ...]:
+    return tuple((pid, names.text(comm)) for pid, comm in _ANCESTOR.iter_unpack(part))
+
+
 def _cmdline(state: str, arguments: bytes) -> Cmdline | None:
     if state == "none":
         return None
     return Cmdline(None if state == "unread" else arguments, state == "cut")
+
+
+def _memory(part: bytes) -> Memory:
+    anon, file, shmem, page_tables, oom_score_adj = _MEMORY.unpack(part)
+    # The sum of what several CPUs counted may be below zero for a moment.
+    return Memory(max(0, anon), max(0, file), max(0, shmem), max(0, page_tables), oom_score_adj)
 
 
 def decode(record: bytes) -> Event:
@@ -209,14 +236,18 @@ def decode(record: bytes) -> Event:
     except IndexError:
         numbers = f"kind {head.kind}, origin {head.origin}, outcome {head.outcome}, call {head.call}"
         raise ValueError(f"a record of {numbers}, cmdline {head.cmdline}") from None
-    lengths = (head.exe_len, head.cgroup_len, head.cmdline_len, head.ancestors_len, head.tcgroup_len)
-    if len(record) != HEAD.size + sum(lengths) or head.ancestors_len % _ANCESTOR.size:
+    lengths = (head.exe_len, head.cgroup_len, head.cmdline_len, head.ancestors_len, head.tcgroup_len, head.memory_len)
+    if (
+        len(record) != HEAD.size + sum(lengths)
+        or head.ancestors_len % _ANCESTOR.size
+        or head.memory_len not in (0, _MEMORY.size)
+    ):
         raise ValueError(f"a record of {len(record)} bytes, {'+'.join(map(str, lengths))} of them text")
     parts, at = [], HEAD.size
     for length in lengths:
         parts.append(record[at : at + length])
         at += length
-    exe, cgroup, arguments, ancestors, tcgroup = parts
+    exe, cgroup, arguments, ancestors, tcgroup, memory = parts
     flags, by_call, ended = head.flags, origin == "syscall", kind in ("death", "exit")
     sender = target = None
     if head.pid:
@@ -236,7 +267,7 @@ def decode(record: bytes) -> Event:
             head.exe_dev,
             _names(exe),
             _cmdline(cmdline, arguments),
-            tuple((pid, names.text(comm)) for pid, comm in _ANCESTOR.iter_unpack(ancestors)),
+            _ancestors(ancestors),
         )
     if head.tpid:
         target = Target(
@@ -270,4 +301,5 @@ def decode(record: bytes) -> Event:
         head.bucket_id,
         sender,
         target,
+        _memory(memory) if origin == "oom" and memory else None,
     )

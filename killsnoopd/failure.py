@@ -24,7 +24,7 @@ MEANINGS = {
     Exit.OK: "Stopped by SIGTERM or SIGINT, after logging the last events. With --check: nothing is missing.",
     Exit.CRASH: "A bug. Report it, with the traceback that --log.level=debug shows.",
     Exit.USAGE: "A flag is unknown, or its value is wrong.",
-    Exit.UNAVAILABLE: "A requirement is missing: Linux 5.15, BTF, a tracepoint, tracefs, bpffs or the pinned probe.",
+    Exit.UNAVAILABLE: "A requirement is missing: BTF, a BPF feature, a tracepoint, tracefs, bpffs or the pinned probe.",
     Exit.SOFTWARE: "The kernel or the compiler refused the probe, or the probe does not count.",
     Exit.OSERR: "Cannot listen on an address, or cannot start a process.",
     Exit.NOPERM: "A capability or a permission is missing.",

@@ -4,6 +4,8 @@ The text is bytes, and only newlines and spaces separate anything in it. A user 
 folder of any name: the kernel escapes space, tab, newline and backslash, and nothing else.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ Names = tuple[bytes, ...]
 """The names on a path, from the root down. The root itself has none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mount:
     """A line of mountinfo."""
 

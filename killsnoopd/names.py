@@ -1,5 +1,7 @@
 """Names of signals, results and processes, spelled the same in flags, journal fields and labels."""
 
+from __future__ import annotations
+
 import errno
 import re
 
@@ -63,7 +65,7 @@ OUTCOMES = ("delivered", "ignored", "already_pending", "overflow_fail", "lose_in
 
 
 _CODES = {0: "SI_USER", 0x80: "SI_KERNEL"} | dict(
-    zip(range(-1, -8, -1), "QUEUE TIMER MESGQ ASYNCIO SIGIO TKILL DETHREAD".split(), strict=True)
+    zip(range(-1, -8, -1), "QUEUE TIMER MESGQ ASYNCIO SIGIO TKILL DETHREAD".split())
 )
 _CODES |= {code: f"SI_{name}" for code, name in _CODES.items() if code < 0}
 _FAULT_CODES = {
@@ -131,14 +133,19 @@ def raw(text: str) -> bytes:
     )
 
 
+# Printable by Python's rule, but blank: Default_Ignorable_Code_Point of Unicode 16, and a Braille cell without dots.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+
 def text(raw: bytes) -> str:
     r"""The text for a process name: any bytes up to the first NUL.
 
-    Printable UTF-8 is unchanged; every other byte, and every byte of an unprintable character, becomes `\xNN`; a
-    backslash becomes `\\`. Different names have different texts, and no text can break a line, a label or a terminal.
+    Printable UTF-8 is unchanged; every other byte, and every byte of a character that is unprintable or blank (other
+    than a space), becomes `\xNN`; a backslash becomes `\\`. Different names have different texts, and no text can
+    break a line, a label or a terminal.
     """
     decoded = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    if decoded.isprintable() and "\\" not in decoded:
+    if decoded.isascii() and decoded.isprintable() and "\\" not in decoded:
         return decoded
     out = []
     for char in decoded:
@@ -147,8 +154,19 @@ def text(raw: bytes) -> str:
             out.append("\\\\")
         elif 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
             out.append(f"\\x{code - 0xDC00:02x}")
-        elif char.isprintable():
+        elif char.isprintable() and not _BLANK.match(char):
             out.append(char)
         else:
             out.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8"))
     return "".join(out)
+
+
+def with_pid(comm: str, pid: object) -> str:
+    r"""`nginx[812]`, for messages to people.
+
+    A name that could pass for one with a pid is quoted: `"systemd[1] uid "[812]`.
+    """
+    if re.search(r'[\[\]"]|^ | $|^$', comm):
+        quoted = comm.replace('"', '\\"')
+        return f'"{quoted}"[{pid}]'
+    return f"{comm}[{pid}]"

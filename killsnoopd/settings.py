@@ -1,5 +1,7 @@
 """The settings of the probe and the rules of --metrics.fold. Pure: shared by command line, loader and daemon."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from killsnoopd import names

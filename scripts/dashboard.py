@@ -249,9 +249,9 @@ def deaths() -> list[Json]:
         series("Deaths by sender", "Processes that died of a signal that another process sent, by that process's name.",
                target(f"sum by (comm) ({counted(name, SENT_BY, *matchers, window=STEP)}) > 0", "{{comm}}"), bars=True, width=12),
         series("Crashes", "Processes that died of a fault of their own, or of a signal that they sent themselves.",
-               target(f"sum by (tcomm, signal) ({counted(name, SELF, *matchers, window=STEP)}) > 0", "{{tcomm}} {{signal}}"), bars=True, width=12),
+               target(f"sum by (tcomm, signal) ({counted(name, SELF, SIGNAL, window=STEP)}) > 0", "{{tcomm}} {{signal}}"), bars=True, width=12),
         series("OOM kills by victim", "Processes that the kernel's OOM killer killed, by name and unit.",
-               target(f"sum by (tcomm, target_unit) ({counted(name, OOM, *matchers, window=STEP)}) > 0", "{{tcomm}} {{target_unit}}"), bars=True, width=12),
+               target(f"sum by (tcomm, target_unit) ({counted(name, OOM, SIGNAL, window=STEP)}) > 0", "{{tcomm}} {{target_unit}}"), bars=True, width=12),
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from killsnoopd.probe.program import Layout
 
 def counts(series=(), **more):
     """Counts of these series; every other field is empty, or as given."""
-    empty = {field.name: 0 if field.type is int else [] for field in dataclasses.fields(Counts)}
+    empty = {field.name: 0 if field.type == "int" else [] for field in dataclasses.fields(Counts)}
     found = {"series": list(series), "series_used": [0] * len(series), "series_taken": len(series)} | more
     for name in ("deaths", "overflow_deaths"):
         found.setdefault(f"{name}_used", [0] * len(found.get(name, [])))
@@ -43,6 +43,9 @@ class FakeProbe:
 
     def not_handled(self):
         return dict.fromkeys(PROGRAMS, 0) | {"sys_exit": 3}
+
+    def attached_ns(self):
+        return 1_000_000_000
 
     def program(self, program):
         return ProgInfo(run_time_ns=1_500_000_000, runs=7, misses=2)

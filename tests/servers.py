@@ -80,7 +80,7 @@ class Prometheus(Server):
     """A Prometheus with this `config`, the content of prometheus.yml."""
 
     def __init__(self, folder, config):
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)  # a restart
         (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
         super().__init__(folder, "prometheus", ["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
 

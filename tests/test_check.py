@@ -72,3 +72,30 @@ def test_a_library_that_is_missing(missing):
     assert (result.returncode, result.stderr) == (Exit.CONFIG, "")
     assert f"\nmissing  {missing}: {missing} is missing for {os.path.normpath(sys.executable)} (" in result.stdout
     assert "\nmissing  pinned probe: no probe with these settings is pinned at /none/" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("[none] integrity confidentiality\n", "allowed"),
+        ("none [integrity] confidentiality\n", "allowed"),
+        ("none integrity [confidentiality]\n", "the kernel is locked down (lockdown=confidentiality)"),
+        (None, "only root can tell: run killsnoopd --check as root"),
+    ],
+)
+def test_lockdown_is_seen_without_privilege(tmp_path, monkeypatch, file, found):
+    """Anybody can read the kernel's file; where there is none, a trial needs capabilities."""
+    path = tmp_path / "lockdown"
+    if file:
+        path.write_text(file)
+    monkeypatch.setattr(check, "_LOCKDOWN", path)
+
+    def refuse():
+        raise Failure(Exit.NOPERM, "no")
+
+    monkeypatch.setattr(check.loader, "check_capabilities", refuse)
+    try:
+        said = check._kernel_memory()
+    except (Unknown, Failure) as error:
+        said = str(error)
+    assert said == found

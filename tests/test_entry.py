@@ -17,7 +17,8 @@ from killsnoopd.probe.program import Layout
 
 PYTHON = os.path.normpath(sys.executable)  # as a child has it whose parent was started by ../bin/python
 PROGRAMS = {"daemon": "killsnoopd", "loader": "killsnoopd-loader", "command": "killsnoop"}
-OLD = "sys.version_info = (3, 9, 2, 'final', 0)"
+NEEDED = {"daemon": "3.11", "loader": "3.9", "command": "3.11"}
+OLD = "sys.version_info = (3, 8, 18, 'final', 0)"
 
 
 def run(program, before, *arguments, **options):
@@ -52,7 +53,7 @@ def test_a_python_that_is_too_old(program, name):
     """Says which version there is, and which is needed."""
     result = run(program, OLD)
     assert (result.returncode, result.stdout) == (Exit.CONFIG, "")
-    assert result.stderr == f"{name}: {name} needs Python 3.11 or later; {PYTHON} is 3.9.2\n"
+    assert result.stderr == f"{name}: {name} needs Python {NEEDED[program]} or later; {PYTHON} is 3.8.18\n"
 
 
 @pytest.mark.parametrize("missing", ["h11", "prometheus_client", "systemd"])
@@ -86,7 +87,7 @@ $code" "$@"
 """
     )
     python.chmod(0o755)
-    with pytest.raises(Failure, match=r"^killsnoopd-loader needs Python 3\.11 or later; .* is 3\.9\.2$") as failed:
+    with pytest.raises(Failure, match=r"^killsnoopd-loader needs Python 3\.9 or later; .* is 3\.8\.18$") as failed:
         start.load([], Layout(1, 1, 1), str(python))
     assert failed.value.exit_code == Exit.CONFIG
 

@@ -6,8 +6,8 @@ import struct
 import pytest
 from event_record import record
 
-from killsnoopd import event
-from killsnoopd.event import Cmdline, Event, Place, Sender, Target
+from killsnoopd import event, names
+from killsnoopd.event import Cmdline, Event, Memory, Place, Sender, Target
 from killsnoopd.names import DEATH_ORIGINS, ORIGINS
 from killsnoopd.probe import program
 
@@ -44,26 +44,37 @@ def test_command_line_and_ancestors():
         event.decode(record(ancestors=((7, b"a"),), ancestors_len=19, tcgroup_len=1))
 
 
+def test_the_memory_of_an_oom_kill():
+    """Of another SIGKILL that might have been one, it is left out. A counter below zero is 0."""
+    part = struct.pack("=qqqqi4x", 1, -2, 3, 4, -1000)
+    oom = event.decode(record(memory=part, origin=names.ORIGINS.index("oom")))
+    assert oom.memory == Memory(1, 0, 3, 4, -1000)
+    assert event.decode(record(memory=part)).memory is None
+    assert c_layout(c_body("struct memory"))[:5] == [
+        ("anon", 0, "q"), ("file", 8, "q"), ("shmem", 16, "q"), ("page_tables", 24, "q"), ("oom_score_adj", 32, "i")
+    ]  # fmt: skip
+
+
 def c_body(what, text=None):
     """The text between the braces of a struct or an enum of maps.h, without comments."""
     plain = re.sub(r"/\*.*?\*/", "", program.MAPS_HEADER.read_text() if text is None else text, flags=re.S)
     return re.search(rf"\b{what} \{{(.*?)\}}", plain, re.S)[1]
 
 
-C_FORMATS = {"u64": "Q", "u32": "I", "s32": "i", "u16": "H", "u8": "B"}
+C_FORMATS = {"u64": "Q", "s64": "q", "u32": "I", "s32": "i", "u16": "H", "u8": "B"}
 
 
 def c_layout(body):
     """Name, offset and format of each field, as the C compiler lays a struct out; `""`: its end."""
     found, at, widest = [], 0, 1
-    for kind, names in re.findall(r"(?:struct )?(\w+) ([^;]+);", body):
+    for kind, listed in re.findall(r"(?:struct )?(\w+) ([^;]+);", body):
         if kind in ("cause", "sender"):  # struct sender sender;
             inner = c_layout(c_body(f"struct {kind}"))
             found += [(name, at + offset, form) for name, offset, form in inner[:-1]]
             at += inner[-1][1]
             widest = 8
             continue
-        for name, length in re.findall(r"(\w+)(?:\[(\w+)\])?", re.sub(r",\s*", " ", names)):
+        for name, length in re.findall(r"(\w+)(?:\[(\w+)\])?", re.sub(r",\s*", " ", listed)):
             form = C_FORMATS.get(kind, "s")
             size = struct.calcsize(f"={form}")
             at = -(-at // size) * size

@@ -62,7 +62,7 @@ heads = st.builds(
 @given(heads, st.binary(max_size=64))
 def test_whatever_the_kernel_may_say(head, tail):
     """Every logged field is one line of printable text; the message names the sender as the metrics do."""
-    head = head._replace(exe_len=0, cgroup_len=0, cmdline_len=len(tail), ancestors_len=0, tcgroup_len=0)
+    head = head._replace(exe_len=0, cgroup_len=0, cmdline_len=len(tail), ancestors_len=0, tcgroup_len=0, memory_len=0)
     found = event.decode(event.HEAD.pack(*head) + tail)
     command = found.sender and found.sender.cmdline
     identity = Identity(cmdline=command_lines.shell(command) if command else None)
@@ -154,6 +154,8 @@ def test_any_fields_in_btf(missing, absent, offset):
             found[owner][field] = offset
         found["user_namespace"]["ns"] = found["dentry"]["d_name"] = offset
         found["dentry"]["d_op"] = offset + 40
+        found["mm_struct"]["after"] = offset + 160
+        found["percpu_counter"] = {"count": 8, "": 40}
         return found
 
     try:

@@ -49,6 +49,7 @@ def test_install_and_uninstall(installed):
         "usr/share/doc/killsnoopd/prometheus/targets/killsnoopd.yml",
         "usr/share/doc/killsnoopd/grafana-dashboard.json",
         "usr/share/doc/killsnoopd/runbook.md",
+        "usr/share/doc/killsnoopd/event.schema.json",
         "usr/share/bash-completion/completions/killsnoop",
         "usr/share/bash-completion/completions/killsnoopd",
         "usr/share/zsh/site-functions/_killsnoop",
@@ -136,13 +137,16 @@ def test_exposure(unit, drop_in, limit, tmp_path):
 @pytest.mark.parametrize(
     ("tools", "code", "says"),
     [
-        ({}, 78, "neither apt-get nor dnf is installed"),
+        ({}, 78, "the packages have other names here"),
+        ({"apk": "exit 0"}, 78, "libbpf 1.x (libbpf.so.1)"),
         ({"apt-get": "exit 0"}, 0, ""),
         ({"dnf": "exit 0"}, 0, ""),
+        ({"zypper": "exit 0"}, 0, ""),
+        ({"pacman": "exit 0"}, 0, ""),
         ({"apt-get": "exit 100"}, 100, ""),
         ({"id": "echo 1000"}, 77, "needs root (sudo make)"),
     ],
-    ids=["neither", "apt-get", "dnf", "apt-get fails", "not root"],
+    ids=["none", "apk", "apt-get", "dnf", "zypper", "pacman", "apt-get fails", "not root"],
 )
 def test_install_packages(tmp_path, tools, code, says):
     """The package manager installs what is missing; without one, the list says what each is for."""
@@ -160,8 +164,36 @@ def test_install_packages(tmp_path, tools, code, says):
     calls = (tmp_path / "calls").read_text()
     if "dnf" in tools:
         assert "dnf -q install -y python3-bcc libbpf" in calls
+    if "zypper" in tools:
+        assert "zypper --quiet --non-interactive install python3-bcc libbpf1 " in calls
+    if "pacman" in tools:
+        assert "pacman --sync --needed --noconfirm python-bcc libbpf " in calls
     if "apt-get" in tools and code == 0:
         assert "apt-get -q install -y --no-install-recommends python3-bpfcc libbpf1" in calls
+
+
+@pytest.mark.parametrize("bcc", [False, True], ids=["without bcc", "with bcc"])
+def test_install_packages_for_an_old_python(tmp_path, bcc):
+    """Enterprise Linux 9: bcc for the system's Python, and a newer one for the daemon, which needs a virtual environment."""
+    tools = {
+        "id": "echo 0",
+        "dnf": "",
+        "python3": f'case "$2" in *version_info*) exit 0 ;; *"import bcc"*) exit {0 if bcc else 1} ;; esac; exit 1',
+    }
+    for name, body in tools.items():
+        tool = tmp_path / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{body}\n')
+        tool.chmod(0o755)
+    (tmp_path / "cat").symlink_to(shutil.which("cat"))
+    # The script also asks /usr/bin/python3, which may have bcc here.
+    script = (TOP / "scripts/install-packages").read_text().replace("/usr/bin/python3 -c", "false")
+    result = subprocess.run(
+        ["/bin/sh", "-c", script, "install-packages", "run"],
+        capture_output=True, text=True, check=False, env={"PATH": str(tmp_path), "PYTHON": str(tmp_path / "python3")},
+    )  # fmt: skip
+    assert result.returncode == 78
+    assert "python3.11 -m venv /opt/killsnoopd && /opt/killsnoopd/bin/pip install ." in result.stderr
+    assert ("dnf -q install -y python3-bcc libbpf python3.11" in (tmp_path / "calls").read_text()) == (not bcc)
 
 
 def test_install_packages_for_the_debian_package(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from killsnoopd import __version__
+from killsnoopd.events.journal import JOURNAL_SOCKET
 
 TOP = Path(__file__).parent.parent
 FOLDER = TOP / "deploy/kubernetes"
@@ -153,11 +154,32 @@ def test_the_image():
     for container in containers():
         program = re.search(r"exec (\S+)", container["command"][-1])[1]
         assert any(program.startswith(path.removeprefix("/out")) for path in copied.split()), program
+    assert DOCKERFILE.count("FROM ") == 3 and "\nFROM scratch\n" in DOCKERFILE
     ignored = (TOP / "deploy/container/Dockerfile.dockerignore").read_text()
     context = {line[1:] for line in ignored.splitlines() if line.startswith("!")}
     sources = re.findall(r"^COPY (?!--from)(\S+) ", DOCKERFILE, re.M)
     assert set(sources) == context
     assert all((TOP / source).exists() for source in sources)
+
+
+def test_the_container_without_kubernetes():
+    """The Quadlet file and the `docker run` line ask for the same, and for the version's image."""
+    quadlet = (TOP / "deploy/container/killsnoopd.container").read_text()
+    docker = re.search(r"docker run ((?:.*\\\n)*.*)", (TOP / "docs/kubernetes.md").read_text())[1]
+    loader, _ = containers()
+    granted = {f"CAP_{name}" for name in loader["securityContext"]["capabilities"]["add"]}
+    assert {f"CAP_{name}" for name in re.findall(r"--cap-add (\w+)", docker)} == granted
+    assert set(re.search(r"^AddCapability=(.*)$", quadlet, re.M)[1].split()) == granted
+    assert re.findall(r"-v (\S+)", docker) == re.findall(r"^Volume=(\S+)$", quadlet, re.M)
+    assert re.findall(r"-p (\S+)", docker) == re.findall(r"^PublishPort=(\S+)$", quadlet, re.M)
+    assert re.search(r"label=type:(\w+)", docker)[1] == re.search(r"^SecurityLabelType=(\w+)$", quadlet, re.M)[1]
+    assert f"killsnoopd:{__version__}" in docker
+    assert f"\nImage=localhost/killsnoopd:{__version__}\n" in quadlet
+    for option in ("--user 0", "--cap-drop ALL", "--read-only"):
+        assert option in docker
+    for line in ("User=0", "DropCapability=all", "ReadOnly=true", "Notify=true"):
+        assert f"\n{line}\n" in quadlet
+    assert f"Volume={JOURNAL_SOCKET.parent}:{JOURNAL_SOCKET.parent}:ro" in quadlet
 
 
 def test_the_seccomp_profile():

@@ -73,11 +73,33 @@ def test_result_name(res, name):
         (b"\x1b[31m", r"\x1b[31m"),
         (b"\xc2\x9b31m", r"\xc2\x9b31m"),  # CSI as one C1 control character
         ("\u202e".encode(), r"\xe2\x80\xae"),  # right-to-left override
+        ("\u3164".encode(), r"\xe3\x85\xa4"),  # a letter without a shape
+        ("nginx\ufe0f".encode(), r"nginx\xef\xb8\x8f"),  # looks like nginx
+        ("\u2800".encode(), r"\xe2\xa0\x80"),
+        ("e\u0301".encode(), "e\u0301"),
     ],
 )
 def test_text(raw, text):
     """Each kind of byte that can be in a name."""
     assert names.text(raw) == text
+
+
+@pytest.mark.parametrize(
+    ("comm", "text"),
+    [
+        ("nginx", "nginx[812]"),
+        ("Web Content", "Web Content[812]"),
+        ("tmux: server", "tmux: server[812]"),
+        ("systemd[1] uid ", '"systemd[1] uid "[812]'),
+        ("runc:[2:INIT]", '"runc:[2:INIT]"[812]'),
+        ('a"[1] uid 0', '"a\\"[1] uid 0"[812]'),
+        (" ", '" "[812]'),
+        ("", '""[812]'),
+    ],
+)
+def test_with_pid(comm, text):
+    """The first bracket outside quotes is the pid's."""
+    assert names.with_pid(comm, 812) == text
 
 
 def test_raw():

@@ -1,22 +1,27 @@
-"""docs/reference.md lists exactly the metrics, fields and exit codes of the code."""
+"""docs/reference.md and docs/metrics.md list exactly the metrics, fields and exit codes of the code."""
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 from page_metrics import every_metric
+from servers import tool
 
 from killsnoopd import failure, names
 from killsnoopd.events import fields
 from killsnoopd.probe import program
+from killsnoopd.probe.hooks import HOOKS, PROGRAMS
 from killsnoopd.query import command
 
 TOP = Path(__file__).parent.parent
 REFERENCE = (TOP / "docs/reference.md").read_text()
+METRICS = (TOP / "docs/metrics.md").read_text()
 
 
 def rows(section):
     """The cells of the section's tables, one list per row, without the headings."""
-    text = REFERENCE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    text = METRICS if section == "Metrics" else REFERENCE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line] for line in lines[1:]]
 
@@ -27,8 +32,50 @@ def words(text):
 
 def test_metrics_and_their_labels():
     """For a page with every metric."""
-    documented = {words(name)[0]: set(words(labels)) for name, labels, _ in rows("Metrics")}
+    documented = {words(name)[0]: set(words(labels)) for name, labels, *_ in rows("Metrics")}
     assert documented == {name: set(labels) for name, labels in every_metric().items()}
+
+
+def test_bounds():
+    """The most series of a family are those of its cells in the probe."""
+    layout = program.Layout(1, 0, 0)
+    found = {
+        words(row[0])[0]: int(row[3].rpartition("+")[2].replace(",", ""))
+        for row in rows("Metrics")
+        if row[3][-1:].isdigit()
+    }
+    cells = {
+        "killsnoop_signals_total": layout.overflow_deaths - layout.overflow,
+        "killsnoop_signals_aged_total": layout.aged_deaths - layout.aged,
+        "killsnoop_deaths_total": layout.aged - layout.overflow_deaths,
+        "killsnoop_deaths_aged_total": layout.deliveries - layout.aged_deaths,
+        "killsnoop_deliveries_total": layout.exits - layout.deliveries,
+        "killsnoop_exits_total": layout.escalations - layout.exits,
+        "killsnoop_probe_attached": len(HOOKS),
+        "killsnoop_probe_runs_total": len(PROGRAMS),
+        "killsnoop_events_total": len({*program.PROBE_STATUSES, *program.DAEMON_STATUSES} - {"emitted"}),
+    }
+    assert {name: found[name] for name in cells} == cells
+
+
+def test_every_family_has_a_query(tmp_path):
+    """It asks for that family, by labels that its families have, and Prometheus can read it."""
+    labels = every_metric()
+    rules = []
+    for name, *_, example in rows("Metrics"):
+        (query,) = words(example)
+        assert re.search(rf"\b{words(name)[0]}\b", query)
+        found = set(re.findall(r"killsnoop_\w+", query))
+        known = {"instance", *(label for family in found for label in labels[family])}
+        used = {*re.findall(r"(\w+)[!=]~?\"", query)}
+        used |= {label for group in re.findall(r"by \(([^)]*)\)", query) for label in group.split(", ")}
+        assert used <= known
+        rules.append({"record": f"example{len(rules)}", "expr": query})
+    assert len(rules) == len(labels)
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": [{"name": "examples", "rules": rules}]}))  # JSON is YAML
+    said = subprocess.run([tool("promtool"), "check", "rules", file], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
 
 
 def test_statuses_of_events():
@@ -40,8 +87,8 @@ def test_statuses_of_events():
 
 def test_values_of_labels():
     """Origins, and the outcomes of a delivery."""
-    (origins,) = re.findall(r"^- `origin`: (.*(?:\n  .*)*)", REFERENCE, re.M)
-    (outcomes,) = re.findall(r"^- `outcome` of a delivery[^:]*: (.*(?:\n  .*)*)", REFERENCE, re.M)
+    (origins,) = re.findall(r"^- `origin`: (.*(?:\n  .*)*)", METRICS, re.M)
+    (outcomes,) = re.findall(r"^- `outcome` of a delivery[^:]*: (.*(?:\n  .*)*)", METRICS, re.M)
     assert set(names.ORIGINS) <= set(words(origins))
     assert words(outcomes) == list(names.OUTCOMES)
 

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -58,3 +60,23 @@ def test_no_socket_handed_over(monkeypatch):
     with pytest.raises(Failure, match="start killsnoopd") as refused:
         systemd.listening_sockets()
     assert refused.value.exit_code == Exit.OSERR
+
+
+TAKE = """
+import os
+from killsnoopd import systemd
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
+for taken in systemd.listening_sockets():
+    print(taken.fileno(), taken.getsockname()[1], taken.get_inheritable(), taken.getblocking())
+"""
+
+
+def test_sockets_handed_over():
+    """They are descriptors from 3 on. They do not block, and no child gets them."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [str(bound.getsockname()[1]) for bound in (one, other)]
+        shell = f'exec 7<&{one.fileno()} 8<&{other.fileno()}; exec 3<&7 4<&8 7<&- 8<&-; exec "$@"'
+        command = ["bash", "-c", shell, "bash", sys.executable, "-c", TAKE]
+        fds = (one.fileno(), other.fileno())
+        result = subprocess.run(command, pass_fds=fds, capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.splitlines() == [f"3 {ports[0]} False False", f"4 {ports[1]} False False"]

@@ -10,10 +10,12 @@ import signal
 import sys
 from pathlib import Path
 
+from fakes import FakeProbe
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
 from killsnoopd.failure import Failure
+from killsnoopd.metrics.overview import look
 from killsnoopd.metrics.page import set_up_interpreter
 from killsnoopd.web import server
 from killsnoopd.web.config_file import WebConfigFile
@@ -39,7 +41,7 @@ async def main(size, config="", max_requests="40"):
     sockets = server.listen([("127.0.0.1", 0)])
     registry = CollectorRegistry()
     registry.register(Filler(int(size)))
-    port = server.Server(registry, "/metrics", file, int(max_requests))
+    port = server.Server(registry, lambda: look(FakeProbe()), "/metrics", file, int(max_requests))
     await port.start(sockets)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, file.reload)

@@ -31,6 +31,8 @@ static __always_inline void from_sent(struct event *event, struct sent *sent)
 	event->elapsed_ns = event->time_ns - sent->time_ns;
 	event->cause = sent->cause;
 	event->cause.flags &= ~HANDLED;
+	if (event->cause.origin == SYSCALL && !(event->cause.flags & INFERRED))
+		event->cause.trigger_pid = 0; /* the sender's tracer: a death has the target's */
 }
 
 /*
@@ -77,8 +79,8 @@ static __always_inline u32 wait_status(struct task_struct *task, struct signal_s
 }
 
 /*
- * A traced thread ends with its process, and others still run. If no signal was seen, remember the tracer, for the last
- * thread may not be traced.
+ * A traced thread ends with its process, and others still run. Remember the tracer, for the last thread may not be
+ * traced: as the sender if no signal was seen, else as the one that may have injected another signal of this number.
  */
 static __always_inline void remember_tracer(struct task_struct *task, struct signal_struct *signal)
 {
@@ -92,8 +94,17 @@ static __always_inline void remember_tracer(struct task_struct *task, struct sig
 	describe_target(event, task);
 	struct history *history = history_of(event->tpid, event->tstart_ns);
 
-	if (history && history->sent[slot_of(sig)].cause.sig == sig)
+	if (history && history->sent[slot_of(sig)].cause.sig == sig) {
+		struct cause *cause = &history->sent[slot_of(sig)].cause;
+		struct task_struct *tracer = task->parent;
+
+		if (sig == SIGKILL || !tracer || cause->sender.pid == event->tpid)
+			return;
+		cause->flags |= INFERRED;
+		cause->trigger_pid = tracer->tgid;
+		read_comm(cause->trigger_comm, tracer->group_leader);
 		return;
+	}
 	event->time_ns = bpf_ktime_get_boot_ns();
 	event->cause.sig = sig;
 	from_tracer(event, task);
@@ -118,24 +129,30 @@ int on_sched_process_exit(void *ctx)
 
 	if (!signal || !(task->flags & PF_EXITING)) /* a clone(2) that fails calls exit_files(), too */
 		return 0;
-	if (signal->live > 0) { /* other threads of the process still run */
-		if (task->ptrace)
-			remember_tracer(task, signal);
+	bool last = signal->live <= 0;
+
+	if (!last && task->ptrace)
+		remember_tracer(task, signal);
+	if (!last && !(signal->flags & SIGNAL_GROUP_EXIT))
 		return 0;
-	}
 	u32 status = wait_status(task, signal), sig = status & 0x7f, zero = 0, cpu = bpf_get_smp_processor_id();
-	u32 tgid = task->tgid, at = EXIT * cpu + DEATH;
+	u32 tgid = task->tgid, tid = task->pid, at = EXIT * cpu + DEATH;
 	struct process process = { start_of(task->group_leader), tgid };
 	struct history *history = history_of(tgid, process.start_ns);
 
-	if (!history && !sig)
+	/*
+	 * A thread that ends settles the SIGKILL that it was sent. The last one also settles that of a thread that had ended
+	 * before, or that has changed its id since (execve).
+	 */
+	if (last && !undecided_kills.lookup(&tid))
+		tid = history && history->sent[KILL_SLOT].cause.sig ? history->sent[KILL_SLOT].ttid : tgid;
+	decide_kill(tid, false);
+	if (!last || !history && !sig)
 		return 0;
 	struct scratch *scratch = scratch_buffers.lookup(&at);
 
 	if (!scratch || dead.insert(&process, &zero))
 		return 0;
-	decide_kill(history && history->sent[KILL_SLOT].cause.sig ? history->sent[KILL_SLOT].ttid : tgid, false);
-
 	struct event *event = &scratch->event;
 	struct sent *sent = NULL;
 	enum kind kind = sig ? DEATH : EXIT;
@@ -164,7 +181,8 @@ int on_sched_process_exit(void *ctx)
 		else if (sent && sig && sig != SIGKILL && task->ptrace) { /* or its tracer injected another one */
 			event->cause.flags |= INFERRED;
 			add_trigger(event, task->parent);
-		}
+		} else if (sent && sig && sig != SIGKILL && event->elapsed_ns > GRACE_NS)
+			event->cause.flags |= INFERRED; /* it was pending for long, or a tracer has injected another one and detached */
 		BARRIER;
 		if (kind == DEATH)
 			count_death(cpu, scratch, task);

@@ -54,7 +54,8 @@ static __always_inline void no_text(struct scratch *scratch)
 {
 	struct event *event = &scratch->event;
 
-	event->exe_len = event->cgroup_len = event->cmdline_len = event->ancestors_len = event->tcgroup_len = 0;
+	event->exe_len = event->cgroup_len = event->cmdline_len = event->ancestors_len = 0;
+	event->tcgroup_len = event->memory_len = 0;
 	event->cmdline = NONE;
 	scratch->text_len = 0;
 }
@@ -185,7 +186,7 @@ static __always_inline void describe_nobody(struct sender *sender)
 }
 
 /*
- * The process in whose context the kernel sent the signal, or that traced the target when it died. It may have caused
+ * The process in whose context the kernel sent the signal, or that traced its sender, or its target when that died. It may have caused
  * the signal, by a write to a file or by using up the memory, or may only have been on the CPU.
  */
 static __always_inline void add_trigger(struct event *event, struct task_struct *task)
@@ -390,4 +391,25 @@ static __always_inline void add_ancestors(struct scratch *scratch, struct task_s
 		task = leader;
 	}
 	scratch->event.ancestors_len = scratch->text_len - start;
+}
+
+/* The victim's memory, while it is still there. The kernel's own line about an OOM kill has the same numbers. */
+static __always_inline void add_memory(struct scratch *scratch, struct task_struct *victim)
+{
+#ifdef MM_RSS_STAT
+	struct mm_struct *mm = victim->mm;
+	struct signal_struct *signal = victim->signal;
+	struct memory *memory = (void *)next_name(scratch, TEXT_MAX);
+
+	if (!mm || !signal || !memory)
+		return;
+	memory->anon = mm->anon_pages * PAGE_SIZE;
+	memory->file = mm->file_pages * PAGE_SIZE;
+	memory->shmem = mm->shmem_pages * PAGE_SIZE;
+	memory->page_tables = mm->pgtables_bytes;
+	memory->oom_score_adj = signal->oom_score_adj;
+	memory->padding = 0;
+	scratch->text_len += sizeof(*memory);
+	scratch->event.memory_len = sizeof(*memory);
+#endif
 }

@@ -282,6 +282,8 @@ int on_signal_generate(u64 *ctx)
 		add_tty(event, target);
 	if (scratch->by_kernel && cause->origin != SELF && !own && !(sender->flags & PF_KTHREAD))
 		add_trigger(event, sender);
+	else if (cause->origin == SYSCALL && sender->ptrace)
+		add_trigger(event, sender->parent); /* a tracer can make its tracee call anything */
 	BARRIER;
 	if (cause->sig == SIGKILL && scratch->fatal)
 		mark_escalation(cpu, event);
@@ -294,6 +296,8 @@ int on_signal_generate(u64 *ctx)
 			add_ancestors(scratch, sender);
 		}
 		add_cgroup(scratch, target, &event->tcgroup_len);
+		if (scratch->undecided)
+			add_memory(scratch, target);
 	}
 	BARRIER;
 	if (scratch->fatal || scratch->terminating)

@@ -91,9 +91,15 @@ struct event {
 	u32 tpid, ttid, tuid;
 	s32 tns_pid, res;
 	s32 status; /* of an exit: the status */
-	u16 exe_len, cgroup_len, cmdline_len, ancestors_len, tcgroup_len; /* of the parts of the text, in this order */
-	u8 kind, outcome, cmdline, padding_2[3];
+	u16 exe_len, cgroup_len, cmdline_len, ancestors_len, tcgroup_len, memory_len; /* of the parts of the text, in this order */
+	u8 kind, outcome, cmdline, padding_2;
 	char tcomm[COMM_LEN];
+};
+
+/* The memory of a process that the OOM killer kills; bytes, as the kernel knows them without asking every CPU. */
+struct memory {
+	s64 anon, file, shmem, page_tables;
+	s32 oom_score_adj, padding;
 };
 
 /* What the text has of the sender's command line; UNREAD: nothing, though there is one. */
@@ -131,6 +137,7 @@ struct history {
  * Cgroups: from the root, whose name is empty, down. The name "/": the owner of the cgroup before it is not root.
  * Command line: the bytes of its arguments, each ending with a NUL.
  * Ancestors of the sender: pid (u32) and comm of each, nearest first.
+ * Memory: a struct memory, of a SIGKILL that may be the OOM killer's.
  */
 #define TEXT_MAX 4096 /* a power of two; `text` holds one more part, so that the verifier sees every index in bounds */
 #define NAME_MAX 256

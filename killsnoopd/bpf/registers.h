@@ -140,6 +140,9 @@ static inline __attribute__((always_inline)) bool compat_call_closes(u32 number)
 #error "killsnoopd knows the system call registers of x86-64 and arm64 only"
 #endif
 
+/* bpf_task_pt_regs, which bcc declares from 0.22 on. */
+static long (*saved_registers)(struct task_struct *task) = (void *)175;
+
 /* The system call that a task is in, and its arguments if it is one of the six that send signals. */
 struct running {
 	enum call call;
@@ -149,7 +152,7 @@ struct running {
 
 static inline __attribute__((always_inline)) struct running running_call(struct task_struct *task)
 {
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+	struct pt_regs *regs = (void *)saved_registers(task);
 	struct running running = {};
 
 	if (task->flags & PF_KTHREAD) { /* has no user registers */
@@ -171,7 +174,7 @@ static inline __attribute__((always_inline)) struct running running_call(struct 
 /* Whether the task is closing files: in a call that closes descriptors, or because it exits. */
 static inline __attribute__((always_inline)) bool closes_files(struct task_struct *task)
 {
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+	struct pt_regs *regs = (void *)saved_registers(task);
 
 	if (task->flags & (PF_EXITING | PF_KTHREAD))
 		return task->flags & PF_EXITING;

@@ -86,6 +86,12 @@ struct mm_struct {
 		FIELD_AT(MM_EXE_FILE, struct file *exe_file);
 		FIELD_AT(MM_ARG_START, u64 arg_start); /* addresses of the command line in the process's own memory */
 		FIELD_AT(MM_ARG_END, u64 arg_end);
+#ifdef MM_RSS_STAT
+		FIELD_AT(MM_PGTABLES_BYTES, s64 pgtables_bytes);
+		FIELD_AT(MM_FILE_PAGES, s64 file_pages);
+		FIELD_AT(MM_ANON_PAGES, s64 anon_pages);
+		FIELD_AT(MM_SHMEM_PAGES, s64 shmem_pages);
+#endif
 	};
 };
 
@@ -102,6 +108,7 @@ struct signal_struct {
 		FIELD_AT(SIGNAL_TTY, struct tty_struct *tty);
 		FIELD_AT(SIGNAL_PIDS, struct pid *pids[4]); /* of the process, thread group, process group and session */
 		FIELD_AT(SIGNAL_CPU_LIMIT, u64 cpu_limit[2]); /* RLIMIT_CPU: soft, hard */
+		FIELD_AT(SIGNAL_OOM_SCORE_ADJ, s16 oom_score_adj);
 		FIELD_AT(SIGNAL_CURR_TARGET, struct task_struct *curr_target); /* the thread that got the last signal */
 #ifdef SIGNAL_AUTOREAP /* Linux 7.1 */
 		FIELD_AT(SIGNAL_AUTOREAP, unsigned char autoreap); /* lowest bit: CLONE_AUTOREAP */

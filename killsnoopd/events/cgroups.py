@@ -29,7 +29,7 @@ _POD = re.compile(rb"pod" + _UID)
 # systemd-machined's scopes (systemd-nspawn, libvirt), nspawn as a service; LXC before 4.0, and Proxmox, have lxc/NAME.
 _MACHINE = re.compile(rb"machine-(.+)\.scope|systemd-nspawn@(.+)\.service|lxc\.payload\.(.+)", re.DOTALL)
 _LXC = (b"lxc", b"lxc.payload")
-_UNIT_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
+_UNIT_ESCAPE = re.compile(rb"\\x(?!00)([0-9a-f]{2})")
 _DEPTH_MAX = 12  # names of a path that count, from the root; CGROUP_DEPTH_MAX in event_scratch.c
 TICK_NS = 10_000_000  # unit of times in /proc/PID/stat: USER_HZ is 100 on all supported machines
 _PROC_MAX = (

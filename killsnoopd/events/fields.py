@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from killsnoopd import names
-from killsnoopd.event import Event, Target
+from killsnoopd.event import Event, Memory, Target
 from killsnoopd.events.command_lines import says_more, shortened
 from killsnoopd.events.processes import Identity
 
@@ -16,6 +16,7 @@ EXITED = "5895531a62284904852f78a95ce8d8e7"
 
 MESSAGE_MAX = 200
 """Characters of a message with a command; names alone can make it longer."""
+_COMMAND = "\0"  # no name has it
 _COMMAND_MIN = 12  # characters of a command that are worth reading
 
 _WARNING, _NOTICE, _INFO, _DEBUG = 4, 5, 6, 7  # syslog(3)
@@ -48,7 +49,10 @@ def meant(event: Event) -> str:
     return "every process" if number == -1 else f"process group {-number}"
 
 
-def _sender(event: Event, command: str) -> str:
+_MEMORY_WATCHERS = ("systemd-oomd.service", "earlyoom.service")  # they kill for no other reason
+
+
+def _sender(event: Event, unit: str | None) -> str:
     sender = event.sender
     if sender is None:
         if event.origin == "tty":
@@ -56,8 +60,9 @@ def _sender(event: Event, command: str) -> str:
         if event.origin == "rlimit":
             return f"kernel, {'file size' if event.signal == 'SIGXFSZ' else 'CPU time'} limit,"
         return "kernel, out of memory," if event.origin == "oom" else "kernel"
-    thread = f" (thread {sender.thread_comm}[{sender.tid}])" if sender.tid != sender.pid else ""
-    return f"{sender.comm}[{sender.pid}]{thread}{command} uid {sender.uid}"
+    thread = f" (thread {names.with_pid(sender.thread_comm, sender.tid)})" if sender.tid != sender.pid else ""
+    why = ", for lack of memory," if unit in _MEMORY_WATCHERS else ""
+    return f"{names.with_pid(sender.comm, sender.pid)}{thread}{_COMMAND} uid {sender.uid}{why}"
 
 
 def _command(event: Event, identity: Identity, room: int) -> str:
@@ -68,7 +73,7 @@ def _command(event: Event, identity: Identity, room: int) -> str:
     sender = event.sender
     if not sender or sender.pid == 1 or not identity.cmdline or not says_more(identity.cmdline, sender.comm):
         return ""
-    parent = f", by {sender.parent_comm}[{sender.ppid}]" if sender.ppid > 1 else ""
+    parent = f", by {names.with_pid(sender.parent_comm, sender.ppid)}" if sender.ppid > 1 else ""
     room -= len(f" ({parent})")
     return f" ({shortened(identity.cmdline, room)}{parent})" if room >= _COMMAND_MIN else ""
 
@@ -79,7 +84,7 @@ def _target(target: Target, identity: Identity) -> str:
     else:
         units = "/".join(filter(None, (identity.target_unit, identity.target_user_unit)))
         belongs = units or identity.target_machine or (identity.target_container or "")[:12]
-    return f"{target.comm}[{target.pid}]" + (f" ({belongs})" if belongs else "")
+    return names.with_pid(target.comm, target.pid) + (f" ({belongs})" if belongs else "")
 
 
 def _signal(event: Event) -> str:
@@ -93,6 +98,11 @@ def duration(ns: int) -> str:
     if ns < 10**6:
         return f"{ns / 1e6:.2f} ms"
     return f"{ns / 1e6:.1f} ms" if ns < 10**9 else f"{ns / 1e9:.1f} s"
+
+
+def _size(memory: Memory) -> str:
+    """Resident memory in words."""
+    return f"{(memory.anon + memory.file + memory.shmem) / (1 << 20):.0f} MiB"
 
 
 _ROUTES = {
@@ -110,13 +120,13 @@ def _route(event: Event) -> str:
     if event.origin == "tty" and event.sender:
         route = f" through terminal {event.tty}" if event.tty else " through a terminal"
     if event.origin in ("sigio", "tty") and event.trigger and not event.sender:
-        route += f", triggered by {event.trigger.comm}[{event.trigger.pid}],"
+        route += f", triggered by {names.with_pid(event.trigger.comm, event.trigger.pid)},"
     return route
 
 
-def _end(event: Event, target: str, command: str) -> str:
+def _end(event: Event, identity: Identity, target: str) -> str:
     """The text of a death or an exit."""
-    sender, signal, route = _sender(event, command), _signal(event), _route(event)
+    sender, signal, route = _sender(event, identity.unit), _signal(event), _route(event)
     sent = "probably sent" if event.inferred else "sent"
     lapse = duration(event.elapsed_ns or 0)
     if event.kind == "exit":
@@ -134,7 +144,7 @@ def _end(event: Event, target: str, command: str) -> str:
     late = " (SIGTERM had not been enough)" if event.escalation_ns is not None else ""
     traced = ""
     if event.trigger and event.sender:  # of a death from a process, the trigger is the tracer
-        traced = f", while traced by {event.trigger.comm}[{event.trigger.pid}]"
+        traced = f", while traced by {names.with_pid(event.trigger.comm, event.trigger.pid)}"
     return f"{died}{late}, {lapse} after {sender} {sent} it{route}{traced}"
 
 
@@ -143,22 +153,25 @@ def message(event: Event, identity: Identity) -> str:
 
     The sender's command gets the room that the rest leaves.
     """
-    plain = _message(event, identity, "")
-    command = _command(event, identity, MESSAGE_MAX - len(plain))
-    return _message(event, identity, command) if command else plain
+    before, _, after = _message(event, identity).partition(_COMMAND)
+    return before + _command(event, identity, MESSAGE_MAX - len(before) - len(after)) + after
 
 
-def _message(event: Event, identity: Identity, command: str) -> str:
+def _message(event: Event, identity: Identity) -> str:
+    """The message with _COMMAND in the place of the command."""
     if event.kind in ("death", "exit") and event.target:
-        return _end(event, _target(event.target, identity), command)
-    sender, signal = _sender(event, command), _signal(event)
+        return _end(event, identity, _target(event.target, identity))
+    sender, signal = _sender(event, identity.unit), _signal(event)
     sent = "probably sent" if event.inferred else "sent"
     if event.target is None:
         verb = "sent" if event.res == 0 else "could not send"
         return f"{sender} {verb} {signal} to {meant(event)}: {event.result}"
     route = _route(event)
     outcome = (event.outcome or "").replace("_", " ")
-    line = f"{sender} {sent} {signal}{route} to {_target(event.target, identity)}: {outcome}"
+    if event.trigger and event.origin == "syscall":
+        sender += f", traced by {names.with_pid(event.trigger.comm, event.trigger.pid)},"
+    held = f", which held {_size(event.memory)} in memory" if event.memory else ""
+    line = f"{sender} {sent} {signal}{route} to {_target(event.target, identity)}{held}: {outcome}"
     if event.namespace_end:
         line += ", as its pid namespace ended"
     if event.escalation_ns:
@@ -218,7 +231,7 @@ def _ms(ns: int | None) -> str | None:
 
 def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
     """The journal fields of an event. `boot_ns`: the realtime clock at boot."""
-    trigger = event.trigger
+    trigger, memory = event.trigger, event.memory
     code = None if event.kind == "call" or event.origin == "unknown" else event.code
     found: dict[str, object] = {
         "MESSAGE": message(event, identity),
@@ -265,6 +278,11 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_TTY": event.tty or None,
         "KILLSNOOP_TRIGGER_PID": trigger and trigger.pid,
         "KILLSNOOP_TRIGGER_COMM": trigger and trigger.comm,
+        "KILLSNOOP_OOM_ANON_BYTES": memory and memory.anon,
+        "KILLSNOOP_OOM_FILE_BYTES": memory and memory.file,
+        "KILLSNOOP_OOM_SHMEM_BYTES": memory and memory.shmem,
+        "KILLSNOOP_OOM_PAGE_TABLES_BYTES": memory and memory.page_tables,
+        "KILLSNOOP_OOM_SCORE_ADJ": memory and memory.oom_score_adj,
         "KILLSNOOP_ELAPSED_MS": _ms(event.elapsed_ns),
         "KILLSNOOP_EXIT_STATUS": event.status,
         "KILLSNOOP_ESCALATION_MS": _ms(event.escalation_ns) if event.kind == "delivery" else None,

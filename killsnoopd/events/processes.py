@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from killsnoopd import names
@@ -60,9 +61,10 @@ class Identity:
 
     def size(self) -> int:
         """Bytes of memory, at most."""
-        texts = (getattr(self, field) for field in self.__slots__)
-        return _ENTRY_BYTES + sum(sys.getsizeof(text) for text in texts if text)
+        return _ENTRY_BYTES + sum(map(sys.getsizeof, filter(None, _texts(self))))
 
+
+_texts = attrgetter(*Identity.__slots__)  # a loop in Python takes 5 us, for every signal that may kill
 
 Delivery = tuple[int, int]  # CLOCK_BOOTTIME in ns, the target's pid
 

@@ -100,8 +100,8 @@ def signals(
     yield counter(
         "killsnoop_signals",
         "Calls of the system calls that send signals, by the sender's process name, signal and result. "
-        "Calls by 32-bit programs on a 64-bit kernel are not counted here; killsnoop_deliveries_total has the signals "
-        "they sent. (other): senders that found every counter taken.",
+        "Where the calls are watched by tracepoints, those of 32-bit programs are not counted here; "
+        "killsnoop_deliveries_total has the signals that they sent. (other): senders that found every counter taken.",
         ("comm", "signal", "result"),
         totals,
     )

@@ -1,4 +1,4 @@
-"""Builds metrics pages in a thread, one at a time, and shares each page among the requests that wait for it."""
+"""Builds pages in a thread, one at a time, and shares each page among the requests that wait for it."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,8 @@ import ctypes
 import gzip
 import re
 import sys
+from collections.abc import Callable, Hashable
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -74,7 +76,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 class Pages:
-    """Pages of a registry. The counts on a page are never older than the request for it.
+    """Pages of a registry, and others. The counts on a page are never older than the request for it.
 
     Each request waits for the first build that begins after it. Requests that arrive before that build begins share it,
     so a thousand requests at once cost two builds: the running one, and the one that they share.
@@ -82,7 +84,7 @@ class Pages:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._to_begin: dict[tuple[bool, bool], asyncio.Task[bytes]] = {}
+        self._to_begin: dict[Hashable, asyncio.Task[bytes]] = {}
         self._one_at_a_time = asyncio.Lock()
 
     async def get(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
@@ -92,18 +94,21 @@ class Pages:
         openmetrics = prefers_openmetrics(accept)
         _, content_type = choose_encoder(_ACCEPT[openmetrics])
         zipped = accepts_gzip(accept_encoding)
-        kind = openmetrics, zipped
-        build = self._to_begin.get(kind)
-        if build is None:
-            build = self._to_begin[kind] = asyncio.create_task(self._build(kind))
-        body = await asyncio.shield(build)  # a client that disconnects must not cancel it for the others
+        body = await self.share((openmetrics, zipped), partial(self._encode, openmetrics, zipped))
         encoding = {"Content-Encoding": "gzip"} if zipped else {}
         return body, {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding", **encoding}
 
-    async def _build(self, kind: tuple[bool, bool]) -> bytes:
+    async def share(self, kind: Hashable, encode: Callable[[], bytes]) -> bytes:
+        """The bytes of the page of this kind that `encode` builds."""
+        build = self._to_begin.get(kind)
+        if build is None:
+            build = self._to_begin[kind] = asyncio.create_task(self._build(kind, encode))
+        return await asyncio.shield(build)  # a client that disconnects must not cancel it for the others
+
+    async def _build(self, kind: Hashable, encode: Callable[[], bytes]) -> bytes:
         async with self._one_at_a_time:
             del self._to_begin[kind]
-            return await asyncio.to_thread(self._encode, *kind)
+            return await asyncio.to_thread(encode)
 
     def _encode(self, openmetrics: bool, zipped: bool) -> bytes:
         encoder, _ = choose_encoder(_ACCEPT[openmetrics])

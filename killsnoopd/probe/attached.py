@@ -1,5 +1,7 @@
 """The attached probe as the daemon sees it: file descriptors and mapped memory. The loader has exited by then."""
 
+from __future__ import annotations
+
 import contextlib
 import mmap
 import os
@@ -110,8 +112,8 @@ class _Reading:
         """The keys of a table with their counts, and when each was last used; 0: long ago, it is in the queue."""
         counts, used = self.sums(first, count), self._used[first : first + count]
         # Zero: the slot lost the race in take_slot() and never counts.
-        found = [(*key, n) for key, n in zip(keys, counts, strict=True) if n]
-        return found, [0 if when == _QUEUED else when for when, n in zip(used, counts, strict=True) if n]
+        found = [(*key, n) for key, n in zip(keys, counts) if n]
+        return found, [0 if when == _QUEUED else when for when, n in zip(used, counts) if n]
 
     def table(self, first: int, columns: tuple[str, ...]) -> tuple[list[tuple[int, str, int]], list[int]]:
         """Signal, column and count of the cells that are not 0, and when each was last used if that is known."""
@@ -176,7 +178,7 @@ class Probe:
         """The state of the slots of calls, and that of the slots of deaths."""
         words = self._slot_state.tolist()
         calls, deaths = words[: len(SLOT_STATE)], words[len(SLOT_STATE) :]
-        return dict(zip(SLOT_STATE, calls, strict=True)), dict(zip(SLOT_STATE, deaths, strict=True))
+        return dict(zip(SLOT_STATE, calls)), dict(zip(SLOT_STATE, deaths))
 
     def counts(self) -> Counts:
         """All counters, as of now. A concurrent call is in this reading or in the next one."""
@@ -240,7 +242,7 @@ class Probe:
 
     def ledger(self) -> Ledger:
         """Events by status so far."""
-        own = dict(zip(DAEMON_STATUSES, self.ledger_words, strict=False))  # before `emitted`: pending stays positive
+        own = dict(zip(DAEMON_STATUSES, self.ledger_words))  # before `emitted`: pending stays positive
         cells = self._sum(self.layout.ledger, KINDS * len(PROBE_STATUSES))
         kernel = {status: sum(cells[index :: len(PROBE_STATUSES)]) for index, status in enumerate(PROBE_STATUSES)}
         pending = kernel.pop("emitted") - sum(own.values())
@@ -249,7 +251,7 @@ class Probe:
 
     def not_handled(self) -> dict[str, int]:
         """How often the program array of each entry program was empty: those runs are counted nowhere else."""
-        return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS)), strict=True))
+        return dict(zip(PROGRAMS, self._sum(self.layout.not_handled, len(PROGRAMS))))
 
     def attached(self, hook: str) -> bool:
         """Whether the program is still attached to the hook, and the kernel runs it."""
@@ -267,10 +269,14 @@ class Probe:
         """The kernel's statistics of a program, one of hooks.PROGRAMS: the sum over its entries."""
         objects = self._objects
         infos = [libbpf.prog_info(fd) for entry, fd in objects.programs.items() if entry.split("@")[0] == program]
-        run_time_ns, runs, misses = (sum(values) for values in zip(*map(astuple, infos), strict=True))
+        run_time_ns, runs, misses = (sum(values) for values in zip(*map(astuple, infos)))
         own = [f"{hook.name}@{KPROBE}" for hook in HOOKS if hook.program == program]
         misses += sum(libbpf.kprobe_misses(objects.links[link]) for link in own if link in objects.links)
         return libbpf.ProgInfo(run_time_ns, runs, misses)
+
+    def attached_ns(self) -> int:
+        """Since when the probe has been attached: CLOCK_BOOTTIME. Entry programs outlive a takeover."""
+        return min(map(libbpf.prog_load_ns, self._objects.programs.values()))
 
     def consume(self, take: Callable[[int, bytes], bool]) -> None:
         """Call take(position, record) for the records that wait in the ring buffer, until it returns False."""

@@ -54,6 +54,8 @@ FIELDS = (
     ("KERNFS_IATTR", "kernfs_node", "iattr"),
     ("IATTR_UID", "kernfs_iattrs", "ia_uid"),
     ("MM_EXE_FILE", "mm_struct", "exe_file"),
+    ("MM_PGTABLES_BYTES", "mm_struct", "pgtables_bytes"),
+    ("SIGNAL_OOM_SCORE_ADJ", "signal_struct", "oom_score_adj"),
     ("MM_ARG_START", "mm_struct", "arg_start"),
     ("MM_ARG_END", "mm_struct", "arg_end"),
     ("DENTRY_PARENT", "dentry", "d_parent"),
@@ -61,19 +63,23 @@ FIELDS = (
     ("DENTRY_SHORT_NAME", "dentry", "d_shortname", "d_iname"),  # 6.14
     ("SUPER_BLOCK_DEV", "super_block", "s_dev"),
 )
-OPTIONAL_FIELDS = (  # present since Linux 6.1, with CONFIG_AUDIT, since Linux 7.1, or on x86
+OPTIONAL_FIELDS = (  # present since Linux 6.1, with CONFIG_AUDIT, since Linux 7.1, on all known kernels, or on x86
     ("CGROUP_ANCESTORS", "cgroup", "ancestors"),
     ("TASK_LOGINUID", "task_struct", "loginuid"),
     ("TASK_SESSIONID", "task_struct", "sessionid"),
     ("SIGNAL_AUTOREAP", "signal_struct", "autoreap"),
+    ("MM_RSS_STAT", "mm_struct", "rss_stat"),
     ("THREAD_INFO_STATUS", "thread_info", "status"),
 )
+_PAGES = ("MM_FILE_PAGES", "MM_ANON_PAGES", "", "MM_SHMEM_PAGES")  # of mm_struct.rss_stat, in its order
 
 
 def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbpf.struct_offsets) -> dict[str, int]:
     """Byte offsets of the fields that the probe reads, by the macro that task.h uses. Raises Failure."""
     fields = FIELDS + OPTIONAL_FIELDS
-    found = struct_offsets("file", "path", "qstr", "ns_common", *dict.fromkeys(owner for _, owner, *_ in fields))
+    found = struct_offsets(
+        "file", "path", "percpu_counter", "qstr", "ns_common", *dict.fromkeys(owner for _, owner, *_ in fields)
+    )
     macros = {}
     for macro, owner, *names_of_field in fields:
         offsets = [found[owner][name] for name in names_of_field if name in found[owner]]
@@ -84,6 +90,12 @@ def task_macros(struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbp
                 Exit.UNAVAILABLE,
                 f"kernel {os.uname().release} has no {owner}.{names_of_field[0]}, which the probe reads: report it",
             )
+    mm, counter = found["mm_struct"], found["percpu_counter"]
+    # Resident pages: an array of percpu_counter since Linux 6.2, of numbers before (enum in linux/mm_types_task.h).
+    if rss := macros.get("MM_RSS_STAT"):
+        percpu = min(at for at in mm.values() if at > rss) - rss >= len(_PAGES) * counter[""]
+        first, stride = (rss + counter["count"], counter[""]) if percpu else (rss, 8)
+        macros |= {macro: first + number * stride for number, macro in enumerate(_PAGES) if macro}
     macros["USER_NS_INUM"] = found["user_namespace"]["ns"] + found["ns_common"]["inum"]
     dentry = found["dentry"]
     macros["FILE_DENTRY"] = found["file"]["f_path"] + found["path"]["dentry"]

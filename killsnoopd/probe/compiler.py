@@ -4,6 +4,8 @@ Only this module imports bcc, in a child process: LLVM may end its process by ex
 file descriptor 2 must still reach the user.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import signal
@@ -19,7 +21,7 @@ from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import BPF_DIR, DAEMON_MAPS, EVENTS_FD, PROBE_MAPS, RDONLY_CAST, possible_cpus, source
 from killsnoopd.settings import Settings
 
-INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
+INSTALL_BCC = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora, Enterprise Linux, SUSE)"
 _LINE_MAX = 300  # characters of the compiler's message in an error line; --log.level=debug shows all
 
 
@@ -128,6 +130,13 @@ def refusal(status: int, output: str) -> Failure:
     if "Operation not permitted" in output or "super-user" in output:
         return Failure(
             Exit.NOPERM, "not allowed to load the probe: it needs CAP_BPF and CAP_PERFMON; run as root", output.strip()
+        )
+    if re.search(r"Cannot select: .*Atomic(Swap|CmpSwap)", output):  # LLVM before 12
+        return Failure(
+            Exit.CONFIG,
+            f"bcc for {sys.executable} is too old: its LLVM does not compile atomic exchange; "
+            "install a bcc that was built with LLVM 12 or later",
+            output.strip(),
         )
     if len(line) > _LINE_MAX:
         line = line[:_LINE_MAX] + "..."

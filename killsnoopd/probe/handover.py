@@ -1,5 +1,7 @@
 """Passes kernel objects and plain values, or a Failure, from a child process to its parent through a socket."""
 
+from __future__ import annotations
+
 import array
 import json
 import socket

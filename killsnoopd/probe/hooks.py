@@ -186,7 +186,8 @@ def _attach_tracepoint(point: Point, prog_fd: int) -> int:
         if error.errno == errno.EINVAL:
             raise Failure(
                 Exit.UNAVAILABLE,
-                f"kernel {os.uname().release} is too old: killsnoopd needs Linux 5.15 or later (no perf event links)",
+                f"kernel {os.uname().release} has no perf event links: "
+                "use Linux 5.15 or later, or a kernel with these backported",
             ) from None
         raise
     finally:

@@ -3,6 +3,8 @@
 Source: libbpf's bpf.h, btf.h and libbpf.h. All but those of the ring buffer are thin wrappers of bpf(2) commands.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import os
@@ -34,6 +36,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_prog_load": (c_int, [c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p]),
     "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
     "libbpf_probe_bpf_helper": (c_int, [c_int, c_int, c_void_p]),
+    "libbpf_probe_bpf_map_type": (c_int, [c_int, c_void_p]),
     "libbpf_version_string": (c_char_p, []),
     "btf__load_vmlinux_btf": (c_void_p, []),
     "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
@@ -48,10 +51,14 @@ def _lib() -> ctypes.CDLL:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise Failure(
-            Exit.CONFIG, f"libbpf.so.1 is missing ({error}): install libbpf1 (Debian, Ubuntu) or libbpf (Fedora)"
+            Exit.CONFIG,
+            f"libbpf.so.1 is missing ({error}): install libbpf1 (Debian, Ubuntu) or libbpf (Fedora), 1.0 or later",
         ) from None
     for name, (restype, argtypes) in _SIGNATURES.items():
-        function = getattr(lib, name)
+        try:
+            function = getattr(lib, name)
+        except AttributeError as error:
+            raise Failure(Exit.CONFIG, f"libbpf.so.1 is too old ({error}): install libbpf 1.0 or later") from None
         function.restype, function.argtypes = restype, argtypes
     lib.libbpf_set_print.argtypes = [c_void_p]
     lib.libbpf_set_print(None)  # we report errors ourselves
@@ -216,14 +223,26 @@ def link_kprobe_multi(prog_fd: int, functions: tuple[str, ...], at_return: bool)
 
 def may_read_kernel_memory() -> bool:
     """Whether programs may read any kernel memory; lockdown=confidentiality forbids it."""
-    return bool(_lib().libbpf_probe_bpf_helper(_BPF_PROG_TYPE_TRACEPOINT, _BPF_FUNC_PROBE_READ_KERNEL_STR, None) == 1)
+    return has_helper(_BPF_FUNC_PROBE_READ_KERNEL_STR)
+
+
+def has_helper(number: int) -> bool:
+    """Whether programs of classic tracepoints may call this helper (enum bpf_func_id)."""
+    return bool(_lib().libbpf_probe_bpf_helper(_BPF_PROG_TYPE_TRACEPOINT, number, None) == 1)
+
+
+def has_map_type(number: int) -> bool:
+    """Whether the kernel has this type of map (enum bpf_map_type)."""
+    return bool(_lib().libbpf_probe_bpf_map_type(number, None) == 1)
 
 
 class _ProgInfo(ctypes.Structure):  # struct bpf_prog_info, up to the last field that is read
     _fields_ = (
         ("type", c_uint32),
         ("id", c_uint32),
-        ("unread", ctypes.c_uint8 * 184),
+        ("unread", ctypes.c_uint8 * 32),
+        ("load_time", c_uint64),
+        ("unread_too", ctypes.c_uint8 * 144),
         ("run_time_ns", c_uint64),
         ("run_cnt", c_uint64),
         ("recursion_misses", c_uint64),
@@ -244,6 +263,13 @@ def prog_info(fd: int) -> ProgInfo:
     info = _ProgInfo()
     _info(fd, info)
     return ProgInfo(info.run_time_ns, info.run_cnt, info.recursion_misses)
+
+
+def prog_load_ns(fd: int) -> int:
+    """When a program was loaded: CLOCK_BOOTTIME."""
+    info = _ProgInfo()
+    _info(fd, info)
+    return int(info.load_time)
 
 
 class _LinkInfo(ctypes.Structure):  # struct bpf_link_info, up to the last field that is read

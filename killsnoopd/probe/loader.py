@@ -4,10 +4,11 @@ It needs only bcc and the standard library, so it may run under another Python t
 programs and links under `DIR/<hash>/` on bpffs; `--fd N` sends them through a socket.
 """
 
+from __future__ import annotations
+
 import argparse
 import errno
 import os
-import re
 import socket
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from killsnoopd import cli, privileges
 from killsnoopd.failure import Exit, Failure, unforeseen
-from killsnoopd.probe import handover, hooks, libbpf, pins, self_test, ways
+from killsnoopd.probe import features, handover, hooks, libbpf, pins, self_test, ways
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.compiler import compile_probe
 from killsnoopd.probe.objects import Objects
@@ -34,25 +35,10 @@ _LICENSE = "Dual MIT/GPL"  # as in killsnoop.bpf.c
 READ_ONLY = ("counts", "series", "victims", "last_used", "slot_state")
 _CAPABILITIES = "CAP_BPF and CAP_PERFMON"
 _BPF_AND_PERFMON = 1 << 39 | 1 << 38
-_ENOTSUPP = 524  # include/linux/errno.h; arm64's JIT returns it for an atomic exchange before Linux 5.18
 
 
 def refusal(error: libbpf.Refused, kernel: str) -> Failure:
     """The Failure for a program that the kernel rejected."""
-    missing = re.search(r"unknown func (?:bpf_)?(\w+)|invalid func unknown#(\d+)", error.log)
-    if missing:
-        return Failure(
-            Exit.UNAVAILABLE,
-            f"kernel {kernel} is too old: killsnoopd needs Linux 5.15 or later (no bpf_{missing[1] or missing[2]})",
-            error.log.strip(),
-        )
-    if error.errno == _ENOTSUPP:
-        return Failure(
-            Exit.UNAVAILABLE,
-            f"kernel {kernel} is too old: its BPF JIT does not support atomic exchange; "
-            "on arm64 killsnoopd needs Linux 5.18 or later",
-            error.log.strip(),
-        )
     if error.errno == errno.EPERM:
         return Failure(
             Exit.NOPERM,
@@ -124,6 +110,7 @@ def choose_ways(settings: Settings) -> dict[str, str]:
     """
     # Cheap checks first: compiling takes long.
     check_capabilities()
+    features.check()
     chosen = ways.choose(settings)
     for hook in hooks.chosen(settings):
         hooks.check(hook, chosen[hook.program])

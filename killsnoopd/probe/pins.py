@@ -4,6 +4,8 @@ The daemon opens `DIR/HASH/`, which has a folder each for maps, links and attach
 the maps that only the probe and the next loader need; the sandbox of killsnoopd.service hides it.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 from pathlib import Path

@@ -4,6 +4,8 @@ Source: kernel/bpf/ringbuf.c and libbpf's ringbuf.c. libbpf maps the data twice 
 and every mapped page counts as resident memory. This reader maps it once and joins the two parts.
 """
 
+from __future__ import annotations
+
 import mmap
 import platform
 import re

@@ -5,6 +5,8 @@ attributes to another sender. Signal 0 tests the exits of the system calls. SIGU
 signal_generate.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import signal

@@ -142,6 +142,11 @@ def preemption_mode(
     return True
 
 
+def counting(counter: int) -> bytes:
+    """The instructions of a program that counts its runs. `counter`: see libbpf.create_counter()."""
+    return _COUNT_ONE[:12] + counter.to_bytes(4, "little") + _COUNT_ONE[16:]
+
+
 def _call() -> None:
     """tgkill(2) of ourselves: a pinned probe does not count it."""
     signal.pthread_kill(threading.get_ident(), 0)
@@ -163,7 +168,7 @@ def _counts(way: str, tried: list[Hook], provoke: Callable[[], None]) -> bool:
         try:
             counter = libbpf.create_counter()
             opened.callback(os.close, counter)
-            code = _COUNT_ONE[:12] + counter.to_bytes(4, "little") + _COUNT_ONE[16:]
+            code = counting(counter)
             for hook in tried:
                 names = hooks.functions(hook)
                 if way in (FEXIT, KPROBE) and not names:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from killsnoopd import names
 from killsnoopd.events.fields import duration
 from killsnoopd.query import users
 from killsnoopd.query.records import Record, belongs, lapse, lapse_ns, moment, pod
@@ -27,13 +28,13 @@ def _target(record: Record) -> str:
     comm, pid = target(record)
     unit = belongs(record, "TARGET_")
     kind = "pod " if pod(record, "TARGET_") else ""
-    return f"{comm}[{pid}]" + (f" ({kind}{unit})" if unit else "")
+    return names.with_pid(comm, pid) + (f" ({kind}{unit})" if unit else "")
 
 
 def _short(by: tuple[str, str] | None) -> str:
     if by is None:
         return "a sender that was not seen"
-    return "the kernel" if by[1] == "0" else f"{by[0]}[{by[1]}]"
+    return "the kernel" if by[1] == "0" else names.with_pid(*by)
 
 
 def _user(record: Record, field: str, named: Named) -> str:
@@ -127,7 +128,7 @@ def sentences(answer: Answer, around: Around, named: Named = users.number, *, ho
         ]
         told.append(f"{_short(target(last))} had been sent {', '.join(earlier)}")
     if around.others:
-        also = [f"{comm}[{pid}]" for comm, pid in around.others]
+        also = [names.with_pid(comm, pid) for comm, pid in around.others]
         more = f" and {around.more} more" if around.more else ""
         verb = "killed" if around.all_died else "ended"
         told.append(f"Within a minute of that, {_short(by)} also {verb} {', '.join(also)}{more}")

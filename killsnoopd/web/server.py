@@ -3,7 +3,7 @@
 import errno
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -11,10 +11,10 @@ from urllib.parse import quote
 import h11
 from prometheus_client import CollectorRegistry
 
-from killsnoopd import __version__
 from killsnoopd.failure import Exit, Failure, unforeseen
+from killsnoopd.metrics.overview import Overview
 from killsnoopd.metrics.page import Pages
-from killsnoopd.web import message
+from killsnoopd.web import landing, message
 from killsnoopd.web.config_file import WebConfigFile
 from killsnoopd.web.connections import Connections
 from killsnoopd.web.message import Refused, Response
@@ -22,36 +22,27 @@ from killsnoopd.web.policy import Policy
 
 log = logging.getLogger("killsnoopd")
 
+_HEALTHY = "/-/healthy"
 _CLOSE_S = 0.2  # time at stop for clients to read their responses
-
-_LANDING = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>killsnoopd</title></head>
-<body>
-<h1>killsnoopd</h1>
-<p>Who sent that signal? Version {version}.</p>
-<p><a href="{path}">Metrics</a></p>
-</body>
-</html>
-"""
 
 
 class Server:
     """Serves on listening sockets from start() to close(). The caller closes the sockets."""
 
     def __init__(
-        self, registry: CollectorRegistry, telemetry_path: str, config: WebConfigFile, max_requests: int = 0
+        self,
+        registry: CollectorRegistry,
+        overview: Callable[[], Overview],
+        telemetry_path: str,
+        config: WebConfigFile,
+        max_requests: int = 0,
     ) -> None:
+        """`overview` is called in a thread, for each landing page."""
         self._config = config
         self._connections = Connections(self.respond, config.tls, config.admits)
         self._policy = Policy(config.passwords, max_requests)
         self._metrics = Pages(registry)
-        landing = _LANDING.format(version=__version__, path=telemetry_path).encode()
-        self._pages: dict[str, Response | None] = {
-            "/": Response(landing, {"Content-Type": "text/html; charset=utf-8"}),
-            quote(telemetry_path): None,  # built for each request
-            "/-/healthy": Response(b"killsnoopd is healthy.\n", message.TEXT),
-        }
+        self._overview, self._telemetry_path = overview, quote(telemetry_path)
         registry.register(self._connections)
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
@@ -84,15 +75,20 @@ class Server:
 
     async def _page(self, request: h11.Request) -> Response:
         path = message.path(request)
-        if path not in self._pages:
+        if path not in ("/", self._telemetry_path, _HEALTHY):
             raise Refused(HTTPStatus.NOT_FOUND)
         if request.method not in (b"GET", b"HEAD"):
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
-        if page := self._pages[path]:
-            return page
+        if path == _HEALTHY:
+            return Response(b"killsnoopd is healthy.\n", message.TEXT)
         async with self._policy.scrape():
+            if path == "/":
+                return Response(await self._metrics.share(path, self._landing), landing.HEADERS)
             wanted = (message.header_field(request, name) for name in (b"accept", b"accept-encoding"))
             return Response(*await self._metrics.get(*wanted))
+
+    def _landing(self) -> bytes:
+        return landing.html(self._overview(), self._telemetry_path, _HEALTHY).encode()
 
 
 def listen(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:

@@ -123,6 +123,7 @@ def test_pods(cgroup, unit, container, pod):
         (f"/machine.slice/machine-web.scope/payload/kubepods/pod{UID}/{ID}", "machine-web.scope", "web"),
         (r"/machine.slice/machine-a\x0a\xff.scope", r"machine-a\x0a\xff.scope", r"a\x0a\xff"),
         ("/lxc.payload.a\x1b[2J\\", None, r"a\x1b[2J\\"),
+        (r"/machine.slice/machine-\x00a.scope/machine-b.scope", r"machine-\x00a.scope", r"\\x00a"),
         ("/lxc.monitor.web", None, None),
         ("/system.slice/lxc/101", None, None),
         ("/lxc", None, None),

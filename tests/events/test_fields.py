@@ -9,7 +9,7 @@ import pytest
 from examples import BASH, KILL, NGINX
 
 from killsnoopd import names
-from killsnoopd.event import Trigger
+from killsnoopd.event import Memory, Trigger
 from killsnoopd.events import fields
 from killsnoopd.events.processes import Identity
 
@@ -80,7 +80,7 @@ def every_field():
     everything = changed(
         dataclasses.replace(BASH, ns_pid=7), target=dataclasses.replace(NGINX, ns_pid=1), res=-1,
         compat=True, inferred=True, elapsed_ns=1, escalation_ns=1, handled=True, status=1, tty="pts/4",
-        trigger=Trigger(1, "nc"),
+        trigger=Trigger(1, "nc"), memory=Memory(1, 2, 3, 4, 5),
     )  # fmt: skip
     found = set(fields.fields(everything, EVERYTHING, BOOT_NS))
     named = re.findall(r'"((?:KILLSNOOP|OBJECT)_[A-Z_]+|ERRNO)"', Path(fields.__file__).read_text())
@@ -178,6 +178,23 @@ def test_what_is_rare_is_there():
     assert found["KILLSNOOP_ESCALATION_MS"] == "10000.000"
 
 
+def test_an_oom_kill():
+    """What the victim held; a kill by a service that watches the memory says so, unless it only has its name."""
+    memory = Memory(40 << 20, 7 << 20, 1 << 20, 4096, -5)
+    oom = changed(None, origin="oom", syscall=None, target_arg=None, memory=memory)
+    found = fields.fields(oom, KNOWN, BOOT_NS)
+    held = "kernel, out of memory, sent SIGKILL to nginx[812] (nginx.service), which held 48 MiB in memory: delivered"
+    assert found["MESSAGE"] == held
+    sizes = [found[f"KILLSNOOP_OOM_{name}_BYTES"] for name in ("ANON", "FILE", "SHMEM", "PAGE_TABLES")]
+    assert (sizes, found["KILLSNOOP_OOM_SCORE_ADJ"]) == (["41943040", "7340032", "1048576", "4096"], "-5")
+    sender = dataclasses.replace(BASH, comm="systemd-oomd")
+    for unit, text in (
+        ("systemd-oomd.service", " uid 0, for lack of memory, sent SIGKILL"),
+        (None, " uid 0 sent SIGKILL"),
+    ):
+        assert fields.message(changed(sender), Identity(unit=unit)).startswith(f"systemd-oomd[3325]{text}")
+
+
 def test_the_kernel_as_sender():
     """The sender has pid 0, and none of the fields of a process."""
     found = fields.fields(changed(None, origin="oom", syscall=None, target_arg=None), Identity(), BOOT_NS)
@@ -263,6 +280,8 @@ REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
          "nginx[812] (nginx.service) died of SIGTERM, 1.0 s after bash[3325] uid 0 probably sent it, while traced by gdb[9]"),
         ({"kind": "exit", "outcome": "exited", "sig": 15, "elapsed_ns": 8 * 10**8, "status": 0},
          "nginx[812] (nginx.service) exited with status 0, 800.0 ms after bash[3325] uid 0 sent it SIGTERM"),
+        ({"trigger": Trigger(9, "gdb[1]")},
+         'bash[3325] uid 0, traced by "gdb[1]"[9], sent SIGKILL to nginx[812] (nginx.service): delivered'),
         ({"origin": "tty", "sender": None, "sig": 2, "tty": "pts/4"},
          "terminal pts/4 sent SIGINT to nginx[812] (nginx.service): delivered"),
         ({"origin": "tty", "sender": None, "sig": 1, "trigger": Trigger(9, "sshd")},

@@ -254,10 +254,49 @@ def cgroup_kill(
     ]
 
 
-def cgroup_kill_by_writev(processes: Processes) -> list[Row]:
-    """The same by a call that the probe does not know as a write: the origin is the likeliest one, and says so."""
-    rows = cgroup_kill(processes, lambda fd: os.writev(fd, [b"1"]), "writev")
-    return [replace(row, more={"KILLSNOOP_ORIGIN_INFERRED": "1"}) for row in rows]
+def splice_one(fd: int) -> None:
+    """`1` from a pipe into a file, by splice(2)."""
+    reader, writer = os.pipe()
+    os.write(writer, b"1")
+    number = 275 if platform.machine() == "x86_64" else 76
+    assert _libc.syscall(number, reader, None, fd, None, ctypes.c_size_t(1), 0) == 1, os.strerror(ctypes.get_errno())
+
+
+_IO_URING_SETUP, _IO_URING_ENTER = 425, 426
+
+
+def io_uring_write(fd: int, flags: int = 0) -> None:
+    """`1` into a file, by io_uring; IOSQE_ASYNC: by one of its worker threads."""
+    parameters = ctypes.create_string_buffer(120)  # struct io_uring_params
+    ring = _libc.syscall(_IO_URING_SETUP, 1, parameters)
+    assert ring >= 0, os.strerror(ctypes.get_errno())
+    tail, array = struct.unpack_from("=4xI16xI", parameters.raw, 40)  # sq_off
+    data = ctypes.create_string_buffer(b"1", 1)
+    prot = mmap.PROT_READ | mmap.PROT_WRITE
+    with mmap.mmap(ring, 4096, prot=prot) as queue, mmap.mmap(ring, 64, prot=prot, offset=0x10000000) as entries:
+        entries[:] = struct.pack("=BBHiQQI36x", 23, flags, 0, fd, 0, ctypes.addressof(data), 1)  # IORING_OP_WRITE
+        queue[array : array + 4] = struct.pack("=I", 0)
+        queue[tail : tail + 4] = struct.pack("=I", 1)
+        assert _libc.syscall(_IO_URING_ENTER, ring, 1, 1, 1, None, ctypes.c_size_t(0)) == 1
+    os.close(ring)
+
+
+def has_io_uring() -> bool:
+    """Whether the kernel has it, and kernel.io_uring_disabled allows it."""
+    ring = _libc.syscall(_IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
+    if ring >= 0:
+        os.close(ring)
+    return ring >= 0
+
+
+def _cgroup_kill_by(name: str, write: Callable[[int], object]) -> Callable[[Processes], list[Row]]:
+    """A case: cgroup.kill by a call that the probe does not know as a write."""
+
+    def case(processes: Processes) -> list[Row]:
+        rows = cgroup_kill(processes, write, name)
+        return [replace(row, more={"KILLSNOOP_ORIGIN_INFERRED": "1"}) for row in rows]
+
+    return case
 
 
 @contextlib.contextmanager
@@ -561,7 +600,8 @@ CASES: dict[str, Callable[[Processes], list[Row]]] = {
     "pidfd_send_signal": _plain("pidfd_send_signal", 2, "SIGINT", lambda pid: (os.pidfd_open(pid), 2, None, 0)),
     "cgroup.kill, 3 processes": cgroup_kill,
     "memory cgroup OOM kill": out_of_memory,
-    "cgroup.kill by writev": cgroup_kill_by_writev,
+    "cgroup.kill by writev": _cgroup_kill_by("writev", lambda fd: os.writev(fd, [b"1"])),
+    "cgroup.kill by splice": _cgroup_kill_by("splice", splice_one),
     "end of a pid namespace": namespace_end,
     "PR_SET_PDEATHSIG": parent_death,
     "PR_SET_PDEATHSIG of one that kills itself": parent_that_kills_itself,
@@ -579,6 +619,11 @@ CASES: dict[str, Callable[[Processes], list[Row]]] = {
 }
 
 
+if has_io_uring():
+    CASES |= {
+        "cgroup.kill by io_uring": _cgroup_kill_by("uring", io_uring_write),
+        "cgroup.kill by a worker of io_uring": _cgroup_kill_by("uring-wq", lambda fd: io_uring_write(fd, 1 << 4)),
+    }
 _trial = autokill_child(signal.pause)
 if _trial >= 0:  # Linux 7.2 and later
     os.close(_trial)

@@ -32,8 +32,8 @@ from killsnoopd.probe import libbpf
 _libc = ctypes.CDLL(None, use_errno=True)
 _X86_64 = os.uname().machine == "x86_64"
 _F_SETSIG, _F_SETOWN_EX, _F_OWNER_TID = 10, 15, 0
-_PTRACE_CONT, _PTRACE_KILL, _PTRACE_ATTACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 7, 8, 16, 0x4206, 0x4207
-_PTRACE_O_EXITKILL = 1 << 20
+PTRACE_CONT, _PTRACE_KILL, _PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE, _PTRACE_INTERRUPT = 7, 8, 16, 17, 0x4206, 0x4207
+PTRACE_O_TRACEEXIT, _PTRACE_O_EXITKILL = 1 << 6, 1 << 20
 _TIOCSIG = 0x40045436
 _RLIMIT_RTTIME = 15
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
@@ -53,17 +53,6 @@ class Said:
     trigger: str = ""
 
 
-def said(event: dict[str, str]) -> Said:
-    """An event in these terms."""
-    return Said(
-        event["KILLSNOOP_EVENT"],
-        event["KILLSNOOP_SIGNAL"],
-        event["KILLSNOOP_ORIGIN"],
-        event.get("KILLSNOOP_COMM", ""),
-        event.get("KILLSNOOP_TRIGGER_COMM", ""),
-    )
-
-
 @dataclass(frozen=True)
 class Happened:
     """What the daemon must say of the processes with this name; `inferred`: it may call the origin likely."""
@@ -74,6 +63,17 @@ class Happened:
 
 
 _dead: list[tuple[int, int]] = []
+
+
+def said(event: dict[str, str]) -> Said:
+    """An event in the terms of Said."""
+    return Said(
+        event["KILLSNOOP_EVENT"],
+        event["KILLSNOOP_SIGNAL"],
+        event["KILLSNOOP_ORIGIN"],
+        event.get("KILLSNOOP_COMM", ""),
+        event.get("KILLSNOOP_TRIGGER_COMM", ""),
+    )
 
 
 def _signal_and_death(signal_name: str, origin: str, sender: str = "kernel", trigger: str = "") -> tuple[Said, ...]:
@@ -470,7 +470,7 @@ def _orphaned_group(processes: Processes) -> Happened:
     )
 
 
-def _ptrace(request: int, pid: int, data: int = 0) -> None:
+def ptrace(request: int, pid: int, data: int = 0) -> None:
     assert _libc.ptrace(request, pid, None, data) == 0, os.strerror(ctypes.get_errno())
 
 
@@ -485,24 +485,24 @@ def _traced(name: str, act: Callable[[int], object], *said: Said, prepare: Calla
 
 
 def _seized(pid: int) -> None:
-    _ptrace(_PTRACE_SEIZE, pid)
-    _ptrace(_PTRACE_INTERRUPT, pid)
+    ptrace(PTRACE_SEIZE, pid)
+    ptrace(_PTRACE_INTERRUPT, pid)
     os.waitpid(pid, 0)
 
 
 def _kill_by_ptrace(pid: int) -> None:
     _seized(pid)
-    _ptrace(_PTRACE_KILL, pid)
+    ptrace(_PTRACE_KILL, pid)
 
 
 def _inject(number: int) -> Callable[[int], None]:
     """The tracee stops for SIGWINCH, which kills nobody, and goes on with another signal."""
 
     def act(pid: int) -> None:
-        _ptrace(_PTRACE_SEIZE, pid)
+        ptrace(PTRACE_SEIZE, pid)
         os.kill(pid, signal.SIGWINCH)
         os.waitpid(pid, 0)
-        _ptrace(_PTRACE_CONT, pid, number)
+        ptrace(PTRACE_CONT, pid, number)
         os.waitpid(pid, 0)
 
     return act
@@ -510,22 +510,22 @@ def _inject(number: int) -> Callable[[int], None]:
 
 def _inject_blocked(pid: int) -> None:
     """The injected SIGTERM stays pending; the tracee dies of its own alarm, which the tracer passes on."""
-    _ptrace(_PTRACE_SEIZE, pid)
+    ptrace(PTRACE_SEIZE, pid)
     for number in (signal.SIGWINCH, signal.SIGALRM):
         os.kill(pid, signal.SIGWINCH) if number == signal.SIGWINCH else None
         os.waitpid(pid, 0)
-        _ptrace(_PTRACE_CONT, pid, signal.SIGTERM if number == signal.SIGWINCH else number)
+        ptrace(PTRACE_CONT, pid, signal.SIGTERM if number == signal.SIGWINCH else number)
     os.waitpid(pid, 0)
 
 
 def _exitkill(pid: int) -> None:
-    _ptrace(_PTRACE_SEIZE, pid, _PTRACE_O_EXITKILL)
+    ptrace(PTRACE_SEIZE, pid, _PTRACE_O_EXITKILL)
 
 
 def _attach(pid: int) -> None:
-    _ptrace(_PTRACE_ATTACH, pid)
+    ptrace(_PTRACE_ATTACH, pid)
     os.waitpid(pid, 0)
-    _ptrace(_PTRACE_CONT, pid, signal.SIGKILL)
+    ptrace(PTRACE_CONT, pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
@@ -703,12 +703,12 @@ def _traced_exec(_: Processes) -> Happened:
 
     def tracer() -> None:
         def act() -> None:
-            _ptrace(0, 0)
+            ptrace(0, 0)
             os.execv(program, [program])
 
         pid = forked(act, b"kv-traced-exec")
         os.waitpid(pid, 0)
-        _ptrace(_PTRACE_CONT, pid, signal.SIGTRAP)
+        ptrace(PTRACE_CONT, pid, signal.SIGTRAP)
         os.waitpid(pid, 0)
 
     with tempfile.TemporaryDirectory() as folder:

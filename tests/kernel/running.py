@@ -16,7 +16,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import DEADLINE_S, wait_for
 
-from killsnoopd.probe import libbpf
+from killsnoopd.probe import libbpf, start
 
 # lockdown=confidentiality forbids it; tests that need it cannot run there.
 MAY_READ_KERNEL_MEMORY = libbpf.may_read_kernel_memory()
@@ -178,7 +178,7 @@ def _deny_write_execute():
 def load(pins, *flags):
     """Run the loader as its unit does; its output."""
     result = subprocess.run(
-        [sys.executable, "-m", "killsnoopd.probe.loader", "--pin", str(pins), *flags],
+        [start.loader_python(), "-m", "killsnoopd.probe.loader", "--pin", str(pins), *flags],
         capture_output=True, text=True, check=True, timeout=60, preexec_fn=_deny_write_execute,
     )  # fmt: skip
     assert result.stdout == ""

@@ -13,6 +13,7 @@ import threading
 import traceback
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_DUMPABLE = 4
 _X86_64 = platform.machine() == "x86_64"
 NUMBERS = {
     "kill": 62 if _X86_64 else 129,
@@ -43,11 +44,11 @@ def set_name(name):
 
 
 def become(uid):
-    """Be this user from now on, with no way back, as after a login."""
+    """Drop all privileges. As after execve(2), processes of this uid may trace it."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    _libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which the change of uid takes away: such a process cannot be traced
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def forked(action, name=None, uid=None):

@@ -1,21 +1,26 @@
 """The ways of attaching: what each sees, and what stops it."""
 
+import contextlib
 import ctypes
 import errno
+import fcntl
+import mmap
 import os
 import platform
+import signal
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from cases import arm_kill, int_0x80_kill
 from running import Daemon
-from senders import NO_SUCH_PID, NUMBERS, forked, run, send
+from senders import NO_SUCH_PID, NUMBERS, forked, run, send, siginfo, victim
 
 from killsnoopd.failure import Failure
-from killsnoopd.probe import ways
+from killsnoopd.probe import hooks, libbpf, ways
 from killsnoopd.settings import ATTACH, Settings
 
 FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
@@ -160,6 +165,166 @@ def test_two_probes_at_once(start):
     first.stop()
     run(lambda: [send("kill", NO_SUCH_PID, 9) for _ in range(CALLS)], b"ks-both")
     assert sum(second.signals("ks-both").values()) == 2 * CALLS
+
+
+USERFAULTFD = 323 if platform.machine() == "x86_64" else 282
+UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE = 0xC018AA3F, 0xC020AA00, 0xC020AA04
+
+
+@contextlib.contextmanager
+def parked(count):
+    """Threads that wait in rt_sigqueueinfo(2) for a page with its siginfo, which nobody gives them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(USERFAULTFD, os.O_CLOEXEC)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    fcntl.ioctl(fd, UFFDIO_API, struct.pack("QQQ", 0xAA, 0, 0))
+    fcntl.ioctl(fd, UFFDIO_REGISTER, struct.pack("QQQQ", address, mmap.PAGESIZE, 1, 0))
+    threads = [threading.Thread(target=send, args=("rt_sigqueueinfo", NO_SUCH_PID, 15, address)) for _ in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+            os.read(fd, 32)  # struct uffd_msg: it waits
+        yield
+    finally:
+        fcntl.ioctl(fd, UFFDIO_ZEROPAGE, struct.pack("QQQq", address, mmap.PAGESIZE, 0, 0))
+        for thread in threads:
+            thread.join()
+        os.close(fd)
+
+
+def missed(daemon):
+    return daemon.value("killsnoop_probe_missed_total", program="sys_exit")
+
+
+def test_tasks_that_wait_in_a_call(attached):
+    """They hide nobody's calls, but where return probes share a pool of nodes: there each hidden call is counted as missed."""
+    daemon, way = attached
+    functions = len(hooks.functions(hooks.by_name("rt_sigqueueinfo")))
+
+    def act():
+        for _ in range(CALLS):
+            send("rt_sigqueueinfo", NO_SUCH_PID, 9, siginfo(9))
+
+    with parked(2 * functions * os.cpu_count() + 8):  # more than fprobe_init_rethook() has nodes for
+        before = missed(daemon)
+        run(act, b"ks-waits")
+        counted = sum(daemon.signals("ks-waits").values())
+        assert counted + missed(daemon) - before == CALLS
+        assert (counted < CALLS) == (way == "kprobe" and ways.has_return_pool())
+    run(act, b"ks-waited")
+    assert sum(daemon.signals("ks-waited").values()) == CALLS
+
+
+FUNCTIONS = [name for call in ("kill", "sched_process_exit") for name in hooks.functions(hooks.by_name(call))]
+TRACING = hooks.TRACEFS[0]
+
+
+@contextlib.contextmanager
+def by_bpf(way, at_return=True):
+    """What bpftrace attaches."""
+    with contextlib.ExitStack() as opened:
+        counter = libbpf.create_counter()
+        opened.callback(os.close, counter)
+        code = ways.counting(counter)
+        for name in FUNCTIONS if way == "fexit" else FUNCTIONS[:1]:
+            kind = libbpf.function_exit(name) if way == "fexit" else libbpf.KPROBE_MULTI
+            program = libbpf.load_program("tracer", kind, code, "GPL")
+            opened.callback(os.close, program)
+            link = (
+                libbpf.link_tracing(program)
+                if way == "fexit"
+                else libbpf.link_kprobe_multi(program, tuple(FUNCTIONS), at_return)
+            )
+            opened.callback(os.close, link)
+        yield
+
+
+@contextlib.contextmanager
+def by_kprobe_event(kind):
+    """What `perf probe` sets up: p is an entry, r a return."""
+    for name in FUNCTIONS:
+        with (TRACING / "kprobe_events").open("a") as events:
+            events.write(f"{kind}:ks_{kind}/{name} {name}\n")
+    switch = TRACING / f"events/ks_{kind}/enable"
+    switch.write_text("1")
+    try:
+        yield
+    finally:
+        switch.write_text("0")
+        for name in FUNCTIONS:
+            with (TRACING / "kprobe_events").open("a") as events:
+                events.write(f"-:ks_{kind}/{name}\n")
+
+
+@contextlib.contextmanager
+def by_ftrace(tracer):
+    """ftrace's own tracers, of these functions."""
+    instance = TRACING / f"instances/ks-{tracer}"
+    instance.mkdir()
+    try:
+        (instance / "set_ftrace_filter").write_text("\n".join(FUNCTIONS))
+        (instance / "current_tracer").write_text(tracer)
+        yield
+    finally:
+        (instance / "current_tracer").write_text("nop")
+        instance.rmdir()
+
+
+TRACERS = {
+    "fexit": lambda: by_bpf("fexit"),
+    "kprobe.multi": lambda: by_bpf("kprobe", at_return=False),
+    "kretprobe.multi": lambda: by_bpf("kprobe"),
+    "kprobe event": lambda: by_kprobe_event("p"),
+    "kretprobe event": lambda: by_kprobe_event("r"),
+    "function": lambda: by_ftrace("function"),
+    "function_graph": lambda: by_ftrace("function_graph"),
+}
+
+
+def usable(tracer):
+    """Whether this kernel has it."""
+    with contextlib.suppress(OSError), TRACERS[tracer]():
+        return True
+    return False
+
+
+USABLE = [tracer for tracer in TRACERS if os.geteuid() == 0 and FUNCTIONS and usable(tracer)]
+
+
+def counts_all(daemon, name):
+    """Calls, and deaths: every one is counted."""
+    before = daemon.deaths().get(("SIGKILL", "syscall"), 0)
+    run(lambda: [send("kill", NO_SUCH_PID, 9) for _ in range(CALLS)], name.encode())
+    for _ in range(10):
+        with victim() as target:
+            os.kill(target, signal.SIGKILL)
+    assert daemon.signals(name) == {(name, "SIGKILL", "ESRCH"): CALLS}
+    assert daemon.deaths()["SIGKILL", "syscall"] == before + 10
+
+
+if USABLE:  # else the machine traces no functions at all; make test-vm boots machines that do
+
+    @pytest.mark.parametrize("tracer", USABLE)
+    def test_another_tracer_comes_and_goes(attached, tracer):
+        """At the same functions."""
+        daemon, _ = attached
+        number = USABLE.index(tracer)
+        with TRACERS[tracer]():
+            counts_all(daemon, f"ks-with-{number}")
+        counts_all(daemon, f"ks-after-{number}")
+
+    def test_other_tracers_were_there_before(start):
+        """All of them: the way of attaching is the same, and stays when they go."""
+        alone = ways.choose(Settings())["sys_exit"]
+        with contextlib.ExitStack() as stack:
+            for tracer in USABLE:
+                stack.enter_context(TRACERS[tracer]())
+            daemon = start()
+            assert way_of(daemon) == alone
+            counts_all(daemon, "ks-among")
+        counts_all(daemon, "ks-alone")
 
 
 def write(text):

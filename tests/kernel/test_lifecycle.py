@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime
 
 import pytest
 from running import Daemon
@@ -176,7 +177,11 @@ def test_the_page(daemon, promtool):
     with urllib.request.urlopen(request, timeout=10) as response:
         assert response.headers["Content-Encoding"] == "gzip"
         assert b"killsnoop_signals_total" in gzip.decompress(response.read())
-    assert "/metrics" in daemon.get("/")
+    landing = daemon.get("/")
+    assert 'href="/metrics"' in landing
+    (since,) = re.findall(r"Attached</strong> since <time>([-\d]+ [:\d]+) UTC<", landing)
+    started_s = daemon.samples()["process_start_time_seconds", frozenset()]
+    assert started_s - 2 <= datetime.fromisoformat(f"{since}+00:00").timestamp() <= time.time()
     assert daemon.get("/-/healthy") == "killsnoopd is healthy.\n"
     for method, path, status in [("GET", "/nothing", 404), ("POST", "/metrics", 405), ("GET", "/../etc/passwd", 404)]:
         with pytest.raises(urllib.error.HTTPError) as refused:

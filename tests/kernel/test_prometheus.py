@@ -4,13 +4,16 @@ import os
 import signal
 
 import pytest
-from running import PRIVATE, UNSHARE
-from senders import run, victim
-from servers import RULES, Alertmanager, Prometheus, Webhook
+from cases import Processes
+from running import PRIVATE, UNSHARE, load
+from senders import run
+from servers import RULES, Alertmanager, Prometheus, Webhook, free_port
 from waiting import wait_for
 
 ALERT = "KillsnoopUnexpectedSigkill"
 EXPECTED = "containerd-shim"  # in the list of alerts.yml
+ALLOWED = "ks-allowed"  # by a flag of this host's daemon
+INSTANCE = "web1"
 
 
 def own_mounts(script):
@@ -18,38 +21,48 @@ def own_mounts(script):
 
 
 @pytest.fixture
-def pipeline(start, tmp_path):
-    """The daemon, the Prometheus that scrapes it, and the receiver of notifications."""
-    daemon = start()
-    with Webhook() as webhook:
-        routes = {
-            "route": {"receiver": "test", "group_by": ["alertname", "instance", "comm"], "group_wait": "1s", "group_interval": "1s"},
-            "receivers": [{"name": "test", "webhook_configs": [{"url": webhook.url, "send_resolved": True}]}],
-        }  # fmt: skip
-        with Alertmanager(tmp_path / "alertmanager", routes, own_mounts) as alertmanager:
-            # Only the intervals differ; the rules are the shipped ones.
-            config = {
-                "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-                "rule_files": [str(RULES / "*.yml")],
-                "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]},
-                "scrape_configs": [
-                    {"job_name": "killsnoopd", "static_configs": [{"targets": [daemon.url.removeprefix("http://")]}]}
-                ],
-            }
-            with Prometheus(tmp_path / "prometheus", config) as prometheus:
-                yield daemon, prometheus, webhook
+def webhook():
+    """Receives the notifications."""
+    with Webhook() as receiver:
+        yield receiver
 
 
-def kill_as(name):
-    """One SIGKILL by a process of this name."""
-    with victim() as pid:
-        run(lambda: os.kill(pid, signal.SIGKILL), name.encode())
+@pytest.fixture
+def alertmanager(webhook, tmp_path):
+    """Notifies at once, and of the end of an alert, too."""
+    routes = {
+        "route": {"receiver": "test", "group_by": ["alertname", "instance", "comm"], "group_wait": "1s", "group_interval": "1s"},
+        "receivers": [{"name": "test", "webhook_configs": [{"url": webhook.url, "send_resolved": True}]}],
+    }  # fmt: skip
+    with Alertmanager(tmp_path / "alertmanager", routes, own_mounts) as server:
+        yield server
+
+
+def prometheus_of(alertmanager, port):
+    """Its configuration, to scrape a daemon on this port. Only the intervals differ; the rules are the shipped ones."""
+    target = {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": INSTANCE}}
+    return {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES / "*.yml")],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]},
+        "scrape_configs": [{"job_name": "killsnoopd", "static_configs": [target]}],
+    }
+
+
+def kill_as(sender, name):
+    """A SIGKILL by a process of this name to one of another name."""
+    processes = Processes()
+    try:
+        victim = processes.victim(name)
+        run(lambda: os.kill(victim, signal.SIGKILL), sender.encode())
+        os.waitpid(victim, 0)
+    finally:
+        processes.close()
 
 
 def scrapes(prometheus):
     """The number of pages that Prometheus has scraped."""
-    found = prometheus.query("count_over_time(killsnoop_escalations_total[10m])")
-    return sum(found.values())
+    return sum(prometheus.query("count_over_time(killsnoop_escalations_total[10m])").values())
 
 
 def wait_for_evaluations(prometheus, more):
@@ -69,26 +82,45 @@ def told_of(webhook, comm):
     ]
 
 
-def test_one_sigkill_is_one_notification(pipeline):
-    """For a name that has never sent one. An expected sender, which kills first, causes none."""
-    daemon, prometheus, webhook = pipeline
-    never_seen = f"ks-{os.getpid()}"
-    wait_for(lambda: scrapes(prometheus) >= 2, "two scrapes")
-    kill_as(EXPECTED)
-    increase = f'instance_comm:killsnoop_sigkills:increase5m{{comm="{EXPECTED}"}}'
-    wait_for(lambda: prometheus.query(increase), "the expected sender to be seen")
-    kill_as(never_seen)
-    assert daemon.signals(never_seen) == {(never_seen, "SIGKILL", "success"): 1}
-    wait_for(lambda: told_of(webhook, never_seen), "the notification")
-    wait_for_evaluations(prometheus, 10)
+def test_one_sigkill_is_one_notification(start, pins, webhook, alertmanager, tmp_path):
+    """For a sender and a victim that nobody has seen before, and it names both. Expected senders, which kill first, cause
+    none. A restart of the daemon, the scrapes that fail meanwhile, and a restart of Prometheus make no second one."""
+    load(pins)
+    port = free_port()
+    flags = (f"--probe.pin={pins}", f"--metrics.expected-sender={ALLOWED}", f"--web.listen-address=127.0.0.1:{port}")
+    daemon = start(*flags)
+    config = prometheus_of(alertmanager, port)
+    never_seen, victim = f"ks-{os.getpid()}", f"kv-{os.getpid()}"
+    last = "killsnoop_deaths_last_timestamp_seconds"
+    with Prometheus(tmp_path / "prometheus", config) as prometheus:
+        wait_for(lambda: scrapes(prometheus) >= 2, "two scrapes")
+        for expected in (EXPECTED, ALLOWED):
+            kill_as(expected, "kv-expected")
+        wait_for(
+            lambda: len(prometheus.query(f'{last}{{tcomm="kv-expected"}}')) == 2, "the expected senders to be seen"
+        )
+        kill_as(never_seen, victim)
+        wait_for(lambda: told_of(webhook, never_seen), "the notification")
+        wait_for_evaluations(prometheus, 5)
+        daemon.stop()
+        wait_for(lambda: list(prometheus.query("up").values()) == [0], "a failed scrape")
+        wait_for_evaluations(prometheus, 2)
+        start(*flags)
+        wait_for(lambda: list(prometheus.query("up").values()) == [1], "the daemon to be back")
+        wait_for_evaluations(prometheus, 5)
+        # increase() of a series that began at 1
+        born = f'killsnoop_deaths_total{{comm="{never_seen}"}}'
+        assert list(prometheus.query(born).values()) == [1]
+        assert list(prometheus.query(f"increase({born}[5m])").values()) == [0]
+    with Prometheus(tmp_path / "prometheus", config) as prometheus:
+        wait_for(
+            lambda: prometheus.query(f'ALERTS{{alertname="{ALERT}",alertstate="firing"}}'), "the alert to fire again"
+        )
+        wait_for_evaluations(prometheus, 5)
     (notification,) = told_of(webhook, never_seen)
     assert notification["status"] == "firing"
     (alert,) = notification["alerts"]
     assert (alert["labels"]["alertname"], alert["labels"]["severity"]) == (ALERT, "critical")
-    assert alert["annotations"]["summary"] == f"{never_seen} sends SIGKILL on {daemon.url.removeprefix('http://')}"
-    assert "1 calls" in alert["annotations"]["description"]
-    assert told_of(webhook, EXPECTED) == []
-    # increase() of a series that began at 1
-    born = f'killsnoop_signals_total{{comm="{never_seen}"}}'
-    assert list(prometheus.query(born).values()) == [1]
-    assert list(prometheus.query(f"increase({born}[5m])").values()) == [0]
+    assert alert["annotations"]["summary"].startswith(f"{never_seen} killed {victim}")
+    assert alert["annotations"]["summary"].endswith(f"on {INSTANCE}")
+    assert told_of(webhook, EXPECTED) == told_of(webhook, ALLOWED) == []

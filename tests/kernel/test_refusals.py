@@ -60,6 +60,16 @@ CASES = {
         "touch $T/empty; for lib in /usr/lib/*/libbpf.so.1; do mount --bind $T/empty $lib; done",
         "", "", 78, "libbpf.so.1 is missing",
     ),
+    "libbpf too old": (  # another library in its place
+        "for lib in /usr/lib/*/libbpf.so.1; do mount --bind /usr/lib/*/libz.so.1 $lib; done",
+        "", "", 78, "libbpf.so.1 is too old (",
+    ),
+    "seccomp refuses bpf(2)": (
+        "", "$T/without-bpf 1", "", 77, "bpf(2) is refused (Operation not permitted) despite the capabilities: allow it in the seccomp",
+    ),
+    "seccomp does not know bpf(2)": (
+        "", "$T/without-bpf 38", "", 77, "bpf(2) is refused (Function not implemented) despite the capabilities: ",
+    ),
     "no BTF": ("mount -t tmpfs tmpfs /sys/kernel/btf", "", "", 69, "this kernel has no BTF"),
     "no tracefs": (
         "umount -R /sys/kernel/tracing; umount -R /sys/kernel/debug 2>&- || true", "", "",
@@ -72,12 +82,31 @@ CASES = {
 }  # fmt: skip
 
 
+# Runs a program under a seccomp filter in which bpf(2) fails with this errno, as a container's runtime does.
+WITHOUT_BPF = f"""#!{PYTHON}
+import ctypes, os, struct, sys
+bpf = {{"x86_64": 321, "aarch64": 280}}[os.uname().machine]
+# A = the call's number; allow it if it is another one; fail
+code = b"".join(
+    struct.pack("=HBBI", *line)
+    for line in [(0x20, 0, 0, 0), (0x15, 1, 0, bpf), (6, 0, 0, 0x7FFF0000), (6, 0, 0, 0x50000 | int(sys.argv[1]))]
+)
+filter = ctypes.create_string_buffer(code)
+program = struct.pack("@HP", 4, ctypes.addressof(filter))
+assert ctypes.CDLL(None).prctl(22, 2, program) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 @pytest.fixture
 def public():
     """A copy of the package that everybody can read; commands know it as $T."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         shutil.copytree(Path(killsnoopd.__file__).parent, f"{folder}/killsnoopd")
+        launcher = Path(folder) / "without-bpf"
+        launcher.write_text(WITHOUT_BPF)
+        launcher.chmod(0o755)
         yield folder
 
 

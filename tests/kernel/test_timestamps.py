@@ -5,7 +5,7 @@ import time
 from running import load
 from senders import NO_SUCH_PID, run, send
 
-LAG_S = 10  # what docs/reference.md promises
+LAG_S = 10  # what docs/metrics.md promises
 LOOP_S = 12
 
 

@@ -72,26 +72,36 @@ ROUTES = {
 }
 
 
-def die_by_turns(worker, count, told):
-    """Fork `count` victims, by one route after the other; each is seen to die, and written down, by its parent.
+def named(act, name):
+    """A process that runs act() as soon as it has this name; its pid. It may be killed from now on."""
+    ready, told = os.pipe()
 
-    A victim's name is unknown to its sender until it has it, so the sender waits for a byte.
-    """
+    def victim():
+        os.write(told, b"!")
+        act()
+
+    pid = forked(victim, name)
+    assert os.read(ready, 1) == b"!"
+    os.close(ready)
+    os.close(told)
+    return pid
+
+
+def kill_one(name):
+    """A process of this name dies of SIGKILL."""
+    pid = named(waiting, name)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def die_by_turns(worker, count, told):
+    """`count` processes die, by one route after the other; each is seen to die, and written down, by its parent."""
     for number in range(count):
         route = list(ROUTES)[number % len(ROUTES)]
         act, kill, sig, origin = ROUTES[route]
         sender, name = b"kd-%s-%d" % (route.encode(), worker), b"kv-%s-%d" % (route.encode(), number // 8 % 10)
         set_name(sender)
-        ready, told_ready = os.pipe()
-
-        def victim(act=act, told_ready=told_ready):
-            os.write(told_ready, b"!")
-            act()
-
-        pid = forked(victim, name)
-        assert os.read(ready, 1) == b"!"
-        os.close(ready)
-        os.close(told_ready)
+        pid = named(act, name)
         if kill:
             kill(pid)
         _, status = os.waitpid(pid, 0)
@@ -150,27 +160,16 @@ def test_names_without_end(start):
     """Ten times as many victims as there are counters: the page is bounded, the sum exact, and known names go on."""
     daemon = start("--metrics.max-deaths=50", "--events.target=none")
 
-    def kill_one(sender, name):
-        def act():
-            pid = forked(waiting, name)
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-
-        run(act, sender)
-
     def killed():
         return sum(daemon.value_of("killsnoop_deaths_total", signal="SIGKILL", origin="syscall"))
 
     before = killed()
-    kill_one(b"kd-early", b"kv-early")
+    run(lambda: kill_one(b"kv-early"), b"kd-early")
     for number in range(500):
-        kill_one(b"kd-%d" % number, b"kv-%d" % (number // 2))
-    for _ in range(3):
-        kill_one(b"kd-early", b"kv-early")
+        run(lambda number=number: kill_one(b"kv-%d" % (number // 2)), b"kd-%d" % number)
+    run(lambda: [kill_one(b"kv-early") for _ in range(3)], b"kd-early")
     found = deaths(daemon, prefix="")
-    # A victim may die before it has its name: then it has its parent's.
-    early = {key: count for key, count in found.items() if key[2] == "kd-early"}
-    assert sum(early.values()) == 4
+    assert found["SIGKILL", "syscall", "kd-early", "kv-early"] == 4
     assert killed() == before + 504
     assert found["SIGKILL", "syscall", "(other)", "(other)"] > 400
     named = [key for key in found if key[3] != "(other)"]
@@ -182,20 +181,6 @@ def test_names_without_end(start):
 def test_idle_names_make_room(start):
     """They lose their counters to new ones by the same rule as senders; no death is lost, and no name's count falls."""
     daemon = start("--metrics.max-deaths=20", "--metrics.series-ttl=2", "--events.target=none")
-
-    def kill_one(name):
-        ready, told = os.pipe()
-
-        def victim():
-            os.write(told, b"!")
-            waiting()
-
-        pid = forked(victim, name)
-        assert os.read(ready, 1) == b"!"
-        os.close(ready)
-        os.close(told)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
     def killed():
         named = sum(daemon.value_of("killsnoop_deaths_total", signal="SIGKILL", origin="syscall"))
@@ -282,15 +267,8 @@ def test_the_unit_is_the_victims(shared_daemon, path):
 
 def die_in(folder, name):
     """A process of this name moves there and is killed."""
-    ready, told = os.pipe()
-
-    def victim():
-        (folder / "cgroup.procs").write_text(str(os.getpid()))
-        os.write(told, b"!")
-        waiting()
-
-    pid = forked(victim, name)
-    assert os.read(ready, 1) == b"!"
+    pid = named(waiting, name)
+    (folder / "cgroup.procs").write_text(str(pid))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 

@@ -41,8 +41,15 @@ XADD = "error: <unknown>:0:0: in function on_sys_exit i32 (ptr): Invalid usage o
             Exit.NOPERM,
             "not allowed to load the probe: it needs CAP_BPF and CAP_PERFMON; run as root",
         ),
+        (
+            1,
+            "4 warnings generated.\nLLVM ERROR: Cannot select: 0x1: i64,ch = AtomicSwap<(load store seq_cst 8 on %ir.814)> 0x2\n",
+            Exit.CONFIG,
+            f"bcc for {sys.executable} is too old: its LLVM does not compile atomic exchange; "
+            "install a bcc that was built with LLVM 12 or later",
+        ),
     ],
-    ids=["LLVM 21", "clang", "a crash", "no capability"],
+    ids=["LLVM 21", "clang", "a crash", "no capability", "LLVM 11"],
 )
 def test_refusal(status, said, code, line):
     """One line; the debug level logs the whole text."""

@@ -77,7 +77,7 @@ class Fleet:
 
     async def _serve(self):
         for host, bound in zip(self.hosts, self._sockets, strict=True):
-            port = server.Server(host.registry, "/metrics", WebConfigFile(None), max_requests=40)
+            port = server.Server(host.registry, None, "/metrics", WebConfigFile(None), max_requests=40)
             await port.start([bound])
             self._servers.append(port)
 

@@ -28,7 +28,8 @@ def calls():
 def address(calls):
     registry = CollectorRegistry()
     series = [(name, 9, 0, n) for name, n in calls.items()]
-    registry.register(families.Collector(FakeProbe(counts(series)), None))
+    deaths = [(name, name, name, 9, "syscall", n) for name, n in calls.items()]
+    registry.register(families.Collector(FakeProbe(counts(series, deaths=deaths)), None))
     page = generate_latest(registry)
 
     class Handler(BaseHTTPRequestHandler):
@@ -53,7 +54,8 @@ def test_every_name_is_a_series_with_its_own_count(calls, address, tmp_path):
     with Prometheus(tmp_path / "prometheus", {"scrape_configs": [job]}) as prometheus:
         up = wait_for(lambda: prometheus.query("up"), "a scrape")
         assert set(up.values()) == {1}
-        (number,) = prometheus.query("count(killsnoop_signals_total)").values()
-        (total,) = prometheus.query("sum(killsnoop_signals_total)").values()
-    assert number == len(calls)
-    assert total == sum(calls.values())
+        for family in ("killsnoop_signals_total", "killsnoop_deaths_total"):
+            (number,) = prometheus.query(f"count({family})").values()
+            (total,) = prometheus.query(f"sum({family})").values()
+            assert number == len(calls)
+            assert total == sum(calls.values())

@@ -35,7 +35,7 @@ KERNEL = {"PID": "0", "COMM": "kernel", "SYSCALL": None}
         ({"ORIGIN": "autokill", "SYSCALL": None}, "sent it by closing its pidfd (CLONE_PIDFD_AUTOKILL)."),
         ({"ORIGIN": "cgroup", "SYSCALL": None, "ORIGIN_INFERRED": "1"}, "probably sent it by a write to cgroup.kill."),
         ({"TARGET_UNIT": None, "TARGET_CONTAINER": "d" * 64}, "nginx[812] (dddddddddddd) died"),
-        ({"TCOMM": "\x1b]0;pwned\x07"}, r"\x1b]0;pwned\x07[812] (nginx.service) died"),
+        ({"TCOMM": "\x1b]0;pwned\x07"}, r'"\x1b]0;pwned\x07"[812] (nginx.service) died'),
         (KERNEL | {"ORIGIN": "self", "SIGNAL": "SIGSEGV", "CODE_NAME": "SEGV_MAPERR"},
          "nginx[812] (nginx.service) died of SIGSEGV (SEGV_MAPERR), its own fault."),
         (KERNEL | {"ORIGIN": "self", "SIGNAL": "SIGABRT"}, "died of SIGABRT, its own fault."),

@@ -35,6 +35,7 @@ WantedBy=multi-user.target
 """
 # mmdebstrap knows a suite's other sources, but not its backports.
 BACKPORTS = 'sed "s/{suite}-updates/{suite}-backports/;t;d" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/backports.list"'
+OTHER_SUITE = 'sed "s/{suite}-updates/{other}/;t;d" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/kernel.list"'
 # On an emulated CPU, byte-compiling Python's modules takes longer than everything else.
 NO_PY3COMPILE = (
     'chroot "$1" dpkg-divert --quiet --local --rename --divert /usr/bin/py3compile.real --add /usr/bin/py3compile '
@@ -89,7 +90,8 @@ def _recipe(machine: Machine) -> str:
     """A hash of everything that determines the image."""
     parts = (
         machine.suite, str(machine.kernel), machine.backports, machine.architecture.name,
-        _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
+        *filter(None, [machine.kernel_suite]), _unit(machine), MASKED, PACKAGES, REMOVED, BACKPORTS, NO_PY3COMPILE, PY3COMPILE, DRIVERS, INIT,
+        *machine.packages,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -124,12 +126,15 @@ def _make(machine: Machine, root: Path, made: Path) -> None:
 
 def _bootstrap(machine: Machine, root: Path) -> None:
     """Debian, in a folder."""
-    packages, hooks = list(PACKAGES), []
+    packages, hooks = [*PACKAGES, *machine.packages], []
     if not isinstance(machine.kernel, Path):
         kernel = machine.kernel.format(architecture=machine.architecture.name)
-        packages.append(f"{kernel}/{machine.suite}-backports" if machine.backports else kernel)
+        suite = machine.kernel_suite or (f"{machine.suite}-backports" if machine.backports else "")
+        packages.append(f"{kernel}/{suite}" if suite else kernel)
     if machine.backports:
         hooks.append(f"--setup-hook={BACKPORTS.format(suite=machine.suite)}")
+    if machine.kernel_suite:
+        hooks.append(f"--setup-hook={OTHER_SUITE.format(suite=machine.suite, other=machine.kernel_suite)}")
     if machine.architecture.name != _native():
         hooks += [f"--essential-hook={NO_PY3COMPILE}", f"--customize-hook={PY3COMPILE}"]
     command = [

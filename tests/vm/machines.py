@@ -26,14 +26,27 @@ ARM64 = Architecture(
     ("-chardev", "file,id=output,path={output}", "-device", "pci-serial,chardev=output"),  # `virt` has one port itself
 )  # fmt: skip
 
-# Tests after the reboot, in this order: removal comes last. Those before it need flags of their own, which take long to
+# Tests after the reboot, in this order: lockdown, which stays, and removal come last. Those before them need flags of their own, which take long to
 # change.
 GUEST = tuple(
     f"test_{name}.py"
-    for name in ("boot", "journal", "privileges", "pins", "faults", "origins", "no_loss", "journald", "removal")
+    for name in (
+        "boot",
+        "journal",
+        "privileges",
+        "pins",
+        "faults",
+        "origins",
+        "no_loss",
+        "journald",
+        "hooks",
+        "removal",
+    )
 )
 # tests/kernel, between installation and reboot: how the probe works on this kernel.
-KERNEL = tuple(f"test_{name}.py" for name in ("coverage", "origins", "signals", "identity", "deaths", "pins", "storm"))
+KERNEL = tuple(
+    f"test_{name}.py" for name in ("coverage", "origins", "signals", "identity", "deaths", "pins", "attaching", "storm")
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +57,11 @@ class Machine:
     suite: str  # Debian's
     kernel: str | Path = "linux-image-{architecture}"  # a package, or a file with all drivers built in
     backports: bool = False  # from the suite's backports
+    kernel_suite: str = ""  # from another suite
     architecture: Architecture = AMD64
+    packages: tuple[str, ...] = ()  # besides those of image.py
     boot: str = ""  # added to the kernel's command line
+    installation: str = "test_installation.py"
     guest: tuple[str, ...] = GUEST
     kernel_tests: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)  # {test: why it cannot run there}
@@ -53,13 +69,15 @@ class Machine:
 
 
 CI = (
-    Machine("bookworm", "bookworm", kernel_tests=("test_origins.py", "test_storm.py")),
-    Machine("trixie", "trixie", kernel_tests=("test_origins.py", "test_storm.py")),
+    Machine("bookworm", "bookworm", kernel_tests=("test_origins.py", "test_attaching.py", "test_storm.py")),
+    Machine("trixie", "trixie", kernel_tests=("test_origins.py", "test_attaching.py", "test_storm.py")),
     # The newest kernel for Debian 13.
     Machine(
         "trixie-backports", "trixie", backports=True,
-        guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "removal")),
-        kernel_tests=("test_coverage.py", "test_origins.py", "test_signals.py", "test_deaths.py", "test_storm.py"),
+        guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "hooks", "removal")),
+        kernel_tests=tuple(
+            f"test_{name}.py" for name in ("coverage", "origins", "signals", "deaths", "attaching", "storm")
+        ),
     ),
 )  # fmt: skip
 
@@ -69,6 +87,10 @@ MATRIX = (
     Machine("trixie-rt", "trixie", "linux-image-rt-amd64", **_LESS),
     Machine("trixie-cloud", "trixie", "linux-image-cloud-amd64", **_LESS),
     Machine("clang", "trixie", TOP / "build/clang-kernel/vmlinuz", **_LESS),
+    # Debian 11's kernel, which lacks what the probe needs.
+    Machine(
+        "bookworm-5.10", "bookworm", kernel_suite="bullseye", installation="test_refused.py", guest=("test_refused.py",)
+    ),
     Machine("trixie-arm64", "trixie", architecture=ARM64, deadline_s=6000, **_LESS),
     Machine("trixie-backports-arm64", "trixie", backports=True, architecture=ARM64, deadline_s=6000, **_LESS),
 )

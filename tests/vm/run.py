@@ -60,6 +60,7 @@ def write_input(package: Path, machine: Machine, path: Path) -> None:
         packages = Path(scratch) / "packages"
         packages.mkdir()
         lists = {
+            "installation-tests": (machine.installation,),
             "guest-tests": machine.guest,
             "kernel-tests": machine.kernel_tests,
             "programs": PROGRAMS,  # a machine without the package cannot import them

@@ -111,7 +111,7 @@ def served_by(page, max_requests=0):
     """A server that does not listen, and its number of refusals by reason."""
     registry = CollectorRegistry()
     registry.register(page)
-    result = server.Server(registry, "/metrics", WebConfigFile(None), max_requests)
+    result = server.Server(registry, None, "/metrics", WebConfigFile(None), max_requests)
     return result, result._connections.refused
 
 
@@ -153,7 +153,7 @@ def test_who_gets_no_turn_is_told_and_counted(monkeypatch):
 def test_any_telemetry_path(path):
     """Clients send it percent-encoded."""
     registry = CollectorRegistry()
-    served = server.Server(registry, path, WebConfigFile(None))
+    served = server.Server(registry, None, path, WebConfigFile(None))
     head, body = asyncio.run(served.respond(f"GET {quote(path)}?x HTTP/1.1\r\nHost: x\r\n\r\n".encode(), ""))
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"killsnoop_http_connections" in body

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -111,6 +112,14 @@ def flags(request):
     if DEFAULTS.exists() and wanted is not None and DEFAULTS.read_text() != wanted:
         DEFAULTS.write_text(wanted)
         run("systemctl", "restart", "killsnoopd")
+
+
+def exposures(*units):
+    """The exposure of running services, from `systemd-analyze security`."""
+    said = run("systemd-analyze", "security", "--no-pager", *(f"{unit}.service" for unit in units))
+    return {
+        unit: float(level) for unit, level in re.findall(r"Overall exposure level for (\S+)\.service: ([\d.]+)", said)
+    }
 
 
 @contextlib.contextmanager

@@ -7,22 +7,27 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DEFAULTS, PINS, SHIPPED, active, calls, journal, kill_as, main_pid, our_programs, run, scrape, show
+from conftest import (
+    DEFAULTS,
+    PINS,
+    SHIPPED,
+    active,
+    calls,
+    exposures,
+    journal,
+    kill_as,
+    main_pid,
+    our_programs,
+    run,
+    scrape,
+    show,
+)
 from senders import NO_SUCH_PID, send
 from waiting import wait_for
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
 DYNAMIC_USER = Path("/usr/share/doc/killsnoopd/dynamic-user")
-WITHOUT_SYS_ADMIN = Path("/usr/share/doc/killsnoopd/without-sys-admin")
-
-
-def exposures(*units):
-    """The exposure of running services, from `systemd-analyze security`."""
-    said = run("systemd-analyze", "security", "--no-pager", *(f"{unit}.service" for unit in units))
-    return {
-        unit: float(level) for unit, level in re.findall(r"Overall exposure level for (\S+)\.service: ([\d.]+)", said)
-    }
 
 
 def test_exposure(record_property):
@@ -96,31 +101,6 @@ def test_dynamic_user(record_property):
         run("systemctl", "daemon-reload")
         run("systemctl", "restart", "killsnoopd")
     assert active()
-
-
-def test_without_cap_sys_admin(record_property):
-    """With the drop-in that is shipped, whatever perf_event_paranoid is: these kernels need it for no hook."""
-    folder = Path("/etc/systemd/system/killsnoopd-probe.service.d")
-    before = PARANOID.read_text()
-    assert before == "3\n"  # Debian's own
-    try:
-        folder.mkdir()
-        shutil.copy(WITHOUT_SYS_ADMIN / "killsnoopd-probe.service.conf", folder / "without-sys-admin.conf")
-        run("systemctl", "daemon-reload")
-        level = exposures("killsnoopd-probe")["killsnoopd-probe"]
-        record_property("exposure_without_sys_admin", level)
-        assert level <= 1.2
-        for paranoid in (2, 3, 4):
-            run("systemctl", "stop", "killsnoopd")
-            PARANOID.write_text(f"{paranoid}\n")
-            run("systemctl", "start", "killsnoopd")
-            kill_as(f"ks-paranoid-{paranoid}", lambda: send("kill", NO_SUCH_PID, 9))
-            assert calls(f"ks-paranoid-{paranoid}") == 1
-    finally:
-        PARANOID.write_text(before)
-        shutil.rmtree(folder)
-        run("systemctl", "daemon-reload")
-    assert all(value == 1 for name, value in scrape().items() if name.startswith("killsnoop_probe_attached"))
 
 
 def test_stop_and_start_whatever_perf_event_paranoid(record_property):
