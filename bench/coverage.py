@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Which tool sees what: the cases of tests/kernel/cases.py, run once while killsnoopd and its peers watch.
+"""Which tool sees what: tests/kernel/cases.py and origins.py, run once while killsnoopd and its peers watch.
 
-Prints the table of docs/coverage.md. Run it as root; peers that are not installed are left out.
+Prints the tables of docs/coverage.md. Run it as root; peers that are not installed are left out.
 """
 
 import json
@@ -21,6 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
+import origins  # noqa: E402
 from cases import CASES, Row, perform  # noqa: E402
 from senders import run, send  # noqa: E402
 
@@ -177,6 +178,61 @@ def verdict(rows: list[Row], lines: list[Line], outcomes: dict[str, str]) -> str
     return "; ".join(faults) or "✓"
 
 
+def origin_verdict(happened: origins.Happened, pids: set[int], lines: list[Line], ignored: str) -> str:
+    """What a peer reports of a signal that no system call sent: whether it saw it, and whom it names."""
+    about = [line for line in lines if line.tpid in pids and line.pid != os.getpid()]  # which is the cleanup
+    if not happened.said:
+        return f"{len(about)} lines" if about else "✓"
+    deadly = next(said.signal for said in happened.said if said.kind == "death")
+    words = (deadly, str(getattr(signal, deadly).value))
+    about = [line for line in about if line.sig in words and line.result != ignored]
+    if not about:
+        return "–"
+    right = {said.sender for said in happened.said}
+    right |= {happened.victim for said in happened.said if said.origin == "self"}
+    named = sorted({line.comm for line in about} - right)
+    return f"sender is “{', '.join(named)}”" if named else "✓"
+
+
+def origin_row(name: str, chosen: list[Tool]) -> list[str]:
+    """One way of origins.py; of killsnoopd every event must be right, the death too."""
+    before = [len(tool.lines()) for tool in chosen]
+    size = chosen[0].output.stat().st_size
+    happened = origins.perform(name)
+    wait_for_all(chosen, knock())
+    text = chosen[0].output.read_bytes()[size:]
+    events = [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+    events = [event for event in events if event.get("KILLSNOOP_TCOMM") == happened.victim]
+    right = sorted(map(origins.said, events), key=str) == sorted(happened.said, key=str)
+    pids = {int(event["KILLSNOOP_TPID"]) for event in events} | {pid for pid, _ in happened.dead}
+    news = [tool.lines()[count:] for tool, count in zip(chosen, before, strict=True)]
+    cells = [
+        origin_verdict(happened, pids, lines, tool.outcomes.get("ignored", ""))
+        for tool, lines in zip(chosen[1:], news[1:], strict=True)
+    ]
+    told = ", ".join(
+        f"{said.kind}: {said.origin}" + (f", {said.sender}" if said.sender else "")
+        + (f", trigger {said.trigger}" if said.trigger else "")
+        for said in happened.said if said.kind == "death" or len(happened.said) == 1
+    )  # fmt: skip
+    return [name, (told or "nothing") if right else "✗", *cells]
+
+
+def wait_for_all(chosen: list[Tool], pid: int) -> None:
+    """Wait until each tool has reported the knock, and so everything before it."""
+    for tool in chosen:
+        if not heard(tool, pid, DEADLINE_S):
+            sys.exit(f"{tool.name} has stopped telling anything")
+
+
+def print_table(table: list[list[str]]) -> None:
+    """As Markdown."""
+    for number, line in enumerate(table):
+        print("| " + " | ".join(line) + " |")
+        if number == 0:
+            print("|" + "---|" * len(line))
+
+
 def main() -> int:
     """Entry point."""
     if os.geteuid() != 0:
@@ -189,18 +245,15 @@ def main() -> int:
         for case in CASES:
             before = [len(tool.lines()) for tool in chosen]
             rows = perform(case)
-            pid = knock()
-            for tool in chosen:
-                if not heard(tool, pid, DEADLINE_S):
-                    sys.exit(f"{tool.name} has stopped telling anything")
+            wait_for_all(chosen, knock())
             news = {tool.name: tool.lines()[count:] for tool, count in zip(chosen, before, strict=True)}
             table.append([case, *(verdict(rows, news[tool.name], tool.outcomes) for tool in chosen)])
+        ways = [["way", *(tool.name for tool in chosen)], *(origin_row(name, chosen) for name in origins.ORIGINS)]
     print(f"Linux {os.uname().release}, {os.uname().machine}: python3 bench/coverage.py\n")
-    for number, line in enumerate(table):
-        print("| " + " | ".join(line) + " |")
-        if number == 0:
-            print("|" + "---|" * len(line))
-    return 0 if all(line[1] == "✓" for line in table[1:]) else 1
+    print_table(table)
+    print()
+    print_table(ways)
+    return 0 if all(line[1] == "✓" for line in table[1:]) and all(line[1] != "✗" for line in ways[1:]) else 1
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def event_delays(lines: Path, victim_pid: int, rate: int, end: float) -> list[fl
             now = time.monotonic()
             for line in whole:
                 event = json.loads(line)
-                if event["KILLSNOOP_PID"] == str(pid) and event["KILLSNOOP_SIGNAL"] == "SIGUSR1":
+                if event.get("KILLSNOOP_PID") == str(pid) and event["KILLSNOOP_SIGNAL"] == "SIGUSR1":
                     found.append((now - sent[len(found)]) * 1000)
             time.sleep(0.0005)
     return found

@@ -17,6 +17,7 @@ _CONFIG = 78  # failure.Exit.CONFIG; failure is imported once the version is kno
 PACKAGES = {
     "h11": "python3-h11",
     "prometheus_client": "python3-prometheus-client (Debian, Ubuntu) or python3-prometheus_client (Fedora)",
+    "systemd": "python3-systemd",
 }
 """The libraries that the daemon needs, and the packages that have them."""
 

@@ -61,8 +61,12 @@ def effective() -> int:
 
 
 def _status(field: str) -> int:
-    """A field of /proc/self/status that holds a bit set."""
-    match = re.search(rb"^%b:\s*(\w+)$" % field.encode(), Path("/proc/self/status").read_bytes(), re.M)
+    return bit_set(Path("/proc/self/status").read_bytes(), field)
+
+
+def bit_set(status: bytes, field: str) -> int:
+    """A field of a text like /proc/PID/status that holds a bit set; 0 if it is not there."""
+    match = re.search(rb"^%b:\t([0-9a-f]+)$" % field.encode(), status, re.M)
     return int(match[1], 16) if match else 0
 
 

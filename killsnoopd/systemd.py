@@ -5,16 +5,17 @@ import os
 import socket
 from collections.abc import Mapping
 
+from systemd import daemon
+
 from killsnoopd.failure import Exit, Failure
 
-_LISTEN_FDS_START = 3  # sd_listen_fds(3)
 log = logging.getLogger("killsnoopd")
 
 
 def notify(**state: str | int) -> bool:
     """Send a notification to systemd if it started us, as in `notify(READY=1, STATUS="...")`; whether it was sent.
 
-    Never blocks. python-systemd's notify() holds the GIL while systemd is too busy to read, which stops all threads.
+    Never blocks. systemd.daemon.notify holds the GIL while systemd is too busy to read, which stops the whole daemon.
     """
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
@@ -46,12 +47,10 @@ def watchdog_interval_s() -> float | None:
 
 def listening_sockets() -> list[socket.socket]:
     """The listening sockets passed by systemd. Raises Failure if there are none."""
-    ours = os.environ.get("LISTEN_PID") == str(os.getpid())
-    count = int(os.environ.get("LISTEN_FDS", "0")) if ours else 0
-    if not count:
+    fds = daemon.listen_fds()
+    if not fds:
         raise Failure(Exit.OSERR, "--web.systemd-socket: systemd passed no socket: start killsnoopd.socket")
-    sockets = [socket.socket(fileno=_LISTEN_FDS_START + number) for number in range(count)]
+    sockets = [socket.socket(fileno=fd) for fd in fds]
     for listening in sockets:
-        listening.set_inheritable(False)
         listening.setblocking(False)
     return sockets

@@ -63,7 +63,7 @@ def test_what_the_flags_ask_for():
     assert not {"capabilities", "bcc", "probe", "BTF"} & {*pinned}
 
 
-@pytest.mark.parametrize("missing", ["h11", "prometheus_client"])
+@pytest.mark.parametrize("missing", ["h11", "prometheus_client", "systemd"])
 def test_a_library_that_is_missing(missing):
     """--check needs none of the libraries that it looks for, and goes on without them."""
     code = f"import sys; sys.modules['{missing}'] = None; from killsnoopd.entry import daemon; sys.exit(daemon())"

@@ -56,7 +56,7 @@ def test_a_python_that_is_too_old(program, name):
     assert result.stderr == f"{name}: {name} needs Python {NEEDED[program]} or later; {PYTHON} is 3.8.18\n"
 
 
-@pytest.mark.parametrize("missing", ["h11", "prometheus_client"])
+@pytest.mark.parametrize("missing", ["h11", "prometheus_client", "systemd"])
 def test_a_library_that_is_missing(missing):
     """Says which, for which Python, and the package that has it."""
     result = run("daemon", f"sys.modules['{missing}'] = None")

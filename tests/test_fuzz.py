@@ -1,5 +1,6 @@
 """Random records and names: nothing but a ValueError, nothing forged, nothing lost."""
 
+import os
 import random
 import struct
 from collections import Counter
@@ -13,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from killsnoopd import event, names
 from killsnoopd.events import command_lines, fields
 from killsnoopd.events.processes import Identity
+from killsnoopd.failure import Failure
 from killsnoopd.metrics import families
-from killsnoopd.probe import loader
+from killsnoopd.probe import btf, loader, ways
 
 comms = st.binary(max_size=16)
 
@@ -113,4 +115,54 @@ def test_any_kernel_text(noise, more):
     name = noise.replace(b"\n", b"")
     status = b"Name:\t" + name + b"\nCapEff:\t000000c000000000\n" + more
     assert loader.may_load(status)
+    assert not loader.may_load(b"Name:\t" + name + b"\nCapEff:\t" + more.partition(b"\n")[0] + b"g\n")
     loader.may_load(noise)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=100), st.binary(max_size=100), st.sampled_from([b"none", b"voluntary", b"full", b"lazy"]))
+def test_any_text_about_preemption(tmp_path_factory, noise, more, mode):
+    """The command line and the kernel's configuration may have any byte."""
+    folder = tmp_path_factory.mktemp("kernel")
+    kernel = os.uname_result(("Linux", "host", "6.12.1", "#1 SMP PREEMPT_DYNAMIC", "x86_64"))
+    quiet = mode in (b"none", b"voluntary")
+    (folder / "cmdline").write_bytes(noise.replace(b"preempt", b"") + b" preempt=" + mode)
+    assert ways.preemption_mode(kernel, folder / "debug", folder / "cmdline", folder) != quiet
+    (folder / "cmdline").write_bytes(noise.replace(b"preempt", b""))
+    (folder / "config-6.12.1").write_bytes(more + b"\nCONFIG_PREEMPT_" + mode.upper() + b"=y\n")
+    assert not (quiet and ways.preemption_mode(kernel, folder / "debug", folder / "cmdline", folder))
+    (folder / "debug").write_bytes(noise + b"(" + mode + b")")
+    assert not (quiet and ways.preemption_mode(kernel, folder / "debug", folder / "cmdline", folder))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sets(st.sampled_from(btf.FIELDS)), st.sets(st.sampled_from(btf.OPTIONAL_FIELDS)), st.integers(0, 2**16))
+def test_any_fields_in_btf(missing, absent, offset):
+    """A kernel without a field that the probe needs is refused in one line; any other has a number for each macro."""
+
+    def struct_offsets(*structs):
+        found = {name: {} for name in structs}
+        for _, owner, *spellings in {*btf.FIELDS, *btf.OPTIONAL_FIELDS} - missing - absent:
+            found[owner][spellings[-1]] = offset
+        for owner, field in (
+            ("file", "f_path"),
+            ("path", "dentry"),
+            ("qstr", "len"),
+            ("qstr", "name"),
+            ("ns_common", "inum"),
+        ):
+            found[owner][field] = offset
+        found["user_namespace"]["ns"] = found["dentry"]["d_name"] = offset
+        found["dentry"]["d_op"] = offset + 40
+        found["mm_struct"]["after"] = offset + 160
+        found["percpu_counter"] = {"count": 8, "": 40}
+        return found
+
+    try:
+        macros = btf.task_macros(struct_offsets)
+    except Failure as refused:
+        assert missing
+        assert "\n" not in str(refused)
+    else:
+        assert {name for name, *_ in btf.FIELDS} <= set(macros)
+        assert all(isinstance(value, int) for value in macros.values())

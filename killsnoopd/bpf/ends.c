@@ -35,11 +35,23 @@ static __always_inline void from_sent(struct event *event, struct sent *sent)
 		event->cause.trigger_pid = 0; /* the sender's tracer: a death has the target's */
 }
 
+/*
+ * The tracer of a process, if it chose to be that. PTRACE_TRACEME makes a tracer of the parent, whoever that is; the
+ * tracee's own credentials are then those of the attachment (ptracer_cred).
+ */
+static __always_inline struct task_struct *tracer_of(struct task_struct *task)
+{
+	struct task_struct *tracer = task->ptrace ? task->parent : NULL;
+	struct cred *cred = task->ptracer_cred;
+
+	return tracer && cred && cred->uid == uid_of(tracer) ? tracer : NULL;
+}
+
 /* No signal was seen: a tracer may have injected it (PTRACE_CONT), which generates none. */
 static __always_inline void from_tracer(struct event *event, struct task_struct *task)
 {
 	struct cause *cause = &event->cause;
-	struct task_struct *tracer = task->ptrace ? task->parent : NULL;
+	struct task_struct *tracer = tracer_of(task);
 
 	event->elapsed_ns = 0;
 	cause->trigger_pid = 0;

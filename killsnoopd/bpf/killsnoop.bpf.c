@@ -234,7 +234,8 @@ int on_signal_generate(u64 *ctx)
 	}
 	scratch->by_kernel = cause->origin == KERNEL || cause->origin == OOM || cause->origin == RLIMIT ||
 			     cause->origin == SIGIO || cause->origin == SELF ||
-			     ((cause->origin == AUTOKILL || cause->origin == TTY) && sender->flags & PF_KTHREAD);
+			     (cause->origin == AUTOKILL && sender->flags & PF_KTHREAD) ||
+			     (cause->origin == TTY && !sends_by_tty(sender, target, running));
 	BARRIER;
 	if (cause->origin == SYSCALL && running->compat)
 		cause->flags |= COMPAT;
@@ -250,8 +251,10 @@ int on_signal_generate(u64 *ctx)
 		if (cause->flags & SELF_TEST) {
 			count_event_status(cpu, DELIVERY, FILTERED);
 			scratch->emit = true;
-		} else if (event->outcome == IGNORED && cause->origin != SYSCALL) {
-			count_event_status(cpu, DELIVERY, FILTERED); /* such as SIGCONT with SIGHUP, or to a dying process */
+		} else if ((event->outcome == IGNORED || (event->outcome == ALREADY_PENDING && cause->sig == SIGKILL)) &&
+			   cause->origin != SYSCALL) {
+			/* SIGCONT with SIGHUP; to a dying process, as the OOM killer does to the first one of a memory.oom.group */
+			count_event_status(cpu, DELIVERY, FILTERED);
 		} else {
 			scratch->emit = admit(cpu, DELIVERY, event, cause->sig, cause->bucket_id, scratch->fatal, cache,
 					      &scratch->now);
@@ -277,7 +280,7 @@ int on_signal_generate(u64 *ctx)
 	BARRIER;
 	if (cause->origin == TTY)
 		add_tty(event, target);
-	else if ((cause->origin == SIGIO || cause->origin == OOM) && !(sender->flags & PF_KTHREAD))
+	if (scratch->by_kernel && cause->origin != SELF && !own && !(sender->flags & PF_KTHREAD))
 		add_trigger(event, sender);
 	else if (cause->origin == SYSCALL && sender->ptrace)
 		add_trigger(event, sender->parent); /* a tracer can make its tracee call anything */

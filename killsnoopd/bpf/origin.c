@@ -12,6 +12,7 @@
 #define CLD_EXITED 1
 #define CLD_DUMPED 3
 #define TRAP_PERF 6
+#define SESSION 3 /* PIDTYPE_SID (linux/pid.h) */
 
 /*
  * The kernel may pass a special number instead of the address of a siginfo (SEND_SIG_NOINFO and SEND_SIG_PRIV in
@@ -128,6 +129,20 @@ static __always_inline bool is_of_tty(u32 sig, struct task_struct *target)
 }
 
 /*
+ * Whether the process in whose context a terminal sends a signal is the sender: in ioctl(2), or of the same session, as
+ * the leader that exits. Anybody may be the one who closes a terminal last: it can be passed to any process that reads a
+ * unix socket.
+ */
+static __always_inline bool sends_by_tty(struct task_struct *sender, struct task_struct *target, struct running *running)
+{
+	struct signal_struct *ours = sender->signal, *theirs = target->signal;
+
+	if (sender->flags & PF_KTHREAD)
+		return false;
+	return running->call == IOCTL_CALL || (ours && theirs && ours->pids[SESSION] == theirs->pids[SESSION]);
+}
+
+/*
  * docs/design.md has this as a table, with the functions of the kernel. The origin of a SEND_SIG_PRIV SIGKILL to a
  * process comes from provisional_origin().
  */
@@ -140,6 +155,8 @@ static __always_inline enum origin origin_of(enum info info, s32 code, u32 sig, 
 	if (info == ADDRESS)
 		return sending && is_code_of_call(code, own, running) ? SYSCALL :
 		       origin_by_code(code, sig, sender, target);
+	if (info == PRIV && (sig == SIGALRM || sig == SIGVTALRM || sig == SIGPROF))
+		return SELF; /* alarm(2), setitimer(2): the timer may expire while any process is running, in any call */
 	if (sending && (info == NOINFO || !own))
 		return SYSCALL;
 	if (info == NOINFO) {
@@ -157,8 +174,6 @@ static __always_inline enum origin origin_of(enum info info, s32 code, u32 sig, 
 			return PDEATHSIG;
 		return group && is_of_tty(sig, target) ? TTY : KERNEL; /* TIOCNOTTY */
 	}
-	if (sig == SIGALRM || sig == SIGVTALRM || sig == SIGPROF)
-		return SELF; /* alarm(2), setitimer(2) */
 	if (sig == SIGPOLL || sig == SIGURG)
 		return SIGIO;
 	if (!group)

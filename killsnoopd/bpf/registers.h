@@ -7,7 +7,7 @@
 
 #include "task.h"
 
-enum call { KILL, TKILL, TGKILL, RT_SIGQUEUEINFO, RT_TGSIGQUEUEINFO, PIDFD_SEND_SIGNAL, WRITE, PTRACE_CALL, OTHER_CALL };
+enum call { KILL, TKILL, TGKILL, RT_SIGQUEUEINFO, RT_TGSIGQUEUEINFO, PIDFD_SEND_SIGNAL, WRITE, PTRACE_CALL, IOCTL_CALL, OTHER_CALL };
 
 #if defined(__x86_64__)
 struct pt_regs {
@@ -33,6 +33,7 @@ static inline __attribute__((always_inline)) enum call native_call(u32 number)
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 1: return WRITE;
 	case 101: case 521: return PTRACE_CALL;
+	case 16: case 514: return IOCTL_CALL;
 	default: return OTHER_CALL;
 	}
 }
@@ -48,6 +49,7 @@ static inline __attribute__((always_inline)) enum call compat_call(u32 number)
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 4: return WRITE;
 	case 26: return PTRACE_CALL;
+	case 54: return IOCTL_CALL;
 	default: return OTHER_CALL;
 	}
 }
@@ -95,6 +97,7 @@ static inline __attribute__((always_inline)) enum call native_call(u32 number)
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 64: return WRITE;
 	case 117: return PTRACE_CALL;
+	case 29: return IOCTL_CALL;
 	default: return OTHER_CALL;
 	}
 }
@@ -110,6 +113,7 @@ static inline __attribute__((always_inline)) enum call compat_call(u32 number)
 	case 424: return PIDFD_SEND_SIGNAL;
 	case 4: return WRITE;
 	case 26: return PTRACE_CALL;
+	case 54: return IOCTL_CALL;
 	default: return OTHER_CALL;
 	}
 }

@@ -106,6 +106,7 @@ struct signal_struct {
 		FIELD_AT(SIGNAL_FLAGS, unsigned int flags);
 		FIELD_AT(SIGNAL_GROUP_EXIT_CODE, int group_exit_code);
 		FIELD_AT(SIGNAL_TTY, struct tty_struct *tty);
+		FIELD_AT(SIGNAL_PIDS, struct pid *pids[4]); /* of the process, thread group, process group and session */
 		FIELD_AT(SIGNAL_CPU_LIMIT, u64 cpu_limit[2]); /* RLIMIT_CPU: soft, hard */
 		FIELD_AT(SIGNAL_OOM_SCORE_ADJ, s16 oom_score_adj);
 		FIELD_AT(SIGNAL_CURR_TARGET, struct task_struct *curr_target); /* the thread that got the last signal */
@@ -143,6 +144,7 @@ struct task_struct {
 		FIELD_AT(TASK_THREAD_PID, struct pid *thread_pid);
 		FIELD_AT(TASK_START_BOOTTIME, u64 start_boottime);
 		FIELD_AT(TASK_CRED, struct cred *cred);
+		FIELD_AT(TASK_PTRACER_CRED, struct cred *ptracer_cred); /* of the tracer when it attached */
 #if TASK_COMM % 8 == 0
 		FIELD_AT(TASK_COMM, u64 comm_words[COMM_LEN / 8]);
 #else

@@ -119,7 +119,7 @@ def _route(event: Event) -> str:
     route = _ROUTES.get(event.origin, "")
     if event.origin == "tty" and event.sender:
         route = f" through terminal {event.tty}" if event.tty else " through a terminal"
-    if event.origin == "sigio" and event.trigger:
+    if event.origin in ("sigio", "tty") and event.trigger and not event.sender:
         route += f", triggered by {names.with_pid(event.trigger.comm, event.trigger.pid)},"
     return route
 
@@ -143,7 +143,7 @@ def _end(event: Event, identity: Identity, target: str) -> str:
         return f"{died}, {sent} by its tracer {sender}"
     late = " (SIGTERM had not been enough)" if event.escalation_ns is not None else ""
     traced = ""
-    if event.trigger and event.origin not in ("oom", "sigio"):  # of a death from these, the trigger is no tracer
+    if event.trigger and event.sender:  # of a death from a process, the trigger is the tracer
         traced = f", while traced by {names.with_pid(event.trigger.comm, event.trigger.pid)}"
     return f"{died}{late}, {lapse} after {sender} {sent} it{route}{traced}"
 

@@ -23,6 +23,7 @@ FIELDS = (
     ("TASK_THREAD_PID", "task_struct", "thread_pid"),
     ("TASK_START_BOOTTIME", "task_struct", "start_boottime"),
     ("TASK_CRED", "task_struct", "cred"),
+    ("TASK_PTRACER_CRED", "task_struct", "ptracer_cred"),
     ("TASK_COMM", "task_struct", "comm"),
     ("TASK_SIGNAL", "task_struct", "signal"),
     ("TASK_CGROUPS", "task_struct", "cgroups"),
@@ -30,6 +31,7 @@ FIELDS = (
     ("SIGNAL_FLAGS", "signal_struct", "flags"),
     ("SIGNAL_GROUP_EXIT_CODE", "signal_struct", "group_exit_code"),
     ("SIGNAL_TTY", "signal_struct", "tty"),
+    ("SIGNAL_PIDS", "signal_struct", "pids"),
     ("SIGNAL_CPU_LIMIT", "signal_struct", "rlim"),  # RLIMIT_CPU is the first one
     ("SIGHAND_ACTION", "sighand_struct", "action"),
     ("SIGACTION_SIZE", "k_sigaction", ""),

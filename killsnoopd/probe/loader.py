@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import re
 import socket
 import sys
 import time
@@ -94,8 +93,7 @@ def _load(settings: Settings, chosen: dict[str, str], pinned: Objects | None) ->
 
 def may_load(status: bytes) -> bool:
     """Whether a process with this /proc/PID/status has CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which covers them."""
-    found = re.search(rb"^CapEff:\s*(\w+)", status, re.M)
-    capabilities = int(found[1], 16) if found else 0
+    capabilities = privileges.bit_set(status, "CapEff")
     return capabilities & _BPF_AND_PERFMON == _BPF_AND_PERFMON or bool(capabilities >> privileges.CAP_SYS_ADMIN & 1)
 
 

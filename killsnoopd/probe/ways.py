@@ -96,7 +96,7 @@ def ftrace_enabled(path: Path = Path("/proc/sys/kernel/ftrace_enabled")) -> bool
     While this is 0, Linux 6.1 and 6.12 attach a program that never runs, and warn in their log when it is detached.
     """
     try:
-        return path.read_text().strip() != "0"
+        return path.read_bytes().strip() != b"0"
     except OSError:  # a kernel without ftrace
         return False
 
@@ -109,14 +109,14 @@ def preemptible() -> bool:
 def now_preemptible(debug: Path = _DEBUG) -> bool:
     """The same for the daemon, which reads only what may change while it runs; in doubt, no: the loader has asked."""
     try:
-        return has_preemptible_tracepoints() or _preempts(debug.read_text())
+        return has_preemptible_tracepoints() or _preempts(debug.read_bytes())
     except OSError:
         return False
 
 
-def _preempts(modes: str) -> bool:
+def _preempts(modes: bytes) -> bool:
     """From the content of sched/preempt, such as `none (voluntary) full`."""
-    return not re.search(r"\((none|voluntary)\)", modes)
+    return not re.search(rb"\((none|voluntary)\)", modes)
 
 
 def preemption_mode(
@@ -130,14 +130,14 @@ def preemption_mode(
     if "PREEMPT_DYNAMIC" not in version:
         return "PREEMPT" in version  # the others name no mode: none or voluntary
     with contextlib.suppress(OSError):
-        return _preempts(debug.read_text())
+        return _preempts(debug.read_bytes())
     with contextlib.suppress(OSError):
-        modes = re.findall(r"\bpreempt=(\w+)", command_line.read_text())
+        modes = re.findall(rb"\bpreempt=(\w+)", command_line.read_bytes())
         if modes:
-            return modes[-1] not in ("none", "voluntary")
+            return modes[-1] not in (b"none", b"voluntary")
     with contextlib.suppress(OSError):
         return not re.search(
-            r"^CONFIG_PREEMPT_(NONE|VOLUNTARY)=y", (boot / f"config-{kernel.release}").read_text(), re.MULTILINE
+            rb"^CONFIG_PREEMPT_(NONE|VOLUNTARY)=y", (boot / f"config-{kernel.release}").read_bytes(), re.MULTILINE
         )
     return True
 

@@ -229,6 +229,7 @@ def test_any_bytes(text):
     cgroups.of_proc(text)
     cgroups.start_ticks(text)
     cgroups.start_ticks(b"812 (a ) b) " + text)
+    assert cgroups.start_ticks(b"812 (" + text + b") S " + b"1 " * 18 + b"4711 0 0\n") == 4711
 
 
 @pytest.fixture

@@ -284,6 +284,8 @@ REAPER = dataclasses.replace(BASH, tid=3326, thread_comm="reaper")
          'bash[3325] uid 0, traced by "gdb[1]"[9], sent SIGKILL to nginx[812] (nginx.service): delivered'),
         ({"origin": "tty", "sender": None, "sig": 2, "tty": "pts/4"},
          "terminal pts/4 sent SIGINT to nginx[812] (nginx.service): delivered"),
+        ({"origin": "tty", "sender": None, "sig": 1, "trigger": Trigger(9, "sshd")},
+         "a terminal sent SIGHUP, triggered by sshd[9], to nginx[812] (nginx.service): delivered"),
         ({"origin": "tty", "sender": None, "sig": 2}, "a terminal sent SIGINT to nginx[812] (nginx.service): delivered"),
         ({"origin": "tty", "sig": 1, "tty": "pts/4"},
          "bash[3325] uid 0 sent SIGHUP through terminal pts/4 to nginx[812] (nginx.service): delivered"),

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from senders import NO_SUCH_PID, NOBODY, forked, run, send, set_name, siginfo
+from senders import NO_SUCH_PID, NOBODY, become, forked, result_of, run, send, set_name, siginfo
 from waiting import wait_for
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWPID = 0x20000000
+_CLONE_NEWPID, _CLONE_NEWUSER = 0x20000000, 0x10000000
 _PR_SET_PDEATHSIG = 1
 KERNEL = ("kernel", 0)
 
@@ -82,9 +82,10 @@ def host_pid(name: str) -> int:
 
 def in_namespace(init: Callable[[], object], name: str) -> int:
     """Run init() as pid 1 of a new pid namespace; the pid of its parent, which ends when it ends."""
+    flags = _CLONE_NEWPID | (_CLONE_NEWUSER if os.getuid() else 0)
 
     def act() -> None:
-        assert _libc.unshare(_CLONE_NEWPID) == 0, os.strerror(ctypes.get_errno())
+        assert _libc.unshare(flags) == 0, os.strerror(ctypes.get_errno())
         os.waitpid(forked(init, name.encode()), 0)
 
     return forked(act)
@@ -178,6 +179,22 @@ def cgroup_tree(kind: str) -> Path | None:
     return None
 
 
+def mount(path: Path, kind: bytes = b"tmpfs") -> None:
+    """Mount a file system at a folder, which need not exist."""
+    path.mkdir(exist_ok=True)
+    assert _libc.mount(b"t", os.fsencode(path), kind, 0, None) == 0, os.strerror(ctypes.get_errno())
+
+
+def unmount(path: Path) -> None:
+    """Detach what is mounted there."""
+    _libc.umount2(os.fsencode(path), 2)
+
+
+def join(folder: Path) -> None:
+    """Move this process to a cgroup."""
+    (folder / "cgroup.procs").write_text("0")
+
+
 @contextlib.contextmanager
 def cgroup2():
     """The cgroup v2 tree; mounted for us if it is not."""
@@ -185,12 +202,13 @@ def cgroup2():
     if found:
         yield found
         return
-    with tempfile.TemporaryDirectory() as folder:
-        assert _libc.mount(b"none", folder.encode(), b"cgroup2", 0, None) == 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mount(folder, b"cgroup2")
         try:
-            yield Path(folder)
+            yield folder
         finally:
-            _libc.umount2(folder.encode(), 2)
+            unmount(folder)
 
 
 def pod_cgroup(driver: str, uid: str, container: str) -> list[str]:
@@ -320,6 +338,28 @@ def out_of_memory(processes: Processes, group: str = "ks-oom") -> list[Row]:
     else:
         assert status == 0
     return [Row(KERNEL, "SIGKILL", target, "oom", "delivered") for target in killed]
+
+
+def has_memory_group() -> bool:
+    """Whether a cgroup (v2) can be killed as a whole when it is out of memory."""
+    tree = cgroup_tree("cgroup2")
+    return tree is not None and "memory" in (tree / "cgroup.controllers").read_text().split()
+
+
+def out_of_memory_group(processes: Processes) -> list[Row]:
+    """memory.oom.group: the OOM killer sends SIGKILL to each process, and once more to the first one."""
+    with memory_cgroup("ks-oom-group", 64 << 20) as folder:
+        (folder / "memory.oom.group").write_text("1")
+
+        def join() -> None:
+            (folder / "cgroup.procs").write_text("0")
+            become(NOBODY)
+
+        pids = [processes.victim("kv-oom-group", join) for _ in range(5)]
+        pids.append(forked(lambda: (join(), b"x" * (128 << 20)), b"kv-oom-group"))
+        for pid in pids:
+            os.waitpid(pid, 0)
+    return [Row(KERNEL, "SIGKILL", ("kv-oom-group", pid), "oom", "delivered") for pid in pids]
 
 
 def namespace_end(processes: Processes) -> list[Row]:
@@ -606,6 +646,8 @@ if has_io_uring():
         "cgroup.kill by io_uring": _cgroup_kill_by("uring", io_uring_write),
         "cgroup.kill by a worker of io_uring": _cgroup_kill_by("uring-wq", lambda fd: io_uring_write(fd, 1 << 4)),
     }
+if has_memory_group():
+    CASES["memory.oom.group"] = out_of_memory_group
 _trial = autokill_child(signal.pause)
 if _trial >= 0:  # Linux 7.2 and later
     os.close(_trial)
@@ -618,8 +660,20 @@ if _trial >= 0:  # Linux 7.2 and later
     }
 
 
-def perform(name: str) -> list[Row]:
-    """Do it; what is to be told of it."""
+def _users_may_make_namespaces() -> bool:
+    flags = _CLONE_NEWPID | _CLONE_NEWUSER
+    return os.getuid() == 0 and os.waitpid(forked(lambda: os._exit(_libc.unshare(flags) != 0), uid=NOBODY), 0)[1] == 0
+
+
+NEEDS_ROOT = {"EPERM", *(name for name in CASES if "cgroup" in name)}
+if not _users_may_make_namespaces():
+    NEEDS_ROOT |= {name for name in CASES if "namespace" in name}
+
+
+def perform(name: str, uid: int = 0) -> list[Row]:
+    """Do it, as this user; what is to be told of it."""
+    if uid != os.getuid():
+        return result_of(lambda: perform(name, uid), b"ks-attacker", uid)
     processes = Processes()
     try:
         rows = CASES[name](processes)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from cases import Processes, cgroup, cgroup2
 from running import MAY_READ_KERNEL_MEMORY, Daemon
 
 import killsnoopd
@@ -78,6 +79,21 @@ def lockdown(request, tmp_path):
     with (copy / "probe/libbpf.py").open("a") as file:
         file.write("\n\ndef may_read_kernel_memory() -> bool:\n    return False\n")
     return True, {"PYTHONPATH": str(copy.parent)}
+
+
+@pytest.fixture
+def processes():
+    """Victims of one test, which are gone when it ends."""
+    found = Processes()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def tree():
+    """A folder of a cgroup v2 tree."""
+    with cgroup2() as root, cgroup(root, "ks-test.slice") as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """The ways in which the kernel comes to generate a signal, other than a system call that sends one: each done for real.
 
 docs/design.md has the table. cases.py has the system calls, cgroup.kill, the OOM killer, the end of a pid namespace,
-PR_SET_PDEATHSIG and CLONE_PIDFD_AUTOKILL.
+PR_SET_PDEATHSIG and CLONE_PIDFD_AUTOKILL. All but those of NEEDS_ROOT are open to any user.
 """
 
 import contextlib
 import ctypes
 import fcntl
+import functools
 import mmap
 import os
 import pty
@@ -14,20 +15,27 @@ import resource
 import signal
 import socket
 import struct
+import tempfile
+import termios
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cases import Processes
-from senders import NOBODY, forked, run, set_name
+from senders import NOBODY, forked, result_of, run, set_name
 from waiting import wait_for
 
+from killsnoopd.probe import libbpf
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_X86_64 = os.uname().machine == "x86_64"
 _F_SETSIG, _F_SETOWN_EX, _F_OWNER_TID = 10, 15, 0
 PTRACE_CONT, _PTRACE_KILL, _PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE, _PTRACE_INTERRUPT = 7, 8, 16, 17, 0x4206, 0x4207
 PTRACE_O_TRACEEXIT, _PTRACE_O_EXITKILL = 1 << 6, 1 << 20
 _TIOCSIG = 0x40045436
+_RLIMIT_RTTIME = 15
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 NOBODY_SENT = ""
@@ -51,6 +59,10 @@ class Happened:
 
     victim: str
     said: tuple[Said, ...]
+    dead: tuple[tuple[int, int], ...] = ()  # pid and signal of each process whose death was seen to happen
+
+
+_dead: list[tuple[int, int]] = []
 
 
 def said(event: dict[str, str]) -> Said:
@@ -68,7 +80,7 @@ def _signal_and_death(signal_name: str, origin: str, sender: str = "kernel", tri
     return tuple(Said(kind, signal_name, origin, sender, trigger) for kind in ("delivery", "death"))
 
 
-def _own(signal_name: str) -> tuple[Said, ...]:
+def _own_doing(signal_name: str) -> tuple[Said, ...]:
     return (Said("death", signal_name, "self", NOBODY_SENT),)
 
 
@@ -85,15 +97,22 @@ def _waited(pid: int) -> int:
         return True
 
     wait_for(ended, f"the end of {pid}")
+    if found and os.WIFSIGNALED(found[0]):
+        _dead.append((pid, os.WTERMSIG(found[0])))
     return found[0] if found else 0
 
 
-def arm(sock: socket.socket, owner: int, number: int) -> None:
-    """Signal-driven I/O: the next byte on the socket sends `number` to the owner."""
-    fcntl.fcntl(sock, fcntl.F_SETOWN, owner)
+def _own(file: socket.socket | int, owner: int, number: int) -> None:
+    """The kernel is to send `number`, or SIGIO, to the owner for this file."""
+    fcntl.fcntl(file, fcntl.F_SETOWN, owner)
     if number:
-        fcntl.fcntl(sock, _F_SETSIG, number)
-    fcntl.fcntl(sock, fcntl.F_SETFL, fcntl.fcntl(sock, fcntl.F_GETFL) | os.O_ASYNC)
+        fcntl.fcntl(file, _F_SETSIG, number)
+
+
+def arm(file: socket.socket | int, owner: int, number: int) -> None:
+    """Signal-driven I/O: the next byte on the socket sends `number` to the owner."""
+    _own(file, owner, number)
+    fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _by_file(
@@ -141,18 +160,85 @@ def _by_thread_owner(processes: Processes) -> Happened:
     return Happened("kv-io-tid", _signal_and_death("SIGTERM", "sigio", trigger="ks-io"))
 
 
-def _armed_by_another(processes: Processes) -> Happened:
-    """One process arms a file against the victim; another one writes to it, and is not the sender."""
-    pid = processes.victim("kv-io-bystand")
+def _touched(name: str, arm_it: Callable[[int], None]) -> Callable[[Processes], Happened]:
+    """One process arms a file against the victim; another one touches it, and is not the sender."""
+
+    def case(processes: Processes) -> Happened:
+        pid = processes.victim(name)
+        run(lambda: arm_it(pid), b"ks-armed")
+        _waited(pid)
+        return Happened(name, _signal_and_death("SIGKILL", "sigio", trigger="ks-bystander"))
+
+    return case
+
+
+def _socket(pid: int) -> None:
+    ours, theirs = socket.socketpair()
+    arm(ours, pid, signal.SIGKILL)
+    run(lambda: theirs.send(b"!"), b"ks-bystander")
+
+
+def _folder(pid: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        fd = os.open(folder, os.O_RDONLY)
+        fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_CREATE)
+        _own(fd, pid, signal.SIGKILL)
+        run(Path(folder, "new").touch, b"ks-bystander")
+
+
+def _lease(pid: int) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        _own(file.fileno(), pid, signal.SIGKILL)
+
+        def open_it() -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.open(file.name, os.O_RDONLY | os.O_NONBLOCK)
+
+        run(open_it, b"ks-bystander")
+
+
+def _by_perf_event(processes: Processes) -> Happened:
+    """A perf event of the process itself, whose F_SETOWN is another one."""
+    pid = processes.victim("kv-perf-own")
 
     def act() -> None:
-        ours, theirs = socket.socketpair()
-        arm(ours, pid, signal.SIGKILL)
-        run(lambda: theirs.send(b"!"), b"ks-bystander")
+        fd = _perf_event(0, 1)  # disabled
+        arm(fd, pid, signal.SIGKILL)
+        fcntl.ioctl(fd, 0x2402, 1)  # PERF_EVENT_IOC_REFRESH: one overflow
+        end_s = time.process_time() + 0.1
+        while time.process_time() < end_s:
+            continue
 
-    run(act, b"ks-armed")
+    run(act, b"ks-perf")
     _waited(pid)
-    return Happened("kv-io-bystand", _signal_and_death("SIGKILL", "sigio", trigger="ks-bystander"))
+    return Happened("kv-perf-own", _signal_and_death("SIGKILL", "sigio", trigger="ks-perf"))
+
+
+def _urgent_data(_: Processes) -> Happened:
+    """SIGURG to the F_SETOWN of a socket, another process: it kills nobody, and is neither counted nor logged."""
+    ready, told = os.pipe()
+
+    def wait() -> None:
+        signal.signal(signal.SIGURG, lambda *_: os._exit(0))
+        os.write(told, b"!")
+        signal.pause()
+
+    pid = forked(wait, b"kv-urgent")
+    os.read(ready, 1)
+
+    def act() -> None:
+        server = socket.create_server(("127.0.0.1", 0))
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        fcntl.fcntl(accepted, fcntl.F_SETOWN, pid)
+        client.send(b"!", socket.MSG_OOB)
+
+    run(act, b"ks-urgent")
+    assert _waited(pid) == 0
+    os.close(ready)
+    os.close(told)
+    return Happened("kv-urgent", ())
 
 
 def _own_file(_: Processes) -> Happened:
@@ -190,7 +276,7 @@ def _timer(notify: int, number: int) -> Callable[[Processes], Happened]:
             signal.pause()
 
         assert os.WTERMSIG(_waited(forked(act, name.encode()))) == number
-        return Happened(name, _own(_NAMES[number]))
+        return Happened(name, _own_doing(_NAMES[number]))
 
     return case
 
@@ -217,13 +303,13 @@ def _message_queue(_: Processes) -> Happened:
     for each in (fd, ready, told):
         os.close(each)
     librt.mq_unlink(queue)
-    return Happened("kv-mqueue", _own("SIGTERM"))
+    return Happened("kv-mqueue", _own_doing("SIGTERM"))
 
 
 def _fault(name: str, signal_name: str, act: Callable[[], object]) -> Callable[[Processes], Happened]:
     def case(_: Processes) -> Happened:
         _waited(forked(act, name.encode()))
-        return Happened(name, _own(signal_name))
+        return Happened(name, _own_doing(signal_name))
 
     return case
 
@@ -246,7 +332,7 @@ def _seccomp(action: int) -> Callable[[], None]:
     """A filter that kills the process at its next getppid(2)."""
 
     def act() -> None:
-        number = 110 if os.uname().machine == "x86_64" else 173
+        number = 110 if _X86_64 else 173
         # BPF_LD nr; BPF_JEQ number; BPF_RET action; BPF_RET ALLOW
         code = ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, action), (0x06, 0, 0, 0x7FFF0000))
         filters = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
@@ -299,12 +385,31 @@ def _terminal(
     return case
 
 
+def _closes(master: int) -> None:
+    """Another process than the test has the terminal, too, and closes it last."""
+    wait, go = os.pipe()
+    closer = forked(lambda: (os.read(wait, 1), os.close(master)), b"ks-closer")
+    os.close(master)
+    os.write(go, b"!")
+    os.waitpid(closer, 0)
+    os.close(wait)
+    os.close(go)
+
+
+def _press_enter(master: int, _: int) -> None:
+    os.write(master, b"\n")
+
+
 def _sends(name: bytes, action: Callable[[], object]) -> None:
     run(action, name)
 
 
-def _session_leader_exits(processes: Processes) -> Happened:
-    """A shell ends; the terminal hangs up on its foreground job."""
+def _leader(name: str, act: Callable[[], object]) -> Callable[[Processes], Happened]:
+    """A shell gives up its terminal, which hangs up on the foreground job."""
+    return functools.partial(_leader_gives_up, name, act)
+
+
+def _leader_gives_up(name: str, act: Callable[[], object], _: Processes) -> Happened:
     ready, told = os.pipe()
     pid, master = pty.fork()
     if pid == 0:
@@ -318,16 +423,16 @@ def _session_leader_exits(processes: Processes) -> Happened:
             os.write(told, struct.pack("=i", os.getpid()))
             signal.pause()
 
-        forked(job, b"kv-job")
+        forked(job, name.encode())
         os.write(told, os.read(ready, 4))
-        time.sleep(0)
+        act()
         os._exit(0)
     _waited(pid)
     (victim,) = struct.unpack("=i", os.read(ready, 4))
     wait_for(lambda: not Path(f"/proc/{victim}/status").exists(), "the job's end")
     for fd in (ready, told, master):
         os.close(fd)
-    return Happened("kv-job", _signal_and_death("SIGHUP", "tty", "ks-leader"))
+    return Happened(name, _signal_and_death("SIGHUP", "tty", "ks-leader"))
 
 
 def _orphaned_group(processes: Processes) -> Happened:
@@ -475,23 +580,203 @@ def _file_size(_: Processes) -> Happened:
     return Happened("kv-fsize", _signal_and_death("SIGXFSZ", "rlimit"))
 
 
+def _perf_event(pid: int, flags: int) -> int:
+    """Every ms of CPU time of a process in user space: PERF_TYPE_SOFTWARE, PERF_COUNT_SW_TASK_CLOCK."""
+    attributes = bytearray(136)
+    struct.pack_into("=IIQQ", attributes, 0, 1, 136, 1, 1_000_000)
+    struct.pack_into("=Q", attributes, 40, flags | 1 << 5 | 1 << 6)  # exclude_kernel, exclude_hv
+    number = 298 if _X86_64 else 241
+    fd = _libc.syscall(number, ctypes.c_char_p(bytes(attributes)), pid, -1, -1, 0)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    return fd
+
+
 def _perf_trap(processes: Processes) -> Happened:
     """perf_event_open(2) with sigtrap on another process; which one armed it, the kernel does not pass on."""
     pid = forked(lambda: [None for _ in iter(int, 1)], b"kv-perf")
     processes.pids.append(pid)
-    attributes = bytearray(136)
-    # type HARDWARE/SOFTWARE: PERF_TYPE_SOFTWARE, size, PERF_COUNT_SW_TASK_CLOCK, a period of 1 ms
-    struct.pack_into("=IIQQ", attributes, 0, 1, 136, 1, 1_000_000)
-    struct.pack_into("=Q", attributes, 40, 1 << 36 | 1 << 37 | 1 << 5 | 1 << 6)  # remove_on_exec, sigtrap, no kernel
 
     def act() -> None:
-        number = 298 if os.uname().machine == "x86_64" else 241
-        assert _libc.syscall(number, ctypes.c_char_p(bytes(attributes)), pid, -1, -1, 0) >= 0, ctypes.get_errno()
-        time.sleep(0.3)
+        _perf_event(pid, 1 << 36 | 1 << 37)  # remove_on_exec, sigtrap
+        wait_for(lambda: Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z", "its death")
 
     run(act, b"ks-perf")
     _waited(pid)
     return Happened("kv-perf", _signal_and_death("SIGTRAP", "kernel"))
+
+
+def _file_size_of_another(processes: Processes) -> Happened:
+    """RLIMIT_FSIZE, set by another process; the file is the victim's."""
+    wait, go = os.pipe()
+
+    def act() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        fd = os.open("/tmp", os.O_TMPFILE | os.O_WRONLY)
+        os.read(wait, 1)
+        os.write(fd, b"!!")
+        os.write(fd, b"!!")
+
+    pid = forked(act, b"kv-fsize-other")
+    processes.pids.append(pid)
+    run(lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, 1)), b"ks-prlimit")
+    os.write(go, b"!")
+    _waited(pid)
+    os.close(wait)
+    os.close(go)
+    return Happened("kv-fsize-other", _signal_and_death("SIGXFSZ", "rlimit"))
+
+
+def _truncated_by_another(processes: Processes) -> Happened:
+    """Another process takes away what the victim has mapped: for the kernel a fault like any other."""
+    fd = os.memfd_create("shared")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    wait, go = os.pipe()
+    ready, told = os.pipe()
+
+    def act() -> None:
+        page = mmap.mmap(fd, mmap.PAGESIZE)
+        os.write(told, b"!")
+        os.read(wait, 1)
+        page[0]
+
+    pid = forked(act, b"kv-truncated")
+    processes.pids.append(pid)
+    os.read(ready, 1)
+    run(lambda: (os.ftruncate(fd, 0), os.write(go, b"!")), b"ks-truncates")
+    _waited(pid)
+    for each in (fd, wait, go, ready, told):
+        os.close(each)
+    return Happened("kv-truncated", _own_doing("SIGBUS"))
+
+
+def _no_way_back(_: Processes) -> Happened:
+    """execve(2) of a program whose segment may not be where it is to be: too late for an error."""
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62 if _X86_64 else 183, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 1 << 62, 1 << 62, 4096, 4096, 4096)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kv-exec")
+        path.write_bytes((header + segment).ljust(4096, b"\0"))
+        path.chmod(0o755)
+        assert os.WTERMSIG(_waited(forked(lambda: os.execv(path, ["kv-exec"])))) == signal.SIGSEGV
+    return Happened("kv-exec", _own_doing("SIGSEGV"))
+
+
+def _exec_by_a_thread(_: Processes) -> Happened:
+    """The other threads end, the leader too: no signal is generated, and no process dies."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        program = Path(folder, "kv-threads-exec")
+        program.symlink_to("/bin/true")
+
+        def act() -> None:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+            threading.Thread(target=lambda: os.execv(program, [program])).start()
+            threading.Event().wait()
+
+        assert _waited(forked(act, b"kv-threads-exec")) == 0
+    return Happened("kv-threads-exec", ())
+
+
+def _asynchronous_read(_: Processes) -> Happened:
+    """aio_read(3) with SIGEV_SIGNAL: a thread of the process calls rt_sigqueueinfo(2)."""
+
+    def act() -> None:
+        buffer = ctypes.create_string_buffer(1)
+        # struct aiocb: file, operation, priority, buffer, size, struct sigevent; then what is glibc's own
+        control = ctypes.create_string_buffer(
+            struct.pack("=iiiiQQqii", os.open("/dev/zero", os.O_RDONLY), 0, 0, 0, ctypes.addressof(buffer), 1, 0,
+                        signal.SIGTERM, 0), 256,
+        )  # fmt: skip
+        assert ctypes.CDLL("librt.so.1").aio_read(control) == 0
+        signal.pause()
+
+    _waited(forked(act, b"kv-aio"))
+    return Happened(
+        "kv-aio", (Said("delivery", "SIGTERM", "syscall", "kv-aio"), Said("death", "SIGTERM", "self", "kv-aio"))
+    )
+
+
+def _traced_exec(_: Processes) -> Happened:
+    """PTRACE_TRACEME, then execve(2): its SIGTRAP, which the tracer passes on."""
+
+    def tracer() -> None:
+        def act() -> None:
+            ptrace(0, 0)
+            os.execv(program, [program])
+
+        pid = forked(act, b"kv-traced-exec")
+        os.waitpid(pid, 0)
+        ptrace(PTRACE_CONT, pid, signal.SIGTRAP)
+        os.waitpid(pid, 0)
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        program = Path(folder, "kv-traced-exec")
+        program.symlink_to("/bin/true")
+        run(tracer, b"ks-tracer")
+    return Happened("kv-traced-exec", (Said("death", "SIGTRAP", "self", NOBODY_SENT, "ks-tracer"),))
+
+
+def _bpf_send_signal(_: Processes) -> Happened:
+    """A program at the entry of system calls of one process; who loaded it, the kernel does not pass on."""
+    wait, go = os.pipe()
+    pid = forked(lambda: (os.read(wait, 1), os.getppid()), b"kv-bpf")
+    code = struct.pack(
+        "<" + "BBhi" * 7,
+        0x85, 0, 0, 14,  # call bpf_get_current_pid_tgid
+        0x77, 0, 0, 32,  # r0 >>= 32
+        0x55, 0, 2, pid,  # if r0 != pid: skip two
+        0xB7, 1, 0, signal.SIGTERM,  # r1 = SIGTERM
+        0x85, 0, 0, 109,  # call bpf_send_signal
+        0xB7, 0, 0, 0,  # r0 = 0
+        0x95, 0, 0, 0,  # exit
+    )  # fmt: skip
+    program = libbpf.load_program("send", libbpf.btf_tracepoint("sys_enter"), code, "GPL")
+    link = libbpf.link_tracing(program)
+    os.write(go, b"!")
+    _waited(pid)
+    for fd in (link, program, wait, go):
+        os.close(fd)
+    return Happened("kv-bpf", _signal_and_death("SIGTERM", "kernel"))
+
+
+_URETPROBE = 335  # of x86-64, since Linux 6.11
+
+
+def _has_uretprobe() -> bool:
+    return _X86_64 and os.waitstatus_to_exitcode(os.waitpid(forked(lambda: _libc.syscall(_URETPROBE)), 0)[1]) < 0
+
+
+def _has_tiocsti() -> bool:
+    """Whether users may type for others in their session; before Linux 6.2 there is no such file."""
+    path = Path("/proc/sys/dev/tty/legacy_tiocsti")
+    return not path.exists() or path.read_bytes().strip() == b"1"
+
+
+def _then(action: Callable[[], object], name: bytes) -> Callable[[], None]:
+    """Another process of the session acts once there is input."""
+
+    def prepare() -> None:
+        forked(lambda: (os.read(0, 1), action()), name)
+
+    return prepare
+
+
+def _real_time_limit(processes: Processes) -> Happened:
+    """RLIMIT_RTTIME, the hard limit, of a process with real-time priority."""
+
+    def act() -> None:
+        resource.setrlimit(_RLIMIT_RTTIME, (1000, 1000))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        while True:
+            continue
+
+    pid = forked(act, b"kv-rttime")
+    processes.pids.append(pid)
+    _waited(pid)
+    return Happened("kv-rttime", _signal_and_death("SIGKILL", "kernel"))
 
 
 _TTY_INT = _signal_and_death("SIGINT", "tty")
@@ -503,7 +788,11 @@ ORIGINS: dict[str, Callable[[Processes], Happened]] = {
     "F_SETSIG SIGSEGV (SI_SIGIO)": _by_file(signal.SIGSEGV),
     "F_SETOWN, default SIGIO": _by_file(0),
     "F_SETOWN_EX, a thread": _by_thread_owner,
-    "F_SETOWN, another process writes": _armed_by_another,
+    "F_SETOWN, another process writes": _touched("kv-io-bystand", _socket),
+    "F_NOTIFY, another process makes a file": _touched("kv-dnotify", _folder),
+    "F_SETLEASE, another process opens the file": _touched("kv-lease", _lease),
+    "F_SETOWN on a perf event": _by_perf_event,
+    "F_SETOWN, urgent data": _urgent_data,
     "signal-driven I/O on its own file": _own_file,
     "timer_create, SIGEV_SIGNAL": _timer(0, signal.SIGKILL),
     "timer_create, SIGEV_THREAD_ID": _timer(4, signal.SIGTERM),
@@ -513,6 +802,10 @@ ORIGINS: dict[str, Callable[[Processes], Happened]] = {
     "beyond the end of a mapped file": _fault("kv-bus", "SIGBUS", _beyond_the_file),
     "seccomp, KILL_PROCESS": _fault("kv-seccomp", "SIGSYS", _seccomp(0x80000000)),
     "seccomp, KILL_THREAD": _fault("kv-seccomp-t", "SIGSYS", _seccomp(0)),
+    "a mapped file is cut short by another process": _truncated_by_another,
+    "execve that fails too late": _no_way_back,
+    "execve by a thread": _exec_by_a_thread,
+    "aio_read, SIGEV_SIGNAL": _asynchronous_read,
     "SIGPIPE": _fault("kv-sigpipe", "SIGPIPE", _broken_pipe),
     "^C": _terminal("kv-tty-c", lambda master, _: os.write(master, b"\x03"), *_TTY_INT),
     "^\\": _terminal(
@@ -523,11 +816,19 @@ ORIGINS: dict[str, Callable[[Processes], Happened]] = {
         "kv-tty-sig", lambda master, _: _sends(b"ks-ioctl", lambda: fcntl.ioctl(master, _TIOCSIG, signal.SIGINT)),
         *_signal_and_death("SIGINT", "tty", "ks-ioctl"),
     ),
-    "hangup: the other end is closed": _terminal(
-        "kv-tty-hup", lambda master, _: os.close(master),
-        *_signal_and_death("SIGHUP", "tty", Path("/proc/self/comm").read_text().strip()),
+    "TIOCSTI": _terminal(
+        "kv-tty-sti", _press_enter, *_signal_and_death("SIGINT", "tty", "ks-tiocsti"),
+        prepare=_then(lambda: fcntl.ioctl(0, termios.TIOCSTI, b"\x03"), b"ks-tiocsti"),
     ),
-    "exit of a session leader": _session_leader_exits,
+    "vhangup": _terminal(
+        "kv-vhangup", _press_enter, *_signal_and_death("SIGHUP", "tty", "ks-vhangup"),
+        prepare=_then(_libc.vhangup, b"ks-vhangup"),
+    ),
+    "hangup: the other end is closed": _terminal(
+        "kv-tty-hup", lambda master, _: _closes(master), *_signal_and_death("SIGHUP", "tty", trigger="ks-closer"),
+    ),
+    "exit of a session leader": _leader("kv-job", lambda: None),
+    "TIOCNOTTY": _leader("kv-job-notty", lambda: fcntl.ioctl(0, termios.TIOCNOTTY)),
     "orphaned process group": _orphaned_group,
     "PTRACE_KILL": _traced("kv-pt-kill", _kill_by_ptrace, *_signal_and_death("SIGKILL", "ptrace", "ks-tracer")),
     "PTRACE_CONT with SIGKILL": _traced(
@@ -549,19 +850,36 @@ ORIGINS: dict[str, Callable[[Processes], Happened]] = {
         "kv-pt-attach", _attach,
         Said("delivery", "SIGSTOP", "ptrace", "ks-tracer"), Said("death", "SIGKILL", "ptrace", "ks-tracer"),
     ),
+    "PTRACE_TRACEME, execve": _traced_exec,
     "clone's exit signal": _exit_signal,
     "RLIMIT_CPU, soft": _cpu_limit("kv-cpu-soft", (1, 5), "SIGXCPU"),
     "RLIMIT_CPU, hard": _cpu_limit("kv-cpu-hard", (1, 1), "SIGKILL"),
     "RLIMIT_CPU, by prlimit": _cpu_limit("kv-cpu-other", (1, 1), "SIGKILL", others=True),
     "RLIMIT_FSIZE": _file_size,
+    "RLIMIT_FSIZE, by prlimit": _file_size_of_another,
+    "RLIMIT_RTTIME": _real_time_limit,
     "perf, sigtrap": _perf_trap,
+    "bpf_send_signal": _bpf_send_signal,
+    "uretprobe(2) from elsewhere": _fault("kv-uretprobe", "SIGILL", lambda: _libc.syscall(_URETPROBE)),
 }  # fmt: skip
+NEEDS_ROOT = {"F_SETSIG SIGTERM, root to another uid", "vhangup", "RLIMIT_RTTIME", "bpf_send_signal"}
+if int(Path("/proc/sys/kernel/perf_event_paranoid").read_bytes()) > 2:
+    NEEDS_ROOT |= {"F_SETOWN on a perf event", "perf, sigtrap"}
+
+if not _has_tiocsti():
+    del ORIGINS["TIOCSTI"]
+if not _has_uretprobe():
+    del ORIGINS["uretprobe(2) from elsewhere"]
 
 
-def perform(name: str) -> Happened:
-    """Do it; what is to be said of it."""
+def perform(name: str, uid: int = 0) -> Happened:
+    """Do it, as this user; what is to be said of it."""
+    if uid != os.getuid():
+        return result_of(lambda: perform(name, uid), b"ks-attacker", uid)
     processes = Processes()
+    _dead.clear()
     try:
-        return ORIGINS[name](processes)
+        happened = ORIGINS[name](processes)
     finally:
         processes.close()
+    return replace(happened, dead=tuple(_dead))

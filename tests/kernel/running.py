@@ -93,10 +93,6 @@ class Daemon:
     def value(self, name, **labels):
         return self.samples()[name, frozenset(labels.items())]
 
-    def value_of(self, wanted, **matchers):
-        """The values of all samples of a family with these labels."""
-        return [v for (name, labels), v in self.samples().items() if name == wanted and matchers.items() <= labels]
-
     def ledger(self):
         """{status: events}, and those in the ring buffer as `pending`."""
         samples = self.samples()

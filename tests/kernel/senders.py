@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import faulthandler
 import os
+import pickle
 import platform
 import signal
 import struct
@@ -60,7 +61,7 @@ def forked(action, name=None, uid=None):
         faulthandler.disable()  # pytest's would raise a fatal signal again, by tgkill
         if name is not None:
             set_name(name)
-        if uid is not None:
+        if uid not in (None, os.getuid()):
             become(uid)
         action()
         status = 0
@@ -77,6 +78,22 @@ def run(action, name=None, uid=None):
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"sender {name!r} ended with status {status}"
     return pid
+
+
+def result_of(action, name, uid):
+    """What action() returns in a process of this name and user."""
+    read, write = os.pipe()
+
+    def act():
+        with os.fdopen(write, "wb") as file:
+            pickle.dump(action(), file)
+
+    pid = forked(act, name, uid)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        result = file.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return pickle.loads(result)
 
 
 @contextlib.contextmanager

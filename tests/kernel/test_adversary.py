@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cases import Processes, cgroup, cgroup_tree
+from cases import Processes
 from origins import PTRACE_CONT, PTRACE_SEIZE, Said, perform, ptrace, said
 from senders import become, forked, run, send
 from tricks import (
@@ -34,7 +34,6 @@ from waiting import wait_for
 NOBODY, QUIET = 65534, 4242
 CORES = len(os.sched_getaffinity(0))
 MAY_PERF = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) <= 2
-MEMORY_V2 = (tree := cgroup_tree("cgroup2")) is not None and "memory" in (tree / "cgroup.controllers").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -348,32 +347,3 @@ def test_a_sigkill_that_nobody_sent(daemon, processes):
     assert said(death) == Said("death", "SIGKILL", "unknown", "")
     assert death["MESSAGE"].endswith("died of SIGKILL, sender not seen")
     assert daemon.deaths()["SIGKILL", "unknown"] == before + 1
-
-
-if MEMORY_V2:
-
-    def test_a_group_that_is_out_of_memory(daemon, processes):
-        """memory.oom.group: six processes, six deliveries, six deaths."""
-        (tree / "cgroup.subtree_control").write_text("+memory")
-        with cgroup(tree, "ks-oom-group") as folder:
-            (folder / "memory.max").write_text(str(64 << 20))
-            (folder / "memory.oom.group").write_text("1")
-            with contextlib.suppress(OSError):
-                (folder / "memory.swap.max").write_text("0")
-
-            def member():
-                (folder / "cgroup.procs").write_text(str(os.getpid()))
-                become(QUIET)
-
-            pids = [processes.victim("kv-oom-group", member) for _ in range(5)]
-            eater = forked(lambda: (member(), b"x" * (128 << 20)), b"kv-oom-group")
-            for pid in [*pids, eater]:
-                os.waitpid(pid, 0)
-        events = of(daemon, "kv-oom-group")
-        expected = [Said("death", "SIGKILL", "oom"), Said("delivery", "SIGKILL", "oom")]
-        by_pid = {
-            pid: [said(event) for event in events if event["KILLSNOOP_TPID"] == str(pid)] for pid in [*pids, eater]
-        }
-        assert {pid: sorted(map(str, found)) for pid, found in by_pid.items()} == {
-            pid: sorted(map(str, expected)) for pid in by_pid
-        }

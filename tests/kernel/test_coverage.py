@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cases import CASES, KERNEL, perform
+from cases import CASES, KERNEL, NEEDS_ROOT, perform
 from running import MAY_READ_KERNEL_MEMORY
-from senders import run, send, siginfo, victim
+from senders import NOBODY, run, send, siginfo, victim
 
 import killsnoopd
 from killsnoopd.probe import libbpf
@@ -30,17 +30,21 @@ def daemon(shared_daemon):
     return shared_daemon
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_case(daemon, name):
+@pytest.mark.parametrize(
+    ("name", "uid"), [(name, 0) for name in CASES] + [(name, NOBODY) for name in CASES if name not in NEEDS_ROOT]
+)
+def test_case(daemon, name, uid):
     """The events have the right sender, signal, targets, route and outcome; there are no others."""
-    rows = perform(name)
+    before = len(daemon.events())
+    rows = perform(name, uid)
     senders = {row.sender for row in rows}
     targets = {row.target for row in rows}
     events = [
         event
-        for event in daemon.events()
+        for event in daemon.events()[before:]
         if event["KILLSNOOP_EVENT"] not in ("death", "exit")
         and int(event["KILLSNOOP_PID"]) != os.getpid()  # the cleanup
+        and event["KILLSNOOP_COMM"] != "ks-attacker"
         and (told(event)[0] in senders - {KERNEL} or told(event)[2] in targets - {None})
     ]
     assert sorted(map(told, events), key=str) == sorted(

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from cases import Processes
 from senders import forked, run, send, siginfo
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -18,13 +17,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @pytest.fixture(scope="module")
 def daemon(shared_daemon):
     return shared_daemon
-
-
-@pytest.fixture
-def processes():
-    found = Processes()
-    yield found
-    found.close()
 
 
 def told(daemon, kind, *comms):

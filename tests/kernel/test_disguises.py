@@ -12,38 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
-from cases import cgroup, cgroup_tree
+from cases import cgroup, cgroup_tree, join, mount, unmount
 from running import load
-from senders import NO_SUCH_PID, forked, run, send, set_name
+from senders import NO_SUCH_PID, NOBODY, become, forked, run, send, set_name
 from waiting import wait_for
 
 from killsnoopd import names
 
 _libc = ctypes.CDLL(None, use_errno=True)
-NOBODY, QUIET = 65534, 4242
+QUIET = 4242
 CONTAINER = "0123456789abcdef" * 4
 BREAKS = ["\r", "\v", "\u0085", "\u2028"]
-
-
-def mount(path, kind=b"tmpfs"):
-    path.mkdir(exist_ok=True)
-    assert _libc.mount(b"t", os.fsencode(path), kind, 0, None) == 0, os.strerror(ctypes.get_errno())
-
-
-def unmount(path):
-    _libc.umount2(os.fsencode(path), 2)
-
-
-@pytest.fixture
-def tree(tmp_path):
-    """A folder of a cgroup v2 tree."""
-    with contextlib.ExitStack() as stack:
-        found = cgroup_tree("cgroup2")
-        if found is None:
-            found = tmp_path / "tree"
-            mount(found, b"cgroup2")
-            stack.callback(unmount, found)
-        yield stack.enter_context(cgroup(found, "ks-test.slice"))
 
 
 def removed(folder):
@@ -62,16 +41,6 @@ def delegated(tree):
         os.chown(path, NOBODY, NOBODY)
     yield folder
     removed(folder)
-
-
-def join(folder):
-    (folder / "cgroup.procs").write_text("0")
-
-
-def as_user(uid=NOBODY):
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
 
 
 def failing():
@@ -129,7 +98,7 @@ def test_nested_cgroups(start, delegated, lockdown, record_property):
 
     def attack():
         join(delegated)
-        as_user()
+        become(NOBODY)
         set_name(b"ks-nested")
         at = nested(delegated, 3000)
         until_s = time.monotonic() + 15
@@ -196,7 +165,7 @@ def test_line_breaks(start, pins, tree, delegated, tmp_path, line_break):
 
             def act(folder=folder, number=number):
                 join(folder.parent)
-                as_user()
+                become(NOBODY)
                 folder.mkdir()
                 join(folder)
                 set_name(b"ks-break%d" % number)
@@ -349,7 +318,7 @@ def test_delegated(start, delegated):
 
     def act():
         join(delegated)
-        as_user()
+        become(NOBODY)
         for number, name in enumerate((f"docker-{CONTAINER}.scope", "ssh.service", CONTAINER)):
             folder = delegated / name
             folder.mkdir()

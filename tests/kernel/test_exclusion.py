@@ -6,7 +6,6 @@ import signal
 import tempfile
 
 import pytest
-from cases import Processes
 from running import load
 from senders import NO_SUCH_PID, NOBODY, run, send
 
@@ -26,13 +25,6 @@ FLAGS = flags(*RULES)
 @pytest.fixture(scope="module")
 def daemon(shared_daemon):
     return shared_daemon
-
-
-@pytest.fixture
-def processes():
-    found = Processes()
-    yield found
-    found.close()
 
 
 def logged(daemon, comm, act, uid=None):

@@ -1,7 +1,6 @@
 """Identity of senders and targets besides pids: executable, unit, container; from the kernel, or looked up."""
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -10,25 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cases import cgroup, cgroup2, pod_cgroup
+from cases import cgroup, join, mount, pod_cgroup, unmount
 from senders import forked, run, send, set_name, siginfo
 from waiting import wait_for
 
-_libc = ctypes.CDLL(None, use_errno=True)
 CONTAINER = "0123456789abcdef" * 4
 POD_UID = "9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6"
 LONG = "a-program-with-a-name-that-no-dentry-can-hold-by-itself"
-
-
-@pytest.fixture
-def tree():
-    """A slice in a cgroup v2 tree."""
-    with cgroup2() as top, cgroup(top, "ks-test.slice") as found:
-        yield found
-
-
-def join(folder):
-    (folder / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def test_unit_and_container(start, tree, lockdown):
@@ -108,8 +95,7 @@ def test_a_unit_that_is_excluded(start, tree):
 def test_executable(start, tmp_path, lockdown):
     """The sender's, also on a file system that is mounted somewhere; a name that cannot be had is marked, never wrong."""
     mounted = tmp_path / "mounted"
-    mounted.mkdir()
-    assert _libc.mount(b"none", str(mounted).encode(), b"tmpfs", 0, None) == 0
+    mount(mounted)
     try:
         locked, environment = lockdown
         daemon = start("--events.rate=0", "--events.include-signal=0", env=environment)
@@ -122,7 +108,7 @@ def test_executable(start, tmp_path, lockdown):
         assert found["short"] == str(mounted / "short")
         assert found[LONG[:15]] == str(mounted / ("..." if locked else LONG))
     finally:
-        _libc.umount2(str(mounted).encode(), 2)
+        unmount(mounted)
 
 
 def test_a_process_that_runs_from_memory(start, lockdown):

@@ -294,7 +294,6 @@ MANY, ONCE, TRIES = {"comm": ["kd-many"]}, {"comm": ["kd-once"]}, {"comm": ["kd-
         ("Deliveries by origin", {"signal": ["SIGRTMIN+11"]}, ("origin",), {("syscall",): 6}),
         ("Deliveries by outcome", {"signal": ["SIGRTMIN+11", "SIGRTMIN+12"]}, ("outcome",), {("delivered",): 6, ("ignored",): 2}),
         ("Deaths", {"signal": ["SIGRTMIN+13"]}, (), {(): 2}),
-        ("What died, and who killed it", MANY, ("comm", "tcomm"), {("kd-many", "kv-dash"): 7}),
         ("Deaths by sender", {"comm": ["kd-many", "kd-once"]}, ("comm",), {("kd-many",): 7, ("kd-once",): 1}),
         ("Deaths by signal", {"signal": ["SIGRTMIN+13"]}, ("signal", "origin"), {("SIGRTMIN+13", "syscall"): 2}),
     ],
@@ -317,6 +316,13 @@ def test_what_others_may_add_to(measured, title, ref, at_least):
     for host in "a", "b":
         ((_, value),) = measured.ask(title, ref, instance=[host])
         assert round(value) >= at_least
+
+
+def test_who_killed_whom(measured):
+    """A row for each sender and victim on each host."""
+    for host in "a", "b":
+        found = measured.counts("What died, and who killed it", ("comm", "tcomm", "signal"), instance=[host], **MANY)
+        assert found == {("kd-many", "kv-dash", "SIGKILL"): 7}
 
 
 def test_a_host_without_room(measured):

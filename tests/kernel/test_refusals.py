@@ -46,6 +46,9 @@ CASES = {
     "bcc missing": (
         f"mkdir $T/none; mount --bind $T/none {DIST}/bcc", "", "", 78, "bcc is missing for /usr/bin/python3",
     ),
+    "systemd-python missing": (
+        f"mount -t tmpfs tmpfs {DIST}/systemd", "", "", 78, "systemd is missing for /usr/bin/python3",
+    ),
     "prometheus_client missing": (
         f"mount -t tmpfs tmpfs {DIST}/prometheus_client", "", "", 78, "): install python3-prometheus-client (Debian",
     ),

@@ -178,7 +178,7 @@ def test_layout_is_that_of_the_source():
     assert len(enum("kind")) - 1 == program.KINDS
     assert enum("slot_state") == [*program.SLOT_STATE, "slot_state"]
     registers = (program.BPF_DIR / "registers.h").read_text()
-    assert enum("call", registers) == [*names.SYSCALLS, "write", "ptrace_call", "other_call"]
+    assert enum("call", registers) == [*names.SYSCALLS, "write", "ptrace_call", "ioctl_call", "other_call"]
     entries_and_workers = {name for program_name in PROGRAMS for name in (program_name, f"on_{program_name}")}
     assert entries_and_workers == set(re.findall(r"^int (\w+)\(", source, re.M))
     maps = re.findall(r"^BPF_(?:F_TABLE|TABLE|RINGBUF_OUTPUT|PROG_ARRAY)\((.*)\);", source, re.M)

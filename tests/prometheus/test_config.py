@@ -7,6 +7,9 @@ import subprocess
 import pytest
 from servers import RULES, tool
 
+from killsnoopd.probe.program import Layout
+from killsnoopd.settings import Settings
+
 FOLDER = RULES.parent
 CONFIGS = sorted(FOLDER.glob("prometheus*.yml"))
 
@@ -65,6 +68,17 @@ def test_the_job_is_the_one_that_the_alert_on_it_means():
     (job,) = set(re.findall(r'up\{job="(\w+)"\}', (RULES / "alerts.yml").read_text()))
     for path in CONFIGS:
         assert re.findall(r"job_name: (\w+)", path.read_text()) == [job]
+
+
+def test_the_largest_page_is_within_the_limit():
+    """Prometheus drops a page that has more samples: all of a host's metrics would be missing when it matters."""
+    settings = Settings()
+    layout = Layout(1, settings.max_series, settings.max_deaths)
+    with_times, without = layout.aged, layout.escalations - layout.aged
+    most = 2 * with_times + without + 300  # the rest of the page
+    limits = [int(limit) for path in CONFIGS for limit in re.findall(r"sample_limit: (\d+)", path.read_text())]
+    assert limits
+    assert all(most <= limit <= 1.1 * most for limit in limits)
 
 
 def test_the_metrics_of_the_rules_are_on_the_page():

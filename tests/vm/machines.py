@@ -30,11 +30,22 @@ ARM64 = Architecture(
 # change.
 GUEST = tuple(
     f"test_{name}.py"
-    for name in ("boot", "journal", "privileges", "pins", "faults", "no_loss", "journald", "hooks", "removal")
+    for name in (
+        "boot",
+        "journal",
+        "privileges",
+        "pins",
+        "faults",
+        "origins",
+        "no_loss",
+        "journald",
+        "hooks",
+        "removal",
+    )
 )
 # tests/kernel, between installation and reboot: how the probe works on this kernel.
 KERNEL = tuple(
-    f"test_{name}.py" for name in ("coverage", "signals", "identity", "deaths", "pins", "attaching", "storm")
+    f"test_{name}.py" for name in ("coverage", "origins", "signals", "identity", "deaths", "pins", "attaching", "storm")
 )
 
 
@@ -58,13 +69,15 @@ class Machine:
 
 
 CI = (
-    Machine("bookworm", "bookworm", kernel_tests=("test_attaching.py", "test_storm.py")),
-    Machine("trixie", "trixie", kernel_tests=("test_attaching.py", "test_storm.py")),
+    Machine("bookworm", "bookworm", kernel_tests=("test_origins.py", "test_attaching.py", "test_storm.py")),
+    Machine("trixie", "trixie", kernel_tests=("test_origins.py", "test_attaching.py", "test_storm.py")),
     # The newest kernel for Debian 13.
     Machine(
         "trixie-backports", "trixie", backports=True,
         guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "hooks", "removal")),
-        kernel_tests=("test_coverage.py", "test_signals.py", "test_deaths.py", "test_attaching.py", "test_storm.py"),
+        kernel_tests=tuple(
+            f"test_{name}.py" for name in ("coverage", "origins", "signals", "deaths", "attaching", "storm")
+        ),
     ),
 )  # fmt: skip
 

@@ -1,0 +1,158 @@
+"""Signals that only a machine of its own can provoke: SysRq, memory errors, core dumps that a helper reads."""
+
+import ctypes
+import mmap
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import journal, wait_for_another
+from senders import forked, run
+from waiting import wait_for
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_MCE_KILL, _PR_MCE_KILL_SET, _PR_MCE_KILL_EARLY = 33, 1, 1
+_MADV_HWPOISON = 100
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ready():
+    """The daemon of this boot."""
+    wait_for_another()
+
+
+def told(pid):
+    """{kind: (signal, origin, sender, trigger)} of the process, once its death is logged."""
+
+    def look():
+        events = journal(f"KILLSNOOP_TPID={pid}")
+        return any(event["KILLSNOOP_EVENT"] == "death" for event in events) and events
+
+    fields = ("SIGNAL", "ORIGIN", "COMM", "TRIGGER_COMM")
+    return {
+        event["KILLSNOOP_EVENT"]: tuple(event.get(f"KILLSNOOP_{name}") for name in fields)
+        for event in wait_for(look, "the death")
+    }
+
+
+def victim(act, name):
+    """A process that says when it is ready: act(say)."""
+    ready, ready_here = os.pipe()
+    pid = forked(lambda: act(lambda: os.write(ready_here, b"!")), name)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(ready_here)
+    return pid
+
+
+def end_of(pid):
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+def test_sysrq():
+    """f: the OOM killer, as if there were no memory."""
+
+    def hold(say):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        held = b"x" * (40 << 20)
+        say()
+        signal.pause()
+        assert held
+
+    pid = victim(hold, b"kv-sysrq")
+    Path("/proc/sysrq-trigger").write_text("f")
+    assert end_of(pid) == signal.SIGKILL
+    found = told(pid)
+    assert {kind: what[:3] for kind, what in found.items()} == dict.fromkeys(
+        ("delivery", "death"), ("SIGKILL", "oom", "kernel")
+    )
+
+
+def test_a_group_without_memory():
+    """memory.oom.group: one process takes too much, and all six are killed, each of them once."""
+    tree = Path("/sys/fs/cgroup")
+    (tree / "cgroup.subtree_control").write_text("+memory")
+    group = tree / "ks-group"
+    group.mkdir()
+    (group / "memory.max").write_text(str(64 << 20))
+    (group / "memory.oom.group").write_text("1")
+
+    def member(say):
+        (group / "cgroup.procs").write_text("0")
+        say()
+        signal.pause()
+
+    def taker(say):
+        (group / "cgroup.procs").write_text("0")
+        say()
+        assert b"x" * (256 << 20)
+
+    pids = [victim(member, b"kv-group") for _ in range(5)] + [victim(taker, b"kv-group")]
+    assert [end_of(pid) for pid in pids] == [signal.SIGKILL] * 6
+    for pid in pids:
+        found = told(pid)
+        assert {kind: what[:3] for kind, what in found.items()} == dict.fromkeys(
+            ("delivery", "death"), ("SIGKILL", "oom", "kernel")
+        )
+        assert len(journal(f"KILLSNOOP_TPID={pid}")) == 2
+    wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text(), "an empty group")
+    group.rmdir()
+
+
+def poison(page):
+    """The kernel gives up the memory behind a page, as after an error of the hardware."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    assert _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), _MADV_HWPOISON) == 0
+
+
+def test_a_memory_error():
+    """A process that reads such a page dies by itself; one that asked for it early dies while another uses the page."""
+
+    def read_it():
+        page = mmap.mmap(-1, mmap.PAGESIZE)
+        page[0] = 1
+        poison(page)
+        page[0]
+
+    pid = forked(read_it, b"kv-poison")
+    assert end_of(pid) == signal.SIGBUS
+    assert told(pid)["death"][:2] == ("SIGBUS", "self")
+
+    shared = mmap.mmap(-1, mmap.PAGESIZE)
+    shared[0] = 1
+
+    def early(say):
+        assert _libc.prctl(_PR_MCE_KILL, _PR_MCE_KILL_SET, _PR_MCE_KILL_EARLY, 0, 0) == 0
+        assert shared[0] == 1
+        say()
+        signal.pause()
+
+    pid = victim(early, b"kv-early")
+    run(lambda: poison(shared), b"ks-poison")
+    assert end_of(pid) == signal.SIGBUS
+    assert told(pid) == dict.fromkeys(("delivery", "death"), ("SIGBUS", "kernel", "kernel", "ks-poison"))
+
+
+def test_a_core_dump_for_a_helper(tmp_path):
+    """The process dies of its own fault; its helper gets no signal."""
+    pattern = Path("/proc/sys/kernel/core_pattern")
+    before = pattern.read_text()
+    helper, dump = tmp_path / "ks-helper", tmp_path / "core"
+    helper.write_text(f"#!/bin/sh\ncat >{dump}.part\nmv {dump}.part {dump}\n")
+    helper.chmod(0o755)
+
+    def crash():
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        ctypes.string_at(0)
+
+    pattern.write_text(f"|{helper}")
+    try:
+        pid = forked(crash, b"kv-dumps")
+        assert os.WCOREDUMP(os.waitpid(pid, 0)[1])
+        wait_for(dump.exists, "the core dump")
+    finally:
+        pattern.write_text(before)
+    assert told(pid) == {"death": ("SIGSEGV", "self", None, None)}
+    assert journal("KILLSNOOP_TCOMM=ks-helper") == []
