@@ -393,20 +393,27 @@ static __always_inline void add_ancestors(struct scratch *scratch, struct task_s
 	scratch->event.ancestors_len = scratch->text_len - start;
 }
 
-/* The victim's memory, while it is still there. The kernel's own line about an OOM kill has the same numbers. */
+/*
+ * The victim's memory, while it is still there. The kernel's own line about an OOM kill has the same numbers. The verifier
+ * of Linux 6.1 allows no direct access to an element of an array of atomic_long_t.
+ */
 static __always_inline void add_memory(struct scratch *scratch, struct task_struct *victim)
 {
-#ifdef MM_RSS_STAT
+#if defined(MM_RSS_STAT) && PROBE_READ
 	struct mm_struct *mm = victim->mm;
 	struct signal_struct *signal = victim->signal;
 	struct memory *memory = (void *)next_name(scratch, TEXT_MAX);
 
 	if (!mm || !signal || !memory)
 		return;
-	memory->anon = mm->anon_pages * PAGE_SIZE;
-	memory->file = mm->file_pages * PAGE_SIZE;
-	memory->shmem = mm->shmem_pages * PAGE_SIZE;
-	memory->page_tables = mm->pgtables_bytes;
+	if (read_kernel(&memory->anon, sizeof(u64), &mm->anon_pages) ||
+	    read_kernel(&memory->file, sizeof(u64), &mm->file_pages) ||
+	    read_kernel(&memory->shmem, sizeof(u64), &mm->shmem_pages) ||
+	    read_kernel(&memory->page_tables, sizeof(u64), &mm->pgtables_bytes))
+		return;
+	memory->anon *= PAGE_SIZE;
+	memory->file *= PAGE_SIZE;
+	memory->shmem *= PAGE_SIZE;
 	memory->oom_score_adj = signal->oom_score_adj;
 	memory->padding = 0;
 	scratch->text_len += sizeof(*memory);
