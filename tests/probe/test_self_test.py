@@ -14,18 +14,29 @@ from killsnoopd import names
 from killsnoopd.event import _SELF_TEST
 from killsnoopd.probe import self_test
 
-COMM = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
 CALL, DELIVERY = 0, 1
 NAMES = ("signal 0", "SIGURG")
 ORIGIN = names.ORIGINS.index("syscall")
-OURS = {"flags": _SELF_TEST, "origin": ORIGIN, "res": 0, "call": names.SYSCALLS.index("kill"), "code": 0, "comm": COMM}
+OURS = {"flags": _SELF_TEST, "origin": ORIGIN, "res": 0, "call": names.SYSCALLS.index("kill"), "code": 0}
+
+
+def our_comm():
+    """Not read at import: another test may set it."""
+    return Path("/proc/self/comm").read_bytes().rstrip(b"\n")
 
 
 def of(kind, **changes):
     """The record of one of our own signals, as a probe that works reports it."""
-    pid = os.getpid()
-    us = {"pid": pid, "tid": pid, "ns_pid": 0, "target_arg": pid, "sig": self_test.SIGNALS[("call", "delivery")[kind]]}
-    target = {"tpid": pid, "ttid": pid, "tcomm": COMM} if kind == DELIVERY else {"tpid": 0, "tcomm": b""}
+    pid, comm = os.getpid(), our_comm()
+    us = {
+        "pid": pid,
+        "tid": pid,
+        "ns_pid": 0,
+        "comm": comm,
+        "target_arg": pid,
+        "sig": self_test.SIGNALS[("call", "delivery")[kind]],
+    }
+    target = {"tpid": pid, "ttid": pid, "tcomm": comm} if kind == DELIVERY else {"tpid": 0, "tcomm": b""}
     return record(**OURS | us | target | {"kind": kind} | changes)
 
 
@@ -42,7 +53,7 @@ class Reporter:
         if self._readings == 1:
             return counts()
         delivered = (signal.SIGURG, "syscall", "ignored", self._deliveries)
-        return counts([(COMM.ljust(16, b"\0"), 0, 0, self._calls)], deliveries=[delivered])
+        return counts([(our_comm().ljust(16, b"\0"), 0, 0, self._calls)], deliveries=[delivered])
 
     @contextlib.contextmanager
     def self_testing(self):
