@@ -38,7 +38,7 @@ class Settings:
     max_series: int = 10_000
     max_deaths: int = 2_000
     series_ttl_s: int = 86_400  # a series that is idle this long may lose its counter to a new one; 0: never
-    ring_bytes: int = 1 << 21
+    ring_bytes: int = 1 << 22
     excluded: frozenset[int] = frozenset()  # signal numbers 0..65 whose events are not emitted
     rules: tuple[Rule, ...] = ()  # other events that are not emitted; at most RULES_MAX, each with a comm or a uid
     rate: int = 500  # events per second and uid; 0: no limit

@@ -215,7 +215,7 @@ def test_a_user_who_may_not_read_it(journald):
 
 def test_an_event_in_the_journal(start, journald):
     """`auto` finds journald; every field arrives and can be matched."""
-    daemon = start(target="auto", prefix=journald.prefix)
+    daemon = start("--events.cmdline=off", target="auto", prefix=journald.prefix)
     with victim() as target:
         name = Path(f"/proc/{target}/comm").read_text().strip()
         pid = run(lambda: send("kill", target, 9), b"ks-\xff\n")
