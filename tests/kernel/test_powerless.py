@@ -26,7 +26,7 @@ def test_no_capability_is_left(start):
     assert daemon.status("Name") == "killsnoopd"
 
 
-RESIDENT_MB = 32
+RESIDENT_MB = 35
 
 
 def test_at_rest(start, record_property):
