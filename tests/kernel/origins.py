@@ -723,6 +723,7 @@ def _bpf_send_signal(_: Processes) -> Happened:
     """A program at the entry of system calls of one process; who loaded it, the kernel does not pass on."""
     wait, go = os.pipe()
     pid = forked(lambda: (os.read(wait, 1), os.getppid()), b"kv-bpf")
+    wait_for(lambda: Path(f"/proc/{pid}/comm").read_bytes() == b"kv-bpf\n", "its name")  # it takes a system call
     code = struct.pack(
         "<" + "BBhi" * 7,
         0x85, 0, 0, 14,  # call bpf_get_current_pid_tgid
