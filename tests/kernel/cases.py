@@ -665,7 +665,8 @@ def _users_may_make_namespaces() -> bool:
     return os.getuid() == 0 and os.waitpid(forked(lambda: os._exit(_libc.unshare(flags) != 0), uid=NOBODY), 0)[1] == 0
 
 
-NEEDS_ROOT = {"EPERM", "memory.oom.group", *(name for name in CASES if "cgroup" in name)}
+# A pidfd that kills is for those who have CAP_SYS_ADMIN or no_new_privs.
+NEEDS_ROOT = {"EPERM", "memory.oom.group", *(name for name in CASES if "cgroup" in name or "autokill" in name)}
 if not _users_may_make_namespaces():
     NEEDS_ROOT |= {name for name in CASES if "namespace" in name}
 
