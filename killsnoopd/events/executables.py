@@ -5,10 +5,12 @@ import os
 import select
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 from killsnoopd import mounts, names
+from killsnoopd.events.lookup_budget import TimeBudget
 from killsnoopd.mounts import Mount, Names
 
 ELSEWHERE = "elsewhere:"
@@ -69,12 +71,13 @@ def path(leaf_first: Names, dev: int, mounted: list[Mount]) -> str:
 class Executables:
     """Finds the paths of executables, with the mounts of this moment. Not thread-safe."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    def __init__(self, proc: Path = Path("/proc"), now_s: Callable[[], float] = time.monotonic) -> None:
         # The host's mounts, also in the sandbox of killsnoopd.service, which hides /home, /var and others.
         host, ours = proc / "1/mountinfo", proc / "self/mountinfo"
         self._path = host if os.access(host, os.R_OK) else ours
         self._mounted: dict[int, list[Mount]] = {}
-        self._paid_until_s = 0.0  # token bucket of time
+        self._now_s = now_s
+        self._budget = TimeBudget(_SHARE, _BURST_S, now_s)
         self._changed = True
         self._cached = lru_cache(_CACHED)(self._find)
         self._poll = select.poll()
@@ -86,19 +89,19 @@ class Executables:
     def find(self, leaf_first: Names, dev: int) -> str:
         """The path of an executable, as path() has it."""
         self._changed = bool(self._poll.poll(0)) or self._changed
-        if self._changed and (self._paid_until_s - time.monotonic()) * _SHARE < _BURST_S:
+        if self._changed and self._budget.allows():
             self._read()
         return self._cached(leaf_first, dev)
 
     def _read(self) -> None:
-        began_s = time.monotonic()
+        began_s = self._now_s()
         mounted: defaultdict[int, list[Mount]] = defaultdict(list)
         for mount in mounts.read(self._path):
             mounted[mount.dev].append(mount)
         self._mounted = dict(mounted)
         self._cached.cache_clear()
         self._changed = False
-        self._paid_until_s = max(self._paid_until_s, began_s) + (time.monotonic() - began_s) / _SHARE
+        self._budget.charge(self._now_s() - began_s)
 
     def _find(self, leaf_first: Names, dev: int) -> str:
         return path(leaf_first, dev, self._mounted.get(dev, []))

@@ -1,4 +1,4 @@
-"""Limits the time that lookups in /proc and in the cgroup tree take: all together, and those that one uid causes."""
+"""Limits the time that lookups take: those of one kind, all together, and those that one uid causes."""
 
 import time
 from collections import OrderedDict
@@ -8,31 +8,44 @@ _BURST_S = 0.2  # time that may be used at once, after a quiet while
 _PAYERS_MAX = 1024
 
 
+class TimeBudget:
+    """A token bucket of time, by the algorithm of bpf/rate_limits.c."""
+
+    def __init__(self, share: float, burst_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
+        """`share`: of the time; `burst_s`: what may be used at once, after a quiet while."""
+        self._share, self._burst_s, self._now_s = share, burst_s, now_s
+        self._paid_until_s = 0.0
+
+    def allows(self) -> bool:
+        """Whether there is time left."""
+        return (self._paid_until_s - self._now_s()) * self._share < self._burst_s
+
+    def charge(self, spent_s: float) -> None:
+        """Charge `spent_s` seconds of wall-clock time, since a lookup may wait for a lock in the kernel."""
+        self._paid_until_s = max(self._paid_until_s, self._now_s()) + spent_s / self._share
+
+
 class LookupBudget:
-    """Token buckets of time, one for all and one per payer, by the algorithm of bpf/rate_limits.c."""
+    """A budget for all lookups, and one for those of each payer."""
 
     def __init__(self, share: float | None, now_s: Callable[[], float] = time.monotonic) -> None:
         """`share`: of the time, for all lookups together, half of it for those of one payer; None: no limit."""
         self._share, self._now_s = share, now_s
-        self._paid_until_s = 0.0
-        self._of_payer: OrderedDict[int, float] = OrderedDict()  # paid until; the payer of the last lookup comes last
+        self._all = TimeBudget(share or 1, _BURST_S, now_s)
+        self._of_payer: OrderedDict[int, TimeBudget] = OrderedDict()  # the payer of the last lookup comes last
 
     def allows(self, payer: int) -> bool:
         """Whether there is time left for a lookup."""
-        if self._share is None:
-            return True
-        now_s = self._now_s()
-        used_s = (self._paid_until_s - now_s) * self._share
-        used_by_payer_s = (self._of_payer.get(payer, 0.0) - now_s) * self._share / 2
-        return used_s < _BURST_S and used_by_payer_s < _BURST_S / 2
+        own = self._of_payer.get(payer)
+        return self._share is None or (self._all.allows() and (own is None or own.allows()))
 
     def charge(self, payer: int, spent_s: float) -> None:
-        """Charge a lookup of `spent_s` seconds of wall-clock time, since it may wait for a lock in the kernel."""
+        """Charge a lookup to a payer."""
         if self._share is None:
             return
-        now_s = self._now_s()
-        self._paid_until_s = max(self._paid_until_s, now_s) + spent_s / self._share
-        paid_until_s = max(self._of_payer.pop(payer, 0.0), now_s) + spent_s / (self._share / 2)
+        self._all.charge(spent_s)
+        own = self._of_payer.pop(payer, None) or TimeBudget(self._share / 2, _BURST_S / 2, self._now_s)
+        own.charge(spent_s)
         if len(self._of_payer) >= _PAYERS_MAX:
             self._of_payer.popitem(last=False)
-        self._of_payer[payer] = paid_until_s
+        self._of_payer[payer] = own

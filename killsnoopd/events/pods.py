@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from killsnoopd.events.lookup_budget import TimeBudget
+
 CONTAINERS = Path("/var/log/containers")
 """Has POD_NAMESPACE_CONTAINER-ID.log for each container, a symbolic link to PODS/NAMESPACE_POD_UID/CONTAINER/N.log."""
 PODS = Path("/var/log/pods")
@@ -21,6 +23,7 @@ _LINK = re.compile(rf"{_NAME}_{_NAMESPACE}_([a-z0-9-]{{1,63}})-([0-9a-f]{{64}})\
 _FOLDER = re.compile(rf"{_NAMESPACE}_{_NAME}_{_UID}")
 _ENTRIES_MAX = 5_000  # names read of a folder: some 20 ms; a node has 110 pods by default
 _SHARE = 0.01  # of the time, for reading them
+_BURST_S = 0.1  # time that may be used at once, after a quiet while: one new pod is always found at once
 _SETTLED_NS = 20_000_000  # a folder's time of change is that of a clock with ticks of up to 10 ms
 
 _Stamp = tuple[int, int] | None
@@ -77,7 +80,7 @@ class Pods:
     ) -> None:
         self._containers, self._pods, self._now_s = containers, pods, now_s
         self._stamps: tuple[_Stamp, ...] = (None, None)
-        self._next_read_s = 0.0
+        self._budget = TimeBudget(_SHARE, _BURST_S, now_s)
         self._table, self._table_before = _Table(), _Table()
         if self.changed():
             self.read()
@@ -105,8 +108,8 @@ class Pods:
         return tuple(stamps)
 
     def changed(self) -> bool:
-        """Whether to read the listing again: it has changed, and the last reading was not a moment ago."""
-        return self._now_s() >= self._next_read_s and self._look() != self._stamps
+        """Whether to read the listing again: it has changed, and there is time left for that."""
+        return self._budget.allows() and self._look() != self._stamps
 
     def read(self) -> None:
         """Read the listing."""
@@ -119,5 +122,4 @@ class Pods:
         for name in _names(self._containers):
             table.add_link(name, _target(self._containers, name))
         self._table_before, self._table = self._table, table
-        ended_s = self._now_s()
-        self._next_read_s = ended_s + (ended_s - began_s) / _SHARE
+        self._budget.charge(self._now_s() - began_s)

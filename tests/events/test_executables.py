@@ -91,12 +91,11 @@ def test_mounts_that_change(tmp_path, monkeypatch):
         now_s[0] += 0.04
         return read(mountinfo)
 
-    monkeypatch.setattr(executables.time, "monotonic", lambda: now_s[0])
     monkeypatch.setattr(executables.mounts, "read", slow_read)
     path = tmp_path / "self/mountinfo"
     path.parent.mkdir()
     path.write_bytes(MOUNTINFO)
-    here = Executables(tmp_path)
+    here = Executables(tmp_path, lambda: now_s[0])
     try:
         here._poll = Poll()
         shown = "/mnt/ä/x"
