@@ -392,7 +392,7 @@ def main() -> int:
             if time.monotonic() - told >= min(60.0, seconds / 10):
                 share = (daemon.on_cpu_s() - cpu_s) / (time.monotonic() - told)
                 told, cpu_s = time.monotonic(), daemon.on_cpu_s()
-                waiting, series = daemon.ledger()["pending"], int(daemon.value("killsnoop_series"))
+                waiting, series = daemon.ledger()["pending"], int(daemon.value("killsnoop_series", family="signals"))
                 print(
                     f"{(told - began) / 60:6.1f} {kb:8} {share:6.1%} {waiting:8} {log.lines:8} {series:7}", flush=True
                 )

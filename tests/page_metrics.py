@@ -10,8 +10,7 @@ class Told:
     """Statistics of the event path, as the writer has them."""
 
     last_event_ns = 1_700_000_000_500_000_000
-    cgroup_sources = {"kernel": 3, "none": 1}  # noqa: RUF012
-    pod_sources = {"listing": 2, "over_budget": 1}  # noqa: RUF012
+    lookups = {("unit", "kernel"): 3, ("pod", "listing"): 2, ("cmdline", "over_budget"): 1}  # noqa: RUF012
 
 
 def every_metric():

@@ -22,11 +22,13 @@ from killsnoopd.events.pods import Pod, Pods
 
 log = logging.getLogger("killsnoopd")
 
-SOURCES = ("kernel", "delivery", "tree", "proc", "over_budget", "none")
-"""How a cgroup was found: named by the kernel, from a death's delivery, in the cgroup tree, in /proc; or why it was not
-found: the budget was spent, or nothing knows it."""
-POD_SOURCES = ("listing", "none", "over_budget")
-"""How a pod's names were found: in the kubelet's listing; or why not: they are not in it, or the budget was spent."""
+SOURCES = {
+    "unit": ("kernel", "delivery", "tree", "proc", "over_budget", "none"),
+    "pod": ("listing", "over_budget", "none"),
+    "cmdline": ("kernel", "proc", "over_budget", "none"),
+}
+"""How units and containers, pods, and command lines are found: named by the kernel, from a death's delivery, in the
+cgroup tree, in /proc, in the kubelet's listing; or why they are not: the budget was spent, or nothing knows them."""
 _NOTHING, _NO_POD = Membership(), Pod()
 _ANSWER_S = 0.1  # how long an answer of /proc is kept: a lookup costs twice as much as the rest of an event
 _ANSWERS_MAX = 128  # processes
@@ -110,11 +112,11 @@ class Processes:
 
     def __init__(self, lookup_share: float | None = None, proc: Path = Path("/proc"), pods: Pods | None = None) -> None:
         """`lookup_share`: of the time, for lookups of what the probe could not read; None: no limit."""
-        self.sources: Counter[str] = Counter(dict.fromkeys(SOURCES, 0))
-        """Senders and targets by how their cgroup was found."""
+        self.lookups: Counter[tuple[str, ...]] = Counter(
+            {(what, source): 0 for what, sources in SOURCES.items() for source in sources}
+        )
+        """Senders and targets, by what was looked for and how it was found."""
         self._proc = proc
-        self.pod_sources: Counter[str] = Counter(dict.fromkeys(POD_SOURCES, 0))
-        """Senders and targets in pods by how their pod's names were found."""
         self._executables = Executables(proc)
         self._cgroups = Cgroups(proc)
         self._pods = pods or Pods()
@@ -138,7 +140,7 @@ class Processes:
         if event.kind in ("death", "exit") and event.target and event.elapsed_ns is not None:
             known = self._deliveries.pop(event.payer, (event.time_ns - event.elapsed_ns, event.target.pid))
             if known:
-                self.sources["delivery"] += 2 if event.sender else 1
+                self.lookups["unit", "delivery"] += 2 if event.sender else 1
                 return known
         exe, cmdline, ancestors = None, None, None
         ours, theirs, our_pod, their_pod = _NOTHING, _NOTHING, _NO_POD, _NO_POD
@@ -177,18 +179,22 @@ class Processes:
 
     def _cmdline(self, sender: Sender, payer: int) -> str | None:
         """The sender's command line; from /proc if there is one that the probe could not read: a page was missing."""
-        cmdline = sender.cmdline
-        if cmdline and cmdline.arguments is None:
-            if not self._budget.allows(payer):
-                return None
+        cmdline, source = sender.cmdline, "kernel"
+        if not cmdline:
+            return None
+        if cmdline.arguments is None and not self._budget.allows(payer):
+            source = "over_budget"
+        elif cmdline.arguments is None:
             began_s = time.monotonic()
-            cmdline = command_lines.from_proc(sender.pid, sender.start_ns, sender.comm, self._proc)
+            found = command_lines.from_proc(sender.pid, sender.start_ns, sender.comm, self._proc)
             self._budget.charge(payer, time.monotonic() - began_s)
-        return command_lines.shell(cmdline) if cmdline else None
+            cmdline, source = found or cmdline, "proc" if found else "none"
+        self.lookups["cmdline", source] += 1
+        return command_lines.shell(cmdline)
 
     def _membership(self, place: Place, pid: int, start_ns: int, payer: int) -> Membership:
         found, source = self._found(place, (pid, start_ns), payer)
-        self.sources[source] += 1
+        self.lookups["unit", source] += 1
         return found or _NOTHING
 
     def _pod(self, member: Membership, payer: int) -> Pod:
@@ -205,7 +211,7 @@ class Processes:
             else:
                 source = "over_budget"
         if found.name or member.pod_uid:  # else it is a container without a pod
-            self.pod_sources["listing" if found.name else source] += 1
+            self.lookups["pod", "listing" if found.name else source] += 1
         return found
 
     def _found(self, place: Place, process: tuple[int, int], payer: int) -> tuple[Membership | None, str]:

@@ -66,8 +66,7 @@ class Writer(threading.Thread):
         """Events that there was no time to log before the deadline."""
         self.last_event_ns: int | None = None
         """Time of the newest logged event, on the realtime clock."""
-        self.cgroup_sources: dict[str, int] = processes.sources
-        self.pod_sources: dict[str, int] = processes.pod_sources
+        self.lookups: dict[tuple[str, ...], int] = processes.lookups
 
     def run(self) -> None:
         """Log events until stop(), then the rest until the deadline."""

@@ -224,26 +224,16 @@ def expected(senders: Iterable[str]) -> Metric:
     return family
 
 
-def lookups(cgroups: dict[str, int], pods: dict[str, int]) -> Iterator[Metric]:
-    """How cgroups and the names of pods were found. With `none` and `over_budget` there are none."""
-    family = CounterMetricFamily(
-        "killsnoop_cgroup_lookups",
-        "Senders and targets of events, by where their cgroup was found: named by the kernel, delivery (of a death), "
-        "cgroup tree, /proc (proc), nowhere (none), or not looked for as too much time went into it (over_budget).",
-        labels=("source",),
+def lookups(found: dict[Labels, int]) -> Metric:
+    """How units, pods and command lines were found. With `none` and `over_budget` the event's fields are missing."""
+    return counter(
+        "killsnoop_lookups",
+        "Senders and targets of events, by what was looked for (unit: also the container) and where it was found: "
+        "named by the kernel, delivery (of a death), cgroup tree, /proc (proc), the kubelet's listing of logs, nowhere "
+        "(none), or not looked for as too much time went into it (over_budget).",
+        ("what", "source"),
+        found,
     )
-    for source, count in cgroups.items():
-        family.add_metric((source,), count)
-    yield family
-    family = CounterMetricFamily(
-        "killsnoop_pod_lookups",
-        "Senders and targets of events that are in a pod, by where its name was found: in the kubelet's listing of "
-        "logs, nowhere (none), or not looked for as too much time went into it (over_budget).",
-        labels=("source",),
-    )
-    for source, count in pods.items():
-        family.add_metric((source,), count)
-    yield family
 
 
 def series(counts: Counts, layout: Layout) -> Iterator[Metric]:
@@ -354,8 +344,7 @@ class EventStats(Protocol):
     """Statistics of the event thread."""
 
     last_event_ns: int | None
-    cgroup_sources: dict[str, int]
-    pod_sources: dict[str, int]
+    lookups: dict[Labels, int]  # by what was looked for, and where it was found
 
 
 class Collector:
@@ -388,7 +377,7 @@ class Collector:
         yield expected(self._expected_senders)
         yield from events(ledger)
         if self._event_stats:
-            yield from lookups(self._event_stats.cgroup_sources, self._event_stats.pod_sources)
+            yield lookups(self._event_stats.lookups)
         yield from series(counts, self._probe.layout)
         run_stats = _STATS_ENABLED.exists() and _STATS_ENABLED.read_bytes().strip() == b"1"
         # Before Linux 5.19, bpf(2) shows programs only with CAP_BPF. Then these families are missing.

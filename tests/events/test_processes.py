@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from examples import BASH, KILL, NGINX
 
-from killsnoopd.event import Place
+from killsnoopd.event import Cmdline, Place
 from killsnoopd.events import processes
 from killsnoopd.events.pods import Pod, Pods
 from killsnoopd.events.processes import Deliveries, Identity, Processes
@@ -46,6 +46,11 @@ def named(*names):
     return Place(7, tuple(name.encode() for name in names), len(names))
 
 
+def of(found, what):
+    """{source: lookups}."""
+    return {source: count for (of_what, source), count in found.lookups.items() if of_what == what}
+
+
 ROOT = Place(1, (), 0)
 
 
@@ -67,7 +72,7 @@ def test_the_ways_to_a_cgroup(machine):
     add(812, 500, b"0::/user.slice/user@1.service/b.scope\n")
     in_proc = found.identify(delivery(unreadable(8), start_ns=5_000_000_000))
     assert in_proc == Identity(target_unit="user@1.service", target_user_unit="b.scope")
-    assert dict(found.sources) == {"kernel": 1, "delivery": 0, "tree": 1, "proc": 1, "over_budget": 0, "none": 1}
+    assert of(found, "unit") == {"kernel": 1, "delivery": 0, "tree": 1, "proc": 1, "over_budget": 0, "none": 1}
 
 
 def test_proc_is_asked_about_processes_at_the_root(machine):
@@ -78,7 +83,7 @@ def test_proc_is_asked_about_processes_at_the_root(machine):
     assert found.identify(delivery(ROOT, start_ns=5_000_000_000)).target_unit == "old.service"
     assert found.identify(delivery(ROOT, start_ns=5_010_000_000)) == Identity(), "the pid came round"
     assert found.identify(delivery(ROOT, start_ns=5_009_999_999)).target_unit == "old.service"
-    assert found.sources["proc"] == 2
+    assert found.lookups["unit", "proc"] == 2
 
 
 def test_a_cgroup_that_was_removed(machine):
@@ -133,7 +138,7 @@ def test_the_executable_of_a_death(machine):
     found.identify(shot(b"innocent", 2000, target_pid=9))
     assert found.identify(death(kill, 5000)) == identity
     assert found.identify(death(shot(b"other", 3000), 5000)).exe is None
-    assert found.sources["delivery"] == 2
+    assert found.lookups["unit", "delivery"] == 2
 
 
 def test_deliveries_without_end(machine):
@@ -221,7 +226,7 @@ def test_lookups_are_paid_for(machine, monkeypatch):
     for number in range(1000):
         target = dataclasses.replace(NGINX, pid=1000 + number, place=unreadable(number))
         found.identify(dataclasses.replace(KILL, sender=None, target=target, payer=4242))
-    assert found.sources["over_budget"] > 980
+    assert found.lookups["unit", "over_budget"] > 980
     assert now_s[0] < 1000.2
     assert found.identify(delivery(unreadable(8), payer=1)).target_unit == "x.service"
 
@@ -265,7 +270,7 @@ def test_the_names_of_a_pod(machine, monkeypatch):
         container=ID, pod_uid=UID, pod="web-1", pod_namespace="shop", container_name="nginx"
     )  # fmt: skip
     assert found.identify(delivery(named("docker", "f" * 64))).target_pod_uid is None
-    assert dict(found.pod_sources) == {"listing": 2, "none": 0, "over_budget": 0}
+    assert of(found, "pod") == {"listing": 2, "none": 0, "over_budget": 0}
     assert listing.readings == 1
     found.close()
 
@@ -274,7 +279,7 @@ def test_a_pod_without_names(machine):
     """Its uid is still known, from the cgroup."""
     found = processes.Processes(None, Path("/proc"), Listing())
     assert found.identify(delivery(named(*IN_A_POD))) == Identity(target_container=ID, target_pod_uid=UID)
-    assert found.pod_sources["none"] == 1
+    assert found.lookups["pod", "none"] == 1
     found.close()
 
 
@@ -285,7 +290,7 @@ def test_reading_the_listing_is_paid_for(machine, monkeypatch):
     found = processes.Processes(0.03, Path("/proc"), listing := Listing(None, 0.02, now_s))
     for _ in range(1000):
         assert found.identify(delivery(named(*IN_A_POD), payer=4242)).target_pod_uid == UID
-    assert found.pod_sources["over_budget"] > 980
+    assert found.lookups["pod", "over_budget"] > 980
     assert now_s[0] < 1000.2
     listing.pod = Pod("web-1", "shop", "nginx")
     assert found.identify(delivery(named(*IN_A_POD), payer=1)).target_pod == "web-1"
@@ -311,3 +316,21 @@ def test_here():
     sender = dataclasses.replace(BASH, exe_dev=Path("/proc").stat().st_dev, exe_names=(b"x", b"/"))
     assert found.identify(dataclasses.replace(KILL, sender=sender)).exe == "/proc/x"
     found.close()
+
+
+def test_how_command_lines_are_found(machine):
+    """Each is counted, also if it is missing from the event; no command line at all is not looked for."""
+    _, open_processes, add = machine
+    add(100, 700, b"0::/\n")
+    found = open_processes(0.03)
+    (found._proc / "100/cmdline").write_bytes(b"sleep\x0001\0")
+    by_kernel, unread = Cmdline(b"pkill\0nginx\0"), Cmdline(None)
+    same = dataclasses.replace(BASH, pid=100, start_ns=7 * 10**9, comm="a ) b")
+    for sender, cmdline in ((BASH, by_kernel), (BASH, None), (same, unread), (BASH, unread)):
+        event = dataclasses.replace(KILL, sender=dataclasses.replace(sender, cmdline=cmdline))
+        seen = found.identify(event).cmdline
+        assert seen == {by_kernel: "pkill nginx", None: None}.get(cmdline, "sleep 01" if sender is same else None)
+    assert of(found, "cmdline") == {"kernel": 1, "proc": 1, "none": 1, "over_budget": 0}
+    found._budget.charge(KILL.payer, 1.0)
+    assert found.identify(event).cmdline is None
+    assert of(found, "cmdline")["over_budget"] == 1

@@ -118,7 +118,7 @@ def test_a_pod_of_this_node(make_pod, start_container, tmp_path):
         ]
         assert names == ["shop", "web-7d9c5b-x2x4q", "nginx", POD_UID]
     assert f"[{target}] (pod shop/web-7d9c5b-x2x4q): delivered" in delivery["MESSAGE"]
-    assert re.search(r'^killsnoop_pod_lookups_total{source="listing"} [1-9]', daemon.get("/metrics"), re.M)
+    assert re.search(r'^killsnoop_lookups_total{source="listing",what="pod"} [1-9]', daemon.get("/metrics"), re.M)
     logs = "import os; print(os.listdir('/var/log/containers'), os.path.exists('/var/log/pods'))"
     seen = subprocess.run(
         ["nsenter", "-t", str(daemon.pid), "-m", "/usr/bin/python3", "-c", logs],
