@@ -60,7 +60,7 @@ static __always_inline u32 tick(void)
 
 #define NO_SLOT ((u32)-1)
 
-/* Note that a slot, or an overflow cell, is in use. */
+/* Record the last use of a slot or of an overflow cell. */
 static __always_inline void use(u32 at, u64 now)
 {
 	u64 *last = last_used.lookup(&at);

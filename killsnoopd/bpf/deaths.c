@@ -7,7 +7,7 @@
 
 enum unit_type { NO_UNIT, SLICE, SCOPE, OTHER_UNIT };
 
-/* What the last eight bytes of a cgroup's name say; shorter names begin with NULs. All machines are little-endian. */
+/* What the last eight bytes of a cgroup's name say; NULs stand before a shorter name. Both architectures are little-endian. */
 static __always_inline enum unit_type type_of(u64 end)
 {
 	if (end >> 16 == WORD('.', 's', 'l', 'i', 'c', 'e', 0, 0))
@@ -39,7 +39,7 @@ static __always_inline void shorten_scope(char *unit)
 
 /*
  * The systemd unit of a task, by the rule of sd_pid_get_unit(3): the first cgroup below the root that is not a slice.
- * Empty if that is not a unit, if its name is not root's to give, or if names are not readable. The text of the scratch
+ * Empty if that is not a unit, if root did not choose its name, or if names are not readable. The text of the scratch
  * buffer is overwritten.
  */
 static __always_inline void read_unit(struct scratch *scratch, struct task_struct *task)

@@ -186,8 +186,8 @@ static __always_inline void describe_nobody(struct sender *sender)
 }
 
 /*
- * The process in whose context the kernel sent the signal, or that traced its sender, or its target when that died. It may have caused
- * the signal, by a write to a file or by using up the memory, or may only have been on the CPU.
+ * The process in whose context the kernel sent the signal, or the tracer of its sender, or that of its target when it
+ * died. It may have caused the signal, by a write to a file or by using up the memory, or may only have been on the CPU.
  */
 static __always_inline void add_trigger(struct event *event, struct task_struct *task)
 {

@@ -71,7 +71,7 @@ struct sender {
 	char comm[COMM_LEN], thread_comm[COMM_LEN], parent_comm[COMM_LEN];
 };
 
-/* What an event and the memory of a signal (struct sent) say alike: the signal, and where it came from. */
+/* What an event and a remembered signal (struct sent) have in common: the signal, and where it came from. */
 struct cause {
 	struct sender sender;
 	u64 bucket_id; /* the sender whose token buckets pay for the event, see bucket_of() */
@@ -96,7 +96,7 @@ struct event {
 	char tcomm[COMM_LEN];
 };
 
-/* The memory of a process that the OOM killer kills; bytes, as the kernel knows them without asking every CPU. */
+/* The memory of an OOM kill's victim, in bytes, without what is still in the counters of single CPUs. */
 struct memory {
 	s64 anon, file, shmem, page_tables;
 	s32 oom_score_adj, padding;
@@ -129,8 +129,8 @@ struct history {
 };
 
 /*
- * Scratch buffer for one event and its text: three lists of names, each name ending with a NUL, and what a sender says
- * of itself and its ancestors.
+ * Scratch buffer for one event and its text: three lists of names, each name ending with a NUL; the sender's command line
+ * and ancestors; the memory of an OOM kill's victim.
  *
  * Executable: from the file up to the root of its file system; without the root: shortened. The name "/" before the last
  * one stands for a name that could not be read.

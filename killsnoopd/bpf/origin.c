@@ -129,9 +129,9 @@ static __always_inline bool is_of_tty(u32 sig, struct task_struct *target)
 }
 
 /*
- * Whether the process in whose context a terminal sends a signal is the sender: in ioctl(2), or of the same session, as
- * the leader that exits. Anybody may be the one who closes a terminal last: it can be passed to any process that reads a
- * unix socket.
+ * Whether the process in whose context a terminal sends a signal is the sender: it is in ioctl(2), or of the same session,
+ * such as the leader that exits. Any other process may just be the last to close the terminal, which somebody passed to it
+ * through a unix socket.
  */
 static __always_inline bool sends_by_tty(struct task_struct *sender, struct task_struct *target, struct running *running)
 {

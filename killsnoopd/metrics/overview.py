@@ -1,8 +1,8 @@
 """The probe's state and its counts in brief, without the names of processes."""
 
-import time
 from dataclasses import dataclass
 
+from killsnoopd.metrics.boot_time import BootTime
 from killsnoopd.probe.attached import Probe
 
 LOST = ("rate_limited", "ring_full", "journal_error", "decode_error")
@@ -30,7 +30,7 @@ def look(probe: Probe) -> Overview:
     """The state of the probe, as of now."""
     counts, ledger = probe.counts(), probe.ledger()
     try:
-        attached_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + probe.attached_ns() / 1e9
+        attached_s = (BootTime().ns() + probe.attached_ns()) / 1e9
         detached = tuple(hook for hook in probe.hooks if not probe.attached(hook))
     except PermissionError:  # Linux before 5.19, without CAP_BPF
         attached_s, detached = None, ()

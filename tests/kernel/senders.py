@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 
+CORES = len(os.sched_getaffinity(0))
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_DUMPABLE = 4
 _X86_64 = platform.machine() == "x86_64"
@@ -112,3 +113,21 @@ def victim(own_group=False):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def attack(action, name=b"ks-attack", uid=None, processes=CORES):
+    """Run action() in processes of its own until the block ends; at most a minute."""
+
+    def bounded():
+        signal.alarm(60)
+        action()
+
+    pids = [forked(bounded, name, uid) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cases import Processes
 from origins import PTRACE_CONT, PTRACE_SEIZE, Said, perform, ptrace, said
-from senders import become, forked, run, send
+from senders import attack, become, forked, run, send
 from tricks import (
     ANY_CHILD,
     awaited_flood,
@@ -31,7 +31,6 @@ from tricks import (
 from waiting import wait_for
 
 NOBODY, QUIET = 65534, 4242
-CORES = len(os.sched_getaffinity(0))
 MAY_PERF = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) <= 2
 
 
@@ -194,28 +193,12 @@ def told(daemon, name):
     return sorted((e["KILLSNOOP_EVENT"], int(e["KILLSNOOP_TPID"])) for e in daemon.events(f"ks-{name}"))
 
 
-@contextlib.contextmanager
-def attackers(action, uid, count=CORES, name=b"ks-attack"):
-    def bounded():
-        signal.alarm(60)
-        action()
-
-    pids = [forked(bounded, name, uid) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        for pid in pids:
-            os.waitpid(pid, 0)
-
-
 @pytest.mark.parametrize("uid", [NOBODY, QUIET])
 @pytest.mark.parametrize("flood", [handled_flood, awaited_flood])
 def test_kills_behind_ones_own_flood(start, record_property, flood, uid):
     """A uid floods with other signals that may kill: each of its hundred SIGKILLs is logged, and each death."""
     daemon = start()
-    with attackers(flood, uid):
+    with attack(flood, uid=uid):
         wait_for(lambda: daemon.ledger()["rate_limited"] > 10_000, "the flood to be over its limit")
         pids = measured(daemon, record_property, lambda: kills(100, b"own", uid))
     found, expected = told(daemon, "own"), sorted((kind, pid) for kind in ("delivery", "death") for pid in pids)
@@ -234,17 +217,21 @@ def test_a_service_that_is_hung_up_on(start, record_property):
     report = os.memfd_create("report")
     os.ftruncate(report, 8)
 
-    with attackers(lambda: serve(server, report), 0, 1, b"ks-service"), attackers(lambda: hang_up(address), NOBODY, 1):
-        time.sleep(1)
+    def sigpipes():
+        return struct.unpack("=q", os.pread(report, 8, 0))[0]
+
+    with (
+        attack(lambda: serve(server, report), b"ks-service", processes=1),
+        attack(lambda: hang_up(address), uid=NOBODY, processes=1),
+    ):
+        wait_for(lambda: sigpipes() > 1000, "SIGPIPEs")
         pids = measured(daemon, record_property, lambda: kills(60, b"root", 0))
         others = kills(60, b"other", QUIET)
-    (sigpipes,) = struct.unpack("=q", os.pread(report, 8, 0))
-    record_property("sigpipes", sigpipes)
+    record_property("sigpipes", sigpipes())
     os.close(report)
     server.close()
     for name, killed in (("root", pids), ("other", others)):
         assert told(daemon, name) == sorted((kind, pid) for kind in ("delivery", "death") for pid in killed)
-    assert sigpipes > 1000
     ledger = daemon.settled_ledger()
     assert ledger["ring_full"] == ledger["rate_limited"] == 0
 

@@ -9,33 +9,14 @@ import subprocess
 import time
 from itertools import pairwise
 
-from senders import NO_SUCH_PID, forked, run, send, set_name, victim
+from senders import CORES, NO_SUCH_PID, attack, forked, run, send, set_name, victim
 from waiting import wait_for
 
 ATTACKER, VICTIM = 20_001, 20_002  # uids
 SUBUIDS = 100_000
 FLOOD_S = 30
 MILLION = 1_000_000
-CORES = len(os.sched_getaffinity(0))
 AGED = frozenset({"signal": "SIGRTMIN+16", "result": "ESRCH"}.items())
-
-
-@contextlib.contextmanager
-def attack(action, name=b"ks-attack", uid=None, processes=CORES):
-    """Run action() in processes of its own until the block ends; at most a minute."""
-
-    def bounded():
-        signal.alarm(60)
-        action()
-
-    pids = [forked(bounded, name, uid) for _ in range(processes)]
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        for pid in pids:
-            os.waitpid(pid, 0)
 
 
 def flood():

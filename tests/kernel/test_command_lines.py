@@ -133,7 +133,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("case", ARGUMENTS)
 def test_arguments_of_any_bytes(shared_daemon, case):
-    """Each is told apart; a shell would take them so."""
+    """Each is quoted as for a shell, so that it shows where one ends."""
     given, shown = ARGUMENTS[case]
     events = killed(shared_daemon, exec_sh(*given))
     assert command_line(events) == f"sh -c 'kill -9 $0' {events[0]['KILLSNOOP_TPID']} {shown}"

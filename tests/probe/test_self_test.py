@@ -1,4 +1,4 @@
-"""The self-test against a probe that reports what it is told to; tests/kernel runs it against real ones."""
+"""The self-test against a probe that reports whatever a test wants; tests/kernel runs it against real ones."""
 
 import contextlib
 import os
