@@ -77,6 +77,7 @@ CMDLINE_MAX = 512  # bytes of a command line (maps.h)
 ANCESTORS_MAX = 16
 _ANCESTOR = struct.Struct("=I16s")
 _MEMORY = struct.Struct("=qqqqi4x")  # struct memory
+_MACHINE = b"/\0"  # stands for the machine, in the place of a cgroup's names
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST, _HANDLED = 1, 2, 4, 8, 16, 32  # enum flag
 
@@ -141,6 +142,7 @@ class Memory:
     shmem: int
     page_tables: int
     oom_score_adj: int
+    exhausted: Place | None = None  # the cgroup that reached its limit; without names: the machine; None: not known
 
 
 @dataclass(frozen=True)
@@ -218,9 +220,13 @@ def _cmdline(state: str, arguments: bytes) -> Cmdline | None:
 
 
 def _memory(part: bytes) -> Memory:
-    anon, file, shmem, page_tables, oom_score_adj = _MEMORY.unpack(part)
+    anon, file, shmem, page_tables, oom_score_adj = _MEMORY.unpack_from(part)
+    text = part[_MEMORY.size :]
+    exhausted = None
+    if text:
+        exhausted = Place(0, (), 0) if text == _MACHINE else _place(0, text)
     # The sum of what several CPUs counted may be below zero for a moment.
-    return Memory(max(0, anon), max(0, file), max(0, shmem), max(0, page_tables), oom_score_adj)
+    return Memory(max(0, anon), max(0, file), max(0, shmem), max(0, page_tables), oom_score_adj, exhausted)
 
 
 def decode(record: bytes) -> Event:
@@ -240,7 +246,7 @@ def decode(record: bytes) -> Event:
     if (
         len(record) != HEAD.size + sum(lengths)
         or head.ancestors_len % _ANCESTOR.size
-        or head.memory_len not in (0, _MEMORY.size)
+        or 0 < head.memory_len < _MEMORY.size
     ):
         raise ValueError(f"a record of {len(record)} bytes, {'+'.join(map(str, lengths))} of them text")
     parts, at = [], HEAD.size

@@ -43,6 +43,7 @@ FORMS = {
     "KILLSNOOP_ANCESTORS": {"pattern": r"^[^ \[\]]*\[[0-9]+\]( [^ \[\]]*\[[0-9]+\])*( \.\.\.)?$"},
     "KILLSNOOP_TTY": COMM,
     "KILLSNOOP_MACHINE": {"pattern": PRINTABLE},
+    "KILLSNOOP_OOM_CGROUP": {"pattern": PRINTABLE},
     "OBJECT_SYSTEMD_UNIT": UNIT,
     **{f"KILLSNOOP_{name}": COMM for name in ("COMM", "THREAD_COMM", "PARENT_COMM", "TCOMM", "TRIGGER_COMM")},
     **{f"KILLSNOOP_{name}": FLAG for name in ("COMPAT", "HANDLED", "ORIGIN_INFERRED")},

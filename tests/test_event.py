@@ -50,6 +50,14 @@ def test_the_memory_of_an_oom_kill():
     oom = event.decode(record(memory=part, origin=names.ORIGINS.index("oom")))
     assert oom.memory == Memory(1, 0, 3, 4, -1000)
     assert event.decode(record(memory=part)).memory is None
+    for text, exhausted in (
+        (b"/\0", Place(0, (), 0)),
+        (b"\0a.slice\0b\0/\0c\0", Place(0, (b"a.slice", b"b", b"c"), 2)),
+    ):
+        oom = event.decode(record(memory=part + text, origin=names.ORIGINS.index("oom")))
+        assert oom.memory.exhausted == exhausted
+    with pytest.raises(ValueError, match="text"):
+        event.decode(record(memory=part[:-1]))
     assert c_layout(c_body("struct memory"))[:5] == [
         ("anon", 0, "q"), ("file", 8, "q"), ("shmem", 16, "q"), ("page_tables", 24, "q"), ("oom_score_adj", 32, "i")
     ]  # fmt: skip

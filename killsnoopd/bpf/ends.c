@@ -2,7 +2,7 @@
 /* How processes end: deaths by a signal, exits soon after a signal that was handled, and OOM kills. */
 
 /* The origin of an undecided SIGKILL is now known: count it and emit its event. */
-static __always_inline void decide_kill(u32 tid, bool oom)
+static __always_inline void decide_kill(u32 tid, bool oom, struct task_struct *victim)
 {
 	struct scratch *scratch = undecided_kills.lookup(&tid);
 	u32 cpu = bpf_get_smp_processor_id();
@@ -16,6 +16,8 @@ static __always_inline void decide_kill(u32 tid, bool oom)
 		event->cause.flags &= ~INFERRED;
 		describe_nobody(&event->cause.sender);
 		remember(event);
+		if (victim)
+			add_exhausted(scratch, victim, bpf_get_current_task_btf());
 	}
 	count_late_delivery(cpu, SIGKILL, event->cause.origin);
 	scratch->now = event->time_ns;
@@ -146,7 +148,7 @@ int on_sched_process_exit(void *ctx)
 	 */
 	if (last && !undecided_kills.lookup(&tid))
 		tid = history && history->sent[KILL_SLOT].cause.sig ? history->sent[KILL_SLOT].ttid : tgid;
-	decide_kill(tid, false);
+	decide_kill(tid, false, NULL);
 	if (!last || !history && !sig)
 		return 0;
 	struct scratch *scratch = scratch_buffers.lookup(&at);

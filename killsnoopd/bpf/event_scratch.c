@@ -9,6 +9,7 @@
 #define EXE_TEXT_MAX 512
 #define CGROUP_DEPTH_MAX 12
 #define CGROUP_TEXT_MAX 384
+#define MEMORY_GROUPS_MAX 32 /* how deep memory cgroups are nested */
 #define CMDLINE_SIZE_MAX (1UL << 31) /* bytes; no execve(2) takes as much */
 
 /* Without the asm, clang drops the mask as redundant. The verifier needs it. */
@@ -290,21 +291,15 @@ static __always_inline void *node_at(struct cgroup *cgroup, u32 level, u32 depth
 }
 #endif
 
-/*
- * The names from the root down to a task's cgroup, or as far as there is room: what names the unit and the container is
- * near the root. A mark follows the first cgroup that does not belong to root, whose owner names those below it.
- */
-static __always_inline void add_cgroup(struct scratch *scratch, struct task_struct *task, u16 *len)
-{
 #if PROBE_READ
-	struct css_set *css_set = cgroups_of(task);
-	struct cgroup *cgroup = css_set ? css_set->dfl_cgrp : NULL;
-	u32 start = scratch->text_len, limit = start + CGROUP_TEXT_MAX;
+/*
+ * The names from the root down to a cgroup, or as far as there is room: what names the unit and the container is near the
+ * root. A mark follows the first cgroup that does not belong to root, whose owner names those below it.
+ */
+static __always_inline void add_cgroup_names(struct scratch *scratch, struct cgroup *cgroup, u32 level)
+{
+	u32 limit = scratch->text_len + CGROUP_TEXT_MAX;
 	bool delegated = false;
-
-	if (!cgroup)
-		return;
-	u32 level = cgroup->level;
 
 	NO_UNROLL for (u32 depth = 0; depth < CGROUP_DEPTH_MAX; depth++) {
 		BARRIER; /* Linux 6.1 refuses a loop that is entered in its middle (check_cfg, kernel/bpf/verifier.c) */
@@ -321,6 +316,19 @@ static __always_inline void add_cgroup(struct scratch *scratch, struct task_stru
 		add_mark(scratch, limit);
 		delegated = true;
 	}
+}
+#endif
+
+static __always_inline void add_cgroup(struct scratch *scratch, struct task_struct *task, u16 *len)
+{
+#if PROBE_READ
+	struct css_set *css_set = cgroups_of(task);
+	struct cgroup *cgroup = css_set ? css_set->dfl_cgrp : NULL;
+	u32 start = scratch->text_len;
+
+	if (!cgroup)
+		return;
+	add_cgroup_names(scratch, cgroup, cgroup->level);
 	*len = scratch->text_len - start;
 #endif
 }
@@ -394,8 +402,8 @@ static __always_inline void add_ancestors(struct scratch *scratch, struct task_s
 }
 
 /*
- * The victim's memory, while it is still there. The kernel's own line about an OOM kill has the same numbers. The verifier
- * of Linux 6.1 allows no direct access to an element of an array of atomic_long_t.
+ * The victim's memory, while it is still there: each number lacks what single CPUs have not added yet. The verifier of
+ * Linux 6.1 allows no direct access to an element of an array of atomic_long_t.
  */
 static __always_inline void add_memory(struct scratch *scratch, struct task_struct *victim)
 {
@@ -418,5 +426,70 @@ static __always_inline void add_memory(struct scratch *scratch, struct task_stru
 	memory->padding = 0;
 	scratch->text_len += sizeof(*memory);
 	scratch->event.memory_len = sizeof(*memory);
+#endif
+}
+
+#if defined(MEM_CGROUP_OOM_LOCK) && defined(CSS_SET_MEMORY) && defined(CGROUP_ANCESTORS) && PROBE_READ
+static __always_inline void *memory_group_of(struct task_struct *task)
+{
+	struct css_set *css_set = cgroups_of(task);
+	void *group = NULL;
+
+	if (css_set)
+		read_kernel(&group, sizeof(group), (char *)css_set + CSS_SET_MEMORY);
+	return group;
+}
+
+static __always_inline bool belongs_to(struct task_struct *task, void *ancestor)
+{
+	void *group = memory_group_of(task);
+
+	NO_UNROLL for (u32 up = 0; up < MEMORY_GROUPS_MAX; up++) {
+		BARRIER;
+		if (!group || group == ancestor)
+			break;
+		if (read_kernel(&group, sizeof(group), group + CSS_PARENT))
+			group = NULL;
+	}
+	return group && group == ancestor;
+}
+#endif
+
+/*
+ * Who is out of memory: the names of a cgroup, or a mark for the machine. While the kernel looks for a victim because a
+ * cgroup has reached its limit, oom_lock is set in that cgroup and in all below it (mem_cgroup_oom, mm/memcontrol.c). It is
+ * not when somebody lowers the limit (memory_max_write), which nothing tells from the machine but the write(2).
+ */
+static __always_inline void add_exhausted(struct scratch *scratch, struct task_struct *victim, struct task_struct *trigger)
+{
+#if defined(MEM_CGROUP_OOM_LOCK) && defined(CSS_SET_MEMORY) && defined(CGROUP_ANCESTORS) && PROBE_READ
+	void *group = memory_group_of(victim), *exhausted = NULL;
+	struct cgroup *cgroup = NULL;
+	u32 start = scratch->text_len, level = 0;
+
+	if (!scratch->event.memory_len || !group)
+		return;
+	NO_UNROLL for (u32 up = 0; up < MEMORY_GROUPS_MAX; up++) {
+		bool locked = false;
+
+		BARRIER;
+		if (!group)
+			break;
+		read_kernel(&locked, sizeof(locked), group + MEM_CGROUP_OOM_LOCK);
+		if (locked)
+			exhausted = group;
+		if (read_kernel(&group, sizeof(group), group + CSS_PARENT))
+			break;
+	}
+	BARRIER;
+	if (group) /* nested too deeply */
+		return;
+	if (!exhausted && scratch->running.call != WRITE)
+		add_mark(scratch, TEXT_MAX);
+	else if (exhausted && belongs_to(trigger, exhausted) &&
+		 !read_kernel(&cgroup, sizeof(cgroup), exhausted + CSS_CGROUP) && cgroup &&
+		 !read_kernel(&level, sizeof(level), (char *)cgroup + CGROUP_LEVEL))
+		add_cgroup_names(scratch, cgroup, level);
+	scratch->event.memory_len += scratch->text_len - start;
 #endif
 }

@@ -325,9 +325,9 @@ int on_mark_victim(u64 *ctx)
 	struct task_struct *victim = (void *)ctx[0];
 
 	if (victim)
-		decide_kill(victim->pid, true);
+		decide_kill(victim->pid, true, victim);
 #else
-	decide_kill(ctx[0], true);
+	decide_kill(ctx[0], true, NULL);
 #endif
 	return 0;
 }

@@ -96,7 +96,7 @@ struct event {
 	char tcomm[COMM_LEN];
 };
 
-/* The memory of an OOM kill's victim, in bytes, without what is still in the counters of single CPUs. */
+/* The memory of an OOM kill's victim, in bytes. */
 struct memory {
 	s64 anon, file, shmem, page_tables;
 	s32 oom_score_adj, padding;
@@ -137,7 +137,8 @@ struct history {
  * Cgroups: from the root, whose name is empty, down. The name "/": the owner of the cgroup before it is not root.
  * Command line: the bytes of its arguments, each ending with a NUL.
  * Ancestors of the sender: pid (u32) and comm of each, nearest first.
- * Memory: a struct memory, of a SIGKILL that may be the OOM killer's.
+ * Memory: a struct memory, of a SIGKILL that may be the OOM killer's; and the cgroups down to the one that reached its
+ * limit, or the name "/" if the machine is out of memory.
  */
 #define TEXT_MAX 4096 /* a power of two; `text` holds one more part, so that the verifier sees every index in bounds */
 #define NAME_MAX 256

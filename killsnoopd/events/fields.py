@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from killsnoopd import names
 from killsnoopd.event import Event, Memory, Target
+from killsnoopd.events.cgroups import membership
 from killsnoopd.events.command_lines import says_more, shortened
 from killsnoopd.events.processes import Identity
 
@@ -52,6 +53,21 @@ def meant(event: Event) -> str:
 _MEMORY_WATCHERS = ("systemd-oomd.service", "earlyoom.service")  # they kill for no other reason
 
 
+def _exhausted(memory: Memory | None) -> str:
+    """Who was out of memory, if that is known. Users choose names of cgroups, but not those of units."""
+    if memory is None or memory.exhausted is None:
+        return ""
+    place = memory.exhausted
+    return f"{membership(place.names, place.trusted).unit or 'a cgroup'} " if place.names else "the machine "
+
+
+def _cgroup(memory: Memory | None) -> str | None:
+    """The path of the cgroup that reached its limit; `/`: the machine."""
+    if memory is None or memory.exhausted is None:
+        return None
+    return "/" + "/".join(map(names.text, memory.exhausted.names or ()))
+
+
 def _sender(event: Event, unit: str | None) -> str:
     sender = event.sender
     if sender is None:
@@ -59,7 +75,7 @@ def _sender(event: Event, unit: str | None) -> str:
             return f"terminal {event.tty}" if event.tty else "a terminal"
         if event.origin == "rlimit":
             return f"kernel, {'file size' if event.signal == 'SIGXFSZ' else 'CPU time'} limit,"
-        return "kernel, out of memory," if event.origin == "oom" else "kernel"
+        return f"kernel, {_exhausted(event.memory)}out of memory," if event.origin == "oom" else "kernel"
     thread = f" (thread {names.with_pid(sender.thread_comm, sender.tid)})" if sender.tid != sender.pid else ""
     why = ", for lack of memory," if unit in _MEMORY_WATCHERS else ""
     return f"{names.with_pid(sender.comm, sender.pid)}{thread}{_COMMAND} uid {sender.uid}{why}"
@@ -278,6 +294,7 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_TTY": event.tty or None,
         "KILLSNOOP_TRIGGER_PID": trigger and trigger.pid,
         "KILLSNOOP_TRIGGER_COMM": trigger and trigger.comm,
+        "KILLSNOOP_OOM_CGROUP": _cgroup(memory),
         "KILLSNOOP_OOM_ANON_BYTES": memory and memory.anon,
         "KILLSNOOP_OOM_FILE_BYTES": memory and memory.file,
         "KILLSNOOP_OOM_SHMEM_BYTES": memory and memory.shmem,

@@ -22,7 +22,7 @@ _BPF_F_KPROBE_MULTI_RETURN = 1
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 2, 5, 26  # enum bpf_prog_type
 _BPF_MAP_TYPE_ARRAY = 2  # enum bpf_map_type
 _BPF_FUNC_PROBE_READ_KERNEL_STR = 115  # enum bpf_func_id
-_BTF_POINTER, _BTF_STRUCT, _BTF_UNION, _BTF_TYPEDEF, _BTF_FUNCTION = 2, 4, 5, 8, 12  # BTF_KIND_*
+_BTF_POINTER, _BTF_STRUCT, _BTF_UNION, _BTF_ENUM, _BTF_TYPEDEF, _BTF_FUNCTION = 2, 4, 5, 6, 8, 12  # BTF_KIND_*
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_obj_pin": (c_int, [c_int, c_char_p]),
@@ -306,7 +306,8 @@ def _info(fd: int, info: ctypes.Structure) -> None:
 def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
     """Byte offset of each named field of kernel structs; their size under `""`. Source: the running kernel's BTF.
 
-    Fields of anonymous structs and unions belong to the enclosing struct, as in C.
+    A struct that the kernel lacks has none. Fields of anonymous structs and unions belong to the enclosing struct, as
+    in C.
     """
     lib = _lib()
 
@@ -329,8 +330,21 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
     btf = vmlinux_btf()
     for name in structs:
         found[name] = {}
-        found[name][""] = collect(_btf_id(name, _BTF_STRUCT), 0, found[name])
+        with contextlib.suppress(OSError):
+            found[name][""] = collect(_btf_id(name, _BTF_STRUCT), 0, found[name])
     return found
+
+
+def enum_value(enum: str, name: str) -> int | None:
+    """The value of a name in an enum of the kernel; None if it is not there. Source: the running kernel's BTF."""
+    lib = _lib()
+    with contextlib.suppress(OSError):
+        address = lib.btf__type_by_id(vmlinux_btf(), _btf_id(enum, _BTF_ENUM))
+        count = c_uint32.from_address(address + 4).value & 0xFFFF  # struct btf_type
+        for name_at, value in ((c_uint32 * 2) * count).from_address(address + 12):  # struct btf_enum
+            if lib.btf__name_by_offset(vmlinux_btf(), name_at) == name.encode():
+                return int(value)
+    return None
 
 
 @cache

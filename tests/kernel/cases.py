@@ -315,8 +315,11 @@ def memory_cgroup(name: str, limit: int):
 
 
 def out_of_memory(processes: Processes, group: str = "ks-oom") -> list[Row]:
-    """The OOM killer picks one process while another one, a bystander, asks for memory."""
-    with memory_cgroup(group, 64 << 20) as folder:
+    """The OOM killer picks one process while another one, a bystander, asks for memory, in a cgroup below the limit's."""
+    with memory_cgroup(group, 64 << 20) as limited, cgroup(limited, "inside") as folder:
+        control = limited / "cgroup.subtree_control"
+        if control.exists():  # not in cgroup v1
+            control.write_text("+memory")
         held = []
 
         def hold() -> None:

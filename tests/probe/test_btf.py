@@ -14,6 +14,7 @@ def offsets(without=(), renamed=(), rss_bytes=160):
         if name not in without:
             found.setdefault(owner, {})[name] = 8 * number
     found["user_namespace"]["ns"] = 320
+    found["css_set"]["subsys"] = 400
     found["percpu_counter"] = {"count": 8, "": 40}
     if rss_bytes and "rss_stat" in found["mm_struct"]:
         found["mm_struct"]["after"] = found["mm_struct"]["rss_stat"] + rss_bytes
@@ -21,9 +22,13 @@ def offsets(without=(), renamed=(), rss_bytes=160):
     return lambda *structs: {struct: found.get(struct, {}) for struct in structs}
 
 
+def macros_of(memory_controller=4, **kernel):
+    return btf.task_macros(offsets(**kernel), lambda enum, name: memory_controller)
+
+
 def test_task_macros():
     """Each macro is the field's offset, wherever it comes from."""
-    macros = btf.task_macros(offsets())
+    macros = macros_of()
     assert macros["TASK_FLAGS"] == 8
     assert macros["FILE_DENTRY"] == 16
     assert (macros["DENTRY_NAME"], macros["DENTRY_NAME_LEN"]) == (40, 36)
@@ -34,25 +39,29 @@ def test_task_macros():
 
 def test_task_macros_of_older_kernels():
     """Fields were renamed; some exist only with CONFIG_AUDIT, since Linux 7.1, or on x86."""
-    macros = btf.task_macros(
-        offsets(without=("loginuid", "sessionid", "autoreap", "status"), renamed=("dentry", "kernfs_node"))
-    )
-    assert macros["KERNFS_PARENT"] == btf.task_macros(offsets())["KERNFS_PARENT"]
-    assert macros["DENTRY_SHORT_NAME"] == btf.task_macros(offsets())["DENTRY_SHORT_NAME"]
+    macros = macros_of(without=("loginuid", "sessionid", "autoreap", "status"), renamed=("dentry", "kernfs_node"))
+    assert macros["KERNFS_PARENT"] == macros_of()["KERNFS_PARENT"]
+    assert macros["DENTRY_SHORT_NAME"] == macros_of()["DENTRY_SHORT_NAME"]
     assert not {"TASK_LOGINUID", "TASK_SESSIONID", "SIGNAL_AUTOREAP", "THREAD_INFO_STATUS"} & set(macros)
 
 
 def test_counters_of_pages():
     """Four percpu_counters since Linux 6.2, four numbers before; on a kernel that has neither, there is no macro."""
     for rss_bytes, first, stride in ((160, 8, 40), (32, 0, 8)):
-        macros = btf.task_macros(offsets(rss_bytes=rss_bytes))
+        macros = macros_of(rss_bytes=rss_bytes)
         at = [macros[f"MM_{name}_PAGES"] - macros["MM_RSS_STAT"] for name in ("FILE", "ANON", "SHMEM")]
         assert at == [first, first + stride, first + 3 * stride]
-    assert not {"MM_RSS_STAT", "MM_ANON_PAGES"} & set(btf.task_macros(offsets(without=("rss_stat",))))
+    assert not {"MM_RSS_STAT", "MM_ANON_PAGES"} & set(macros_of(without=("rss_stat",)))
+
+
+def test_memory_cgroups():
+    """The place of a task's memory cgroup comes from two types; the macro is missing if one of them is."""
+    assert macros_of()["CSS_SET_MEMORY"] == 400 + 4 * 8
+    assert "CSS_SET_MEMORY" not in macros_of(memory_controller=None)
 
 
 def test_a_kernel_without_a_field():
     """One line names the kernel and the field."""
     with pytest.raises(Failure, match=r"has no task_struct\.pdeath_signal") as refused:
-        btf.task_macros(offsets(without=("pdeath_signal",)))
+        macros_of(without=("pdeath_signal",))
     assert refused.value.exit_code == Exit.UNAVAILABLE

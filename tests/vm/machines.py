@@ -68,14 +68,14 @@ class Machine:
 
 
 CI = (
-    Machine("bookworm", "bookworm", kernel_tests=("test_origins.py", "test_attaching.py", "test_storm.py")),
-    Machine("trixie", "trixie", kernel_tests=("test_attaching.py", "test_storm.py")),
+    Machine("bookworm", "bookworm", kernel_tests=("test_origins.py", "test_oom.py", "test_attaching.py", "test_storm.py")),
+    Machine("trixie", "trixie", kernel_tests=("test_oom.py", "test_attaching.py", "test_storm.py")),
     # The newest kernel for Debian 13.
     Machine(
         "trixie-backports", "trixie", backports=True,
         guest=tuple(f"test_{name}.py" for name in ("boot", "journal", "privileges", "faults", "hooks", "removal")),
         kernel_tests=tuple(
-            f"test_{name}.py" for name in ("coverage", "origins", "signals", "deaths", "attaching", "storm")
+            f"test_{name}.py" for name in ("coverage", "origins", "oom", "signals", "deaths", "attaching", "storm")
         ),
     ),
 )  # fmt: skip
