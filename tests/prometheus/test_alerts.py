@@ -344,6 +344,12 @@ DEATH = {"signal": "SIGKILL", "origin": "syscall", "tcomm": "nginx", "target_uni
             "bash sent SIGKILL to nginx on web1, and it died 55s ago. bash is not on the list of expected senders.",
         ),
         (
+            SIGKILL, steps(QUIET, page(death("bash", NOW, unit="cri-*.scope", pod="shop/web-0"))), "critical",
+            DEATH | {"comm": "bash", "target_unit": "cri-*.scope", "target_pod": "shop/web-0"},
+            "bash killed nginx (shop/web-0) on web1",
+            "bash sent SIGKILL to nginx on web1, and it died 55s ago. bash is not on the list of expected senders.",
+        ),
+        (
             "KillsnoopCriticalProcessDied", steps(QUIET, page(death("", NOW, "sshd", unit="ssh.service", origin="self", signal="SIGSEGV"))),
             "critical", {"tcomm": "sshd", "target_unit": "ssh.service", "origin": "self", "signal": "SIGSEGV"},
             "sshd (ssh.service) died of SIGSEGV on web1",
