@@ -148,6 +148,20 @@ def test_one_kill_is_one_alert(missed, tmp_path):
     promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
 
 
+@pytest.mark.parametrize("ahead_s", [-30, 30])
+def test_one_kill_is_one_alert_whatever_the_hosts_clock(ahead_s, tmp_path):
+    """It is half a minute ahead or behind; a scrape fails meanwhile. The alert ends so much later or earlier."""
+    scrapes = [*minutes(10, QUIET), *minutes(20, killed("new", at_s=NOW + ahead_s))]
+    scrapes[4 * 10 + 5] = UNREACHABLE
+    end_s = 15 * (len(scrapes) - 1)
+    lasts = 39 + ahead_s // 15
+    checks = [
+        evaluations(SIGKILL, 15 * (4 * 10 + lasts - 1), 15 * (lasts - 1) + 1, "comm", new=lasts),
+        evaluations(SIGKILL, end_s, end_s, "comm", new=lasts + 1),
+    ]
+    promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
+
+
 @pytest.mark.parametrize("lost", [None, 71, 72])
 def test_with_a_scrape_a_minute(lost, tmp_path):
     """Prometheus' default interval."""
