@@ -1,5 +1,6 @@
 # sudo make run      install what is missing, run in the foreground; ARGS="--web.listen-address=:9999" for flags
 # sudo make test     install what is missing, run all tests on the package as it will be installed
+# make test-promtool  the tests of alerts and dashboard with promtool of this machine, of Debian 13 and of sid
 # sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package and test it
 # sudo make test-matrix  the same for Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
 # sudo make clang-kernel  that last kernel, built from Debian's linux-source
@@ -33,7 +34,7 @@ completions = $(addprefix $(bashdir)/,killsnoop killsnoopd) $(addprefix $(zshdir
 	$(addprefix $(fishdir)/,killsnoop.fish killsnoopd.fish)
 sources = $(shell find killsnoopd -type f ! -name '*.pyc') pyproject.toml README.md
 
-.PHONY: run test test-sid test-old-python test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard event-schema prometheus-rule bench bench-vm mounts install uninstall deb clean
+.PHONY: run test test-promtool test-sid test-old-python test-vm test-matrix clang-kernel binfmt test-setup lint lint-dashboard lint-kubernetes lint-ansible dashboard event-schema prometheus-rule bench bench-vm mounts install uninstall deb clean
 
 run: mounts
 	PYTHON=$(PYTHON) scripts/install-packages run
@@ -47,6 +48,12 @@ mounts:
 # The tests import the wheel's files, not this folder's, which proves that the wheel is complete.
 test: mounts test-setup
 	cd tests && PROMTOOL=$$(../scripts/promtool) TMPDIR=/var/tmp ../build/venv/bin/python -m pytest -c ../pyproject.toml --rootdir=.. $(ARGS) .
+
+test-promtool: test-setup
+	for promtool in "$$(scripts/promtool)" "$$(scripts/promtool trixie)" "$$(scripts/promtool sid)"; do \
+		$$promtool --version | head -n 1 && (cd tests && PROMTOOL=$$promtool TMPDIR=/var/tmp ../build/venv/bin/python -m pytest \
+			-c ../pyproject.toml --rootdir=.. $(ARGS) prometheus/test_alerts.py prometheus/test_config.py test_dashboard.py test_reference.py) || exit 1; \
+	done
 
 # In a chroot. ARGS="kernel/test_pins.py -x" replaces the script's tests.
 test-sid: mounts

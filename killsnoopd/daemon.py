@@ -18,11 +18,13 @@ from killsnoopd.events import cpu_budget
 from killsnoopd.events.in_flight import InFlight
 from killsnoopd.events.journal import JOURNAL_SOCKET, Journal
 from killsnoopd.events.json_lines import JsonLines
+from killsnoopd.events.pods import Pods
 from killsnoopd.events.processes import Processes
 from killsnoopd.events.stop_deadline import StopDeadline
 from killsnoopd.events.writer import Sink, Writer
 from killsnoopd.failure import Exit, Failure, unforeseen
 from killsnoopd.metrics import families, fold, overview, page
+from killsnoopd.metrics.pod_labels import PodLabels
 from killsnoopd.probe import pins, self_test, start
 from killsnoopd.probe.attached import Probe
 from killsnoopd.probe.program import Layout, probe_hash
@@ -153,7 +155,16 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, web_config)
-    registry = families.registry(opened, writer, fold.folder(config.fold), config.timestamps, config.expected_senders)
+    pods = Pods()  # of the thread that builds pages; Processes has its own
+    pod_labels = PodLabels(opened.pod_labels, pods.whole_name, pods.refresh)
+    registry = families.registry(
+        opened,
+        writer,
+        fold.folder(config.fold),
+        with_timestamps=config.timestamps,
+        expected_senders=config.expected_senders,
+        pod_labels=pod_labels.of,
+    )
     port = server.Server(
         registry, partial(overview.look, opened), config.telemetry_path, web_config, config.max_requests
     )

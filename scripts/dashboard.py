@@ -229,7 +229,7 @@ def overview() -> list[Json]:
 def deaths() -> list[Json]:
     """What died, and who killed it."""
     name, last = "killsnoop_deaths_total", "killsnoop_deaths_last_timestamp_seconds"
-    labels = "comm, tcomm, target_unit, signal, origin, instance"
+    labels = "comm, tcomm, target_unit, target_pod, signal, origin, instance"
     matchers = (COMM, SIGNAL)
     return [
         table("What died, and who killed it",
@@ -237,21 +237,21 @@ def deaths() -> list[Json]:
               "them died. Click a sender to filter the whole dashboard.",
               [instant(f"sum by ({labels}) ({counted(name, *matchers)}) > 0", ref="A", form="table"),
                instant(f"max by ({labels}) ({last_in_range(last, *matchers)})", ref="B", form="table")],
-              {"comm": "Sender", "tcomm": "Victim", "target_unit": "Unit", "signal": "Signal", "origin": "Origin", "instance": "Host",
-               "Value #A": "Deaths", "Value #B": "Last"},
+              {"comm": "Sender", "tcomm": "Victim", "target_unit": "Unit", "target_pod": "Pod", "signal": "Signal", "origin": "Origin",
+               "instance": "Host", "Value #A": "Deaths", "Value #B": "Last"},
               [override("byName", "Sender", links=choose("comm", "Only ${__value.raw}")),
                override("byName", "Host", links=choose("instance", "Only ${__value.raw}")),
                override("byName", "Deaths", unit="short", custom__width=90),
                override("byName", "Last", unit="dateTimeAsIso", custom__width=170)],
               "Last", 10),
-        series("Deaths by unit", "Processes that died of a signal, by their systemd unit. Without a name: no unit, or not known.",
-               target(f"sum by (target_unit) ({counted(name, *matchers, window=STEP)}) > 0", "{{target_unit}}"), bars=True, width=12),
+        series("Deaths by unit and pod", "Processes that died of a signal, by their systemd unit and pod. Without a name: neither, or not known.",
+               target(f"sum by (target_unit, target_pod) ({counted(name, *matchers, window=STEP)}) > 0", "{{target_unit}} {{target_pod}}"), bars=True, width=12),
         series("Deaths by sender", "Processes that died of a signal that another process sent, by that process's name.",
                target(f"sum by (comm) ({counted(name, SENT_BY, *matchers, window=STEP)}) > 0", "{{comm}}"), bars=True, width=12),
         series("Crashes", "Processes that died of a fault of their own, or of a signal that they sent themselves.",
                target(f"sum by (tcomm, signal) ({counted(name, SELF, SIGNAL, window=STEP)}) > 0", "{{tcomm}} {{signal}}"), bars=True, width=12),
-        series("OOM kills by victim", "Processes that the kernel's OOM killer killed, by name and unit.",
-               target(f"sum by (tcomm, target_unit) ({counted(name, OOM, SIGNAL, window=STEP)}) > 0", "{{tcomm}} {{target_unit}}"), bars=True, width=12),
+        series("OOM kills by victim", "Processes that the kernel's OOM killer killed, by name, unit and pod.",
+               target(f"sum by (tcomm, target_unit, target_pod) ({counted(name, OOM, SIGNAL, window=STEP)}) > 0", "{{tcomm}} {{target_unit}} {{target_pod}}"), bars=True, width=12),
     ]  # fmt: skip
 
 

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Deaths by sender, victim and the victim's unit. */
+/* Deaths by sender, victim, and the victim's unit and pod. */
 
 #define WORD(a, b, c, d, e, f, g, h)                                                                                 \
 	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 | (u64)(f) << 40 | (u64)(g) << 48 | \
 	 (u64)(h) << 56)
+
+#define POD_AT_START ((u32)WORD(0, 'p', 'o', 'd', 0, 0, 0, 0))
+#define POD_BEHIND_HYPHEN ((u32)WORD('-', 'p', 'o', 'd', 0, 0, 0, 0))
 
 enum unit_type { NO_UNIT, SLICE, SCOPE, OTHER_UNIT };
 
@@ -37,17 +40,41 @@ static __always_inline void shorten_scope(char *unit)
 	}
 }
 
-/*
- * The systemd unit of a task, by the rule of sd_pid_get_unit(3): the first cgroup below the root that is not a slice.
- * Empty if that is not a unit, if root did not choose its name, or if names are not readable. The text of the scratch
- * buffer is overwritten.
- */
-static __always_inline void read_unit(struct scratch *scratch, struct task_struct *task)
+#if PROBE_READ
+static __always_inline bool is_pod(u32 before_uid)
 {
-	char *unit = scratch->victim.unit;
+	return before_uid == POD_AT_START || before_uid == POD_BEHIND_HYPHEN;
+}
+
+/* Copy the uid of a pod if the text up to name_end is pod<uid> or ends in -pod<uid>. A static pod's uid has 32 bytes. */
+static __always_inline void read_pod_uid(struct scratch *scratch)
+{
+	u32 end = scratch->name_end, len = 0;
+
+	if (is_pod(*(u32 *)&scratch->text[within_text(end - 36 - 4)]))
+		len = 36;
+	else if (is_pod(*(u32 *)&scratch->text[within_text(end - 32 - 4)]))
+		len = 32;
+	if (len && end >= len + 4)
+		read_kernel(scratch->victim.pod_uid, len, &scratch->text[within_text(end - len)]);
+}
+#endif
+
+/*
+ * The systemd unit of a task, by the rule of sd_pid_get_unit(3): the first cgroup below the root that is not a slice. And
+ * the pod: a cgroup below the kubelet's, [PREFIX-]kubepods.slice or, with its cgroupfs driver, kubepods.
+ * Empty if there is none, if root did not choose its name, or if names are not readable. The text of the scratch buffer
+ * is overwritten.
+ */
+static __always_inline void read_unit_and_pod(struct scratch *scratch, struct task_struct *task)
+{
+	char *unit = scratch->victim.unit, *pod_uid = scratch->victim.pod_uid;
 
 	__builtin_memset(unit, 0, UNIT_LEN);
+	__builtin_memset(pod_uid, 0, POD_UID_LEN);
 #if PROBE_READ
+	scratch->in_scope = scratch->not_only_slices = scratch->below_kubepods = false;
+	BARRIER;
 	struct css_set *css_set = cgroups_of(task);
 	struct cgroup *cgroup = css_set ? css_set->dfl_cgrp : NULL;
 
@@ -71,17 +98,28 @@ static __always_inline void read_unit(struct scratch *scratch, struct task_struc
 			break;
 		enum unit_type type = type_of(*(u64 *)&scratch->text[within_text(size - 1)]);
 
-		if (type == SCOPE || type == OTHER_UNIT) {
+		if (!scratch->not_only_slices && (type == SCOPE || type == OTHER_UNIT)) {
 			__builtin_memcpy(unit, scratch->text + sizeof(u64), UNIT_LEN - 1);
-			if (type == SCOPE)
-				shorten_scope(unit);
+			scratch->in_scope = type == SCOPE;
 		}
 		if (type != SLICE)
+			scratch->not_only_slices = true;
+		scratch->name_end = sizeof(u64) + size - 1 - (type == SLICE ? sizeof(".slice") - 1 : 0);
+		BARRIER;
+		if (*(u64 *)&scratch->text[within_text(scratch->name_end - sizeof(u64))] == WORD('k', 'u', 'b', 'e', 'p', 'o', 'd', 's'))
+			scratch->below_kubepods = true;
+		else if (scratch->below_kubepods && !pod_uid[0])
+			read_pod_uid(scratch);
+		BARRIER;
+		if (scratch->not_only_slices && (!scratch->below_kubepods || pod_uid[0]))
 			break;
 		if (!read_kernel(&attributes, sizeof(attributes), node + KERNFS_IATTR) && attributes &&
 		    !read_kernel(&owner, sizeof(owner), attributes + IATTR_UID) && owner)
 			break;
 	}
+	BARRIER;
+	if (scratch->in_scope)
+		shorten_scope(unit);
 #endif
 }
 
@@ -100,7 +138,7 @@ static __always_inline void count_death(u32 cpu, struct scratch *scratch, struct
 	else
 		__builtin_memcpy(key->comm, event->cause.sender.comm, COMM_LEN);
 	BARRIER;
-	read_unit(scratch, task);
+	read_unit_and_pod(scratch, task);
 	BARRIER;
 	u32 *found = find_slot(VICTIMS, key);
 

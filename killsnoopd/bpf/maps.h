@@ -53,10 +53,12 @@ struct series {
 	s32 res;             /* 0, or -errno */
 };
 #define UNIT_LEN 64
+#define POD_UID_LEN 40
 struct victim {
 	char comm[COMM_LEN];  /* the sender's process name; empty: nobody else sent the signal */
 	char tcomm[COMM_LEN]; /* the victim's */
-	char unit[UNIT_LEN];  /* the victim's systemd unit, NUL-padded: its first 63 bytes; see read_unit() in deaths.c */
+	char unit[UNIT_LEN];  /* the victim's systemd unit, NUL-padded: its first 63 bytes; see read_unit_and_pod() in deaths.c */
+	char pod_uid[POD_UID_LEN]; /* the uid of the victim's pod as the cgroup's name has it, NUL-padded */
 	u32 sig, origin;
 };
 
@@ -155,6 +157,9 @@ struct scratch {
 	struct running running; /* of a delivery: in memory, where the verifier does not track its values */
 	u64 now;
 	struct victim victim; /* of a death */
+	/* Of the victim's cgroups, from the root down; in memory, as `running`. */
+	bool in_scope, not_only_slices, below_kubepods;
+	u32 name_end; /* of the last one, in the text */
 	u64 claimed; /* of an undecided SIGKILL: 1 once a CPU has decided its origin */
 };
 
@@ -180,6 +185,15 @@ BPF_TABLE("array", u32, struct retired, retired, SLOTS); /* the queue of SENDERS
  * A CPU that has the slot in its cache does not write it, so it is up to an era late.
  */
 BPF_F_TABLE("array", u32, u64, last_used, SLOTS + OVERFLOWS, BPF_F_MMAPABLE);
+
+/*
+ * The labels of the pods that victims were in, by uid (pod_labels.py). Only the daemon uses it. As a map, it outlives a
+ * restart, when the kubelet may no longer list the pod.
+ */
+struct pod_label {
+	char uid[POD_UID_LEN], label[320]; /* NUL-padded; NAMESPACE/POD has at most 63 + 1 + 253 bytes */
+};
+BPF_F_TABLE("array", u32, struct pod_label, pod_labels, DEATHS_MAX, BPF_F_MMAPABLE);
 
 /* Token buckets: the times up to which tokens are paid and requested, CLOCK_BOOTTIME; see take_tokens(). */
 struct bucket {

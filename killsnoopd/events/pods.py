@@ -82,8 +82,7 @@ class Pods:
         self._stamps: tuple[_Stamp, ...] = (None, None)
         self._budget = TimeBudget(_SHARE, _BURST_S, now_s)
         self._table, self._table_before = _Table(), _Table()
-        if self.changed():
-            self.read()
+        self.refresh()
 
     def find(self, uid: str | None, container: str | None) -> Pod:
         """The names of a pod, by its uid or by the id of one of its containers."""
@@ -95,6 +94,11 @@ class Pods:
             or before.by_uid.get(uid or "")
             or Pod()
         )
+
+    def whole_name(self, uid: str) -> str | None:
+        """NAMESPACE/POD of a pod, by its uid."""
+        found = self.find(uid, None)
+        return f"{found.namespace}/{found.name}" if found.name else None
 
     def _look(self) -> tuple[_Stamp, ...]:
         """When the folders last changed; None: one is absent."""
@@ -110,6 +114,11 @@ class Pods:
     def changed(self) -> bool:
         """Whether to read the listing again: it has changed, and there is time left for that."""
         return self._budget.allows() and self._look() != self._stamps
+
+    def refresh(self) -> None:
+        """Read the listing again if it has changed."""
+        if self.changed():
+            self.read()
 
     def read(self) -> None:
         """Read the listing."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -137,7 +137,7 @@ def deliveries(counts: Counts) -> Metric:
     return family
 
 
-_DEATH_LABELS = ("signal", "origin", "comm", "tcomm", "target_unit")
+_DEATH_LABELS = ("signal", "origin", "comm", "tcomm", "target_unit", "target_pod")
 
 
 def _unit(unit: bytes) -> str:
@@ -147,22 +147,33 @@ def _unit(unit: bytes) -> str:
     return f"{name}*.scope" if name.endswith("-") and len(whole) < UNIT_BYTES - 1 else name
 
 
+PodLabelsOf = Callable[[Set[bytes]], Mapping[bytes, str]]
+
+
 def deaths(
-    counts: Counts, text: Callable[[bytes], str], monotonic: MonotonicTotals, boot_ns: int | None = None
+    counts: Counts,
+    text: Callable[[bytes], str],
+    pod_labels: PodLabelsOf,
+    monotonic: MonotonicTotals,
+    boot_ns: int | None = None,
 ) -> Iterator[Metric]:
-    """Deaths by sender, victim and the victim's unit, and those of idle names, as signals() has calls."""
+    """Deaths by sender, victim and the victim's unit and pod, and those of idle names, as signals() has calls.
+
+    `pod_labels` finds the labels of pods by their uids.
+    """
 
     def name(comm: bytes) -> str:
         return _label(text(comm)) if comm.strip(b"\0") else ""  # nobody, whatever --metrics.fold says
 
     totals: defaultdict[Labels, int] = defaultdict(int)
     last: defaultdict[Labels, int] = defaultdict(int)
-    for (comm, tcomm, unit, sig, origin, count), used in zip(counts.deaths, counts.deaths_used, strict=True):
-        labels = names.signal_name(sig), origin, name(comm), name(tcomm), _unit(unit)
+    pods = pod_labels({death[3] for death in counts.deaths if death[3].strip(b"\0")})
+    for (comm, tcomm, unit, pod, sig, origin, count), used in zip(counts.deaths, counts.deaths_used, strict=True):
+        labels = names.signal_name(sig), origin, name(comm), name(tcomm), _unit(unit), pods.get(pod, "")
         totals[labels] += count
         last[labels] = max(last[labels], used)
     for (sig, origin, count), used in zip(counts.overflow_deaths, counts.overflow_deaths_used, strict=True):
-        labels = names.signal_name(sig), origin, OTHER, OTHER, ""
+        labels = names.signal_name(sig), origin, OTHER, OTHER, "", ""
         totals[labels] += count
         last[labels] = used
     aged: defaultdict[Labels, int] = defaultdict(int, {("SIGKILL", names.DEATH_ORIGINS[0]): 0})
@@ -171,8 +182,8 @@ def deaths(
     yield counter(
         "killsnoop_deaths",
         "Processes killed by a signal, by signal, origin, the sender's process name (empty: nobody else sent it), the "
-        "victim's, and the victim's systemd unit. self: a fault of their own, or a signal that they sent themselves. "
-        "unknown: no signal was seen. (other): victims that found every counter taken.",
+        "victim's, and the victim's systemd unit and pod. self: a fault of their own, or a signal that they sent "
+        "themselves. unknown: no signal was seen. (other): victims that found every counter taken.",
         _DEATH_LABELS,
         totals,
     )
@@ -356,7 +367,9 @@ class Collector:
         event_stats: EventStats | None,
         text: Callable[[bytes], str] = names.text,
         boot_ns: Callable[[], int | None] | None = None,
+        *,
         expected_senders: Iterable[str] = (),
+        pod_labels: PodLabelsOf = lambda uids: {},
     ) -> None:
         self._probe = probe
         self._event_stats = event_stats
@@ -364,13 +377,14 @@ class Collector:
         self._calls, self._deaths = MonotonicTotals(), MonotonicTotals()
         self._boot_ns = boot_ns or BootTime().ns
         self._expected_senders = expected_senders
+        self._pod_labels = pod_labels
 
     def collect(self) -> Iterator[Metric]:
         """All families except those of the process and the Python version."""
         ledger = self._probe.ledger()
         counts = self._probe.counts()
         boot_ns = self._boot_ns()
-        yield from deaths(counts, self._text, self._deaths, boot_ns)
+        yield from deaths(counts, self._text, self._pod_labels, self._deaths, boot_ns)
         yield from ends(counts)
         yield from signals(counts, self._text, self._calls, boot_ns)
         yield deliveries(counts)
@@ -400,12 +414,16 @@ def registry(
     probe: Probe,
     event_stats: EventStats | None,
     text: Callable[[bytes], str],
+    *,
     with_timestamps: bool,
     expected_senders: Iterable[str],
+    pod_labels: PodLabelsOf,
 ) -> CollectorRegistry:
     """The registry of all metrics on the page. `text` maps a comm to its label."""
     result = CollectorRegistry()
-    result.register(Collector(probe, event_stats, text, None if with_timestamps else lambda: None, expected_senders))
+    boot_ns = None if with_timestamps else lambda: None
+    collector = Collector(probe, event_stats, text, boot_ns, expected_senders=expected_senders, pod_labels=pod_labels)
+    result.register(collector)
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)
     return result

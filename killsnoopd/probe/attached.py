@@ -20,6 +20,7 @@ from killsnoopd.probe.program import (
     DAEMON_STATUSES,
     KINDS,
     LEDGER_WORDS,
+    POD_LABEL_BYTES,
     PROBE_STATUSES,
     RESULTS,
     SELF_TEST_PID,
@@ -33,7 +34,7 @@ from killsnoopd.probe.ring_buffer import RingBuffer
 
 _READINGS = 1000  # attempts at a reading during which no slot is recycled; the first nearly always succeeds
 _SERIES = struct.Struct("=16sIi")  # struct series of maps.h: comm, signal, result
-_VICTIM = struct.Struct("=16s16s64sII")  # struct victim: sender, victim, unit, signal, origin
+_VICTIM = struct.Struct("=16s16s64s40sII")  # struct victim: sender, victim, unit, pod, signal, origin
 _QUEUED = (1 << 64) - 1  # in place of a slot's last use, in counters.c
 
 
@@ -52,7 +53,8 @@ class Counts:
     aged: list[tuple[int, str, int]]  # signal 0..65, result's name, calls of idle series that lost their slot
     series_taken: int  # series that have a slot; slots in the queue are left out
     series_recycled: int  # slots recycled since the probe started
-    deaths: list[tuple[bytes, bytes, bytes, int, str, int]]  # sender, victim, unit, signal 1..64, origin, processes
+    deaths: list[tuple[bytes, bytes, bytes, bytes, int, str, int]]
+    # sender, victim, unit, uid of the pod, signal 1..64, origin, processes
     deaths_used: list[int]
     overflow_deaths: list[tuple[int, str, int]]  # signal, origin (names.DEATH_ORIGINS), processes
     overflow_deaths_used: list[int]
@@ -149,6 +151,10 @@ class Probe:
             self._counts = self._map("counts", layout.cpus * layout.row * 8).cast("Q")
             self._series = self._map("series", layout.series_max * SERIES_BYTES)
             self._victims = self._map("victims", layout.deaths_max * VICTIM_BYTES)
+            self.pod_labels = self._map(
+                "pod_labels", layout.deaths_max * POD_LABEL_BYTES, mmap.PROT_READ | mmap.PROT_WRITE
+            )
+            """Written by the thread that builds pages (metrics/pod_labels.py)."""
             self._last_used = self._map("last_used", layout.aged * 8).cast("Q")
             self._slot_state = self._map("slot_state", TABLES * len(SLOT_STATE) * 8).cast("Q")
             self.ledger_words = self._map("ledger", LEDGER_WORDS * 8, mmap.PROT_READ | mmap.PROT_WRITE).cast("Q")

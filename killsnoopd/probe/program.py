@@ -27,10 +27,13 @@ DAEMON_STATUSES = ("logged", "filtered", "journal_error", "decode_error")  # of 
 LEDGER_WORDS = 16  # of 8 bytes
 SELF_TEST_PID = 6  # index of the word with the pid of the process that tests the probe
 KINDS = 4  # of events, enum kind: the probe counts each kind by status
-SERIES_BYTES, VICTIM_BYTES = 24, 104  # struct series, struct victim
+SERIES_BYTES, VICTIM_BYTES = 24, 144  # struct series, struct victim
 UNIT_BYTES = 64  # of a unit's name, with a NUL: UNIT_LEN
+POD_UID_BYTES, POD_LABEL_BYTES = 40, 360  # of a pod's uid, with a NUL; struct pod_label
 _RULE = struct.Struct("=QQ16s16sII")  # struct rule
-DAEMON_MAPS = ("counts", "series", "victims", "last_used", "slot_state", "events", "ledger")  # read by the daemon
+DAEMON_MAPS = (  # read by the daemon
+    "counts", "series", "victims", "pod_labels", "last_used", "slot_state", "events", "ledger",
+)  # fmt: skip
 TABLES = 2  # enum table
 SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # of a table: enum slot_state
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)

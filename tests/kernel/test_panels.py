@@ -182,7 +182,7 @@ LOST = {"rate_limited", "ring_full", "journal_error", "decode_error"}.__contains
 KILLS = ("killsnoop_deliveries_total",)
 KILLED = {"signal": "SIGKILL", "outcome": "delivered"}
 HOST = ("instance",)
-DEATH = ("comm", "tcomm", "target_unit", "signal", "origin", "instance")
+DEATH = ("comm", "tcomm", "target_unit", "target_pod", "signal", "origin", "instance")
 # The expected result of each query, from the raw samples: {title: {ref: function of Measured}}.
 EXPECTED = {
     "SIGKILLs": {"A": lambda m: m.grown(*KILLS, **KILLED)},
@@ -233,10 +233,12 @@ EXPECTED = {
         "F": lambda m: dict.fromkeys(m.last("killsnoop_events_pending"), 0.0),
     },
     "What died, and who killed it": {"A": lambda m: m.grown("killsnoop_deaths_total", DEATH)},
-    "Deaths by unit": {"A": lambda m: m.grown("killsnoop_deaths_total", ("target_unit",))},
+    "Deaths by unit and pod": {"A": lambda m: m.grown("killsnoop_deaths_total", ("target_unit", "target_pod"))},
     "Deaths by sender": {"A": lambda m: m.grown("killsnoop_deaths_total", ("comm",), comm=bool)},
     "Crashes": {"A": lambda m: m.grown("killsnoop_deaths_total", ("tcomm", "signal"), origin="self")},
-    "OOM kills by victim": {"A": lambda m: m.grown("killsnoop_deaths_total", ("tcomm", "target_unit"), origin="oom")},
+    "OOM kills by victim": {
+        "A": lambda m: m.grown("killsnoop_deaths_total", ("tcomm", "target_unit", "target_pod"), origin="oom")
+    },
     "Deaths by signal": {"A": lambda m: m.grown("killsnoop_deaths_total", ("signal", "origin"))},
     "Exits after a signal": {"A": lambda m: m.grown("killsnoop_exits_total", ("signal",))},
     "Escalations by host": {"A": lambda m: m.grown("killsnoop_escalations_total", HOST)},

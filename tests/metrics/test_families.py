@@ -13,11 +13,15 @@ from killsnoopd.metrics import families, fold
 from killsnoopd.probe.attached import Ledger
 
 PADDED = b"nginx".ljust(16, b"\0")
+POD_UID = b"9f8a7c1e_0b2d_4c3e_8f10_a1b2c3d4e5f6"
 
 
-def page(probe, path=None, boot_ns=None, expected=()):
+def page(probe, path=None, boot_ns=None, expected=(), pods=()):
     registry = CollectorRegistry()
-    registry.register(families.Collector(probe, path, boot_ns=boot_ns, expected_senders=expected))
+    found = families.Collector(
+        probe, path, boot_ns=boot_ns, expected_senders=expected, pod_labels=lambda uids: dict(pods)
+    )
+    registry.register(found)
     return generate_latest(registry).decode()
 
 
@@ -38,9 +42,9 @@ def test_the_page_is_that_of_the_golden_file():
         series_recycled=6,
         deliveries=[(9, "syscall", "delivered", 2), (9, "oom", "delivered", 1), (1, "kernel", "ignored", 5)],
         deaths=[
-            (b"bash", PADDED, b"nginx.service", 9, "syscall", 3),
-            (b"", b"crash", b"", 11, "self", 1),
-            (b"dockerd", b"sh", b"docker-", 9, "syscall", 2),
+            (b"bash", PADDED, b"nginx.service", b"", 9, "syscall", 3),
+            (b"", b"crash", b"", b"", 11, "self", 1),
+            (b"dockerd", b"sh", b"docker-", POD_UID, 9, "syscall", 2),
         ],
         deaths_used=[400_000_000_000, 0, 500_000_000_000],
         overflow_deaths=[(9, "oom", 7)],
@@ -53,7 +57,8 @@ def test_the_page_is_that_of_the_golden_file():
     statuses = {
         "logged": 5, "journal_error": 1, "decode_error": 0, "filtered": 2, "rate_limited": 1, "ring_full": 1,
     }  # fmt: skip
-    found = page(FakeProbe(read, Ledger(statuses, pending=0)), Told(), lambda: 1_700_000_000_400_000_000, ["backup"])
+    probe, boot_ns = FakeProbe(read, Ledger(statuses, pending=0)), 1_700_000_000_400_000_000
+    found = page(probe, Told(), lambda: boot_ns, ["backup"], {POD_UID: "shop/web-7d9c5b-x2x4q"})
     found = re.sub(r"killsnoop_build_info\{.*?\}", "killsnoop_build_info{...}", found)
     assert found == Path(__file__).parent.parent.joinpath("golden").joinpath("page.metrics").read_text()
 
@@ -216,25 +221,31 @@ def test_when_it_last_happened():
     assert [family.name for family in without] == ["killsnoop_signals", "killsnoop_signals_aged"]
 
 
+def no_pods(uids):
+    assert not uids
+    return {}
+
+
 def test_deaths_are_folded_by_both_names():
     """Nobody stays nobody, whatever the rules; units are not folded by them."""
     read = counts(
         deaths=[
-            (b"worker-1", b"job-1", b"a@1.service", 9, "syscall", 1),
-            (b"worker-2", b"job-2", b"a@1.service", 9, "syscall", 2),
-            (b"worker-2", b"job-2", b"_b.service", 9, "syscall", 4),
-            (b"", b"job-3", b"session-", 11, "self", 8),
-            (b"", b"(other)", b"", 11, "self", 16),
+            (b"worker-1", b"job-1", b"a@1.service", b"", 9, "syscall", 1),
+            (b"worker-2", b"job-2", b"a@1.service", b"", 9, "syscall", 2),
+            (b"worker-2", b"job-2", b"_b.service", b"", 9, "syscall", 4),
+            (b"", b"job-3", b"session-", b"", 11, "self", 8),
+            (b"", b"(other)", b"", b"", 11, "self", 16),
         ],
         deaths_used=[7_000_000_000, 9_000_000_000, 0, 0, 0],
     )
-    total, _, last = families.deaths(read, fold.folder(["worker-#", "job*", "*"]), families.MonotonicTotals(), 0)
+    folder = fold.folder(["worker-#", "job*", "*"])
+    total, _, last = families.deaths(read, folder, no_pods, families.MonotonicTotals(), 0)
     assert {tuple(sample.labels.values()): sample.value for sample in total.samples} == {
-        ("SIGKILL", "syscall", "worker-#", "job*", "a@1.service"): 3,
-        ("SIGKILL", "syscall", "worker-#", "job*", "b.service"): 4,
-        ("SIGSEGV", "self", "", "job*", "session-*.scope"): 8,
-        ("SIGSEGV", "self", "", "*", ""): 16,
+        ("SIGKILL", "syscall", "worker-#", "job*", "a@1.service", ""): 3,
+        ("SIGKILL", "syscall", "worker-#", "job*", "b.service", ""): 4,
+        ("SIGSEGV", "self", "", "job*", "session-*.scope", ""): 8,
+        ("SIGSEGV", "self", "", "*", "", ""): 16,
     }
     assert [sample.value for sample in last.samples] == [9]
-    total, *_ = families.deaths(read, fold.folder([]), families.MonotonicTotals())
+    total, *_ = families.deaths(read, fold.folder([]), no_pods, families.MonotonicTotals())
     assert r"\x28other)" in {sample.labels["tcomm"] for sample in total.samples}

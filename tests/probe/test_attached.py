@@ -9,14 +9,15 @@ from killsnoopd.probe.program import RESULTS, SLOT_STATE, TABLES, Layout
 
 VERSION, QUEUE_HEAD, QUEUE_TAIL = map(SLOT_STATE.index, ("version", "queue_head", "queue_tail"))
 SIGKILL, SIGTERM, CALLS = 9, 15, 5
+UID = b"9f8a7c1e_0b2d_4c3e_8f10_a1b2c3d4e5f6"
 
 
 def series(comm):
     return comm.ljust(16, b"\0") + SIGKILL.to_bytes(4, "little") + bytes(4)
 
 
-def victim(comm, tcomm, unit):
-    return struct.pack("=16s16s64sII", comm, tcomm, unit, SIGKILL, DEATH_ORIGINS.index("syscall"))
+def victim(comm, tcomm, unit, pod_uid=b""):
+    return struct.pack("=16s16s64s40sII", comm, tcomm, unit, pod_uid, SIGKILL, DEATH_ORIGINS.index("syscall"))
 
 
 class ChangesHands:
@@ -82,7 +83,7 @@ def test_cells_are_added_over_the_cpus():
     probe = Probe.__new__(Probe)
     probe.layout, probe._counts, probe._slot_state = layout, memoryview(cells), memoryview(slot_state)
     probe._series, probe._last_used = series(b"one") + series(b"two") + series(b"none"), memoryview(last_used)
-    probe._victims = victim(b"bash", b"nginx", b"nginx.service") + victim(b"", b"crash", b"")
+    probe._victims = victim(b"bash", b"nginx", b"nginx.service", UID) + victim(b"", b"crash", b"")
     counts = probe.counts()
     assert [calls for *_, calls in counts.series] == [largest, 2**53 + 1]
     assert counts.series_used == [0, 5]  # the first one is in the queue
@@ -93,8 +94,9 @@ def test_cells_are_added_over_the_cpus():
     bash, nginx, unit = b"bash".ljust(16, b"\0"), b"nginx".ljust(16, b"\0"), b"nginx.service".ljust(64, b"\0")
     crash = b"crash".ljust(16, b"\0")
     assert counts.deaths == [
-        (bash, nginx, unit, SIGKILL, "syscall", 13), (bytes(16), crash, bytes(64), SIGKILL, "syscall", 13),
-    ]  # fmt: skip
+        (bash, nginx, unit, UID + bytes(4), SIGKILL, "syscall", 13),
+        (bytes(16), crash, bytes(64), bytes(40), SIGKILL, "syscall", 13),
+    ]
     assert counts.deaths_used == [8, 0]
     assert (counts.overflow_deaths, counts.overflow_deaths_used) == ([(SIGKILL, "syscall", 11)], [9])
     assert counts.aged_deaths == [(SIGKILL, "cgroup", 12)]

@@ -39,7 +39,7 @@ class Host:
             (names.signal_number(sig), origin, "delivered", n) for (sig, origin), n in self.deliveries.items()
         ]
         deaths = [
-            (b"newcomer", b"nginx", b"nginx.service", names.signal_number(sig), origin, n)
+            (b"newcomer", b"nginx", b"nginx.service", b"", names.signal_number(sig), origin, n)
             for (sig, origin), n in self.deaths.items()
         ]
         used = [self.died_ns.get(key, 0) for key in self.deaths]

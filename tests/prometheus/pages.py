@@ -14,9 +14,9 @@ def text(name, labels):
     return name + "{" + ",".join(f"{key}={json.dumps(value)}" for key, value in labels.items()) + "}"
 
 
-def death(comm, at_s, tcomm="nginx", *, unit="nginx.service", signal="SIGKILL", origin="syscall", count=1):
+def death(comm, at_s, tcomm="nginx", *, unit="nginx.service", pod="", signal="SIGKILL", origin="syscall", count=1):
     """{series: value} of processes that died, the last one at this time; 0 is the start of the test."""
-    labels = {"signal": signal, "origin": origin, "comm": comm, "tcomm": tcomm, "target_unit": unit}
+    labels = {"signal": signal, "origin": origin, "comm": comm, "tcomm": tcomm, "target_unit": unit, "target_pod": pod}
     labels = {name: value for name, value in labels.items() if value}  # Prometheus drops empty ones
     return {
         text("killsnoop_deaths_total", labels): count,

@@ -148,6 +148,20 @@ def test_one_kill_is_one_alert(missed, tmp_path):
     promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
 
 
+@pytest.mark.parametrize("ahead_s", [-30, 30])
+def test_one_kill_is_one_alert_whatever_the_hosts_clock(ahead_s, tmp_path):
+    """It is half a minute ahead or behind; a scrape fails meanwhile. The alert ends so much later or earlier."""
+    scrapes = [*minutes(10, QUIET), *minutes(20, killed("new", at_s=NOW + ahead_s))]
+    scrapes[4 * 10 + 5] = UNREACHABLE
+    end_s = 15 * (len(scrapes) - 1)
+    lasts = 39 + ahead_s // 15
+    checks = [
+        evaluations(SIGKILL, 15 * (4 * 10 + lasts - 1), 15 * (lasts - 1) + 1, "comm", new=lasts),
+        evaluations(SIGKILL, end_s, end_s, "comm", new=lasts + 1),
+    ]
+    promtool_test(tmp_path, [ALERTS], input_series(scrapes), 15, promql_expr_test=checks)
+
+
 @pytest.mark.parametrize("lost", [None, 71, 72])
 def test_with_a_scrape_a_minute(lost, tmp_path):
     """Prometheus' default interval."""
@@ -341,6 +355,12 @@ DEATH = {"signal": "SIGKILL", "origin": "syscall", "tcomm": "nginx", "target_uni
         (
             SIGKILL, steps(QUIET, killed("bash")), "critical", DEATH | {"comm": "bash"},
             "bash killed nginx (nginx.service) on web1",
+            "bash sent SIGKILL to nginx on web1, and it died 55s ago. bash is not on the list of expected senders.",
+        ),
+        (
+            SIGKILL, steps(QUIET, page(death("bash", NOW, unit="cri-*.scope", pod="shop/web-0"))), "critical",
+            DEATH | {"comm": "bash", "target_unit": "cri-*.scope", "target_pod": "shop/web-0"},
+            "bash killed nginx (shop/web-0) on web1",
             "bash sent SIGKILL to nginx on web1, and it died 55s ago. bash is not on the list of expected senders.",
         ),
         (

@@ -28,7 +28,7 @@ def calls():
 def address(calls):
     registry = CollectorRegistry()
     series = [(name, 9, 0, n) for name, n in calls.items()]
-    deaths = [(name, name, name, 9, "syscall", n) for name, n in calls.items()]
+    deaths = [(name, name, name, b"", 9, "syscall", n) for name, n in calls.items()]
     registry.register(families.Collector(FakeProbe(counts(series, deaths=deaths)), None))
     page = generate_latest(registry)
 
