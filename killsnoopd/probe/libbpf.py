@@ -17,7 +17,8 @@ from pathlib import Path
 from killsnoopd.failure import Exit, Failure
 
 # enum bpf_attach_type
-_BPF_TRACE_RAW_TP, _BPF_TRACE_FEXIT, _BPF_PERF_EVENT, _BPF_TRACE_KPROBE_MULTI = 23, 25, 41, 42
+_BPF_TRACE_RAW_TP, _BPF_TRACE_FENTRY, _BPF_TRACE_FEXIT = 23, 24, 25
+_BPF_PERF_EVENT, _BPF_TRACE_KPROBE_MULTI = 41, 42
 _BPF_F_KPROBE_MULTI_RETURN = 1
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 2, 5, 26  # enum bpf_prog_type
 _BPF_MAP_TYPE_ARRAY = 2  # enum bpf_map_type
@@ -168,6 +169,11 @@ def btf_tracepoint(name: str) -> ProgramType:
 def function_exit(function: str) -> ProgramType:
     """The exits of a kernel function (`fexit`). Raises OSError."""
     return ProgramType(_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT, _btf_id(function, _BTF_FUNCTION))
+
+
+def function_entry(function: str) -> ProgramType:
+    """The entries of a kernel function (`fentry`). Raises OSError."""
+    return ProgramType(_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FENTRY, _btf_id(function, _BTF_FUNCTION))
 
 
 class Refused(OSError):
