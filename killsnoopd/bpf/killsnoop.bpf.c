@@ -28,6 +28,7 @@
  *   PROBE_READ         1: programs may read any kernel memory; 0: lockdown=confidentiality forbids it
  *   RDONLY_CAST        placeholder for a call of bpf_rdonly_cast; 0: the kernel has no such function
  *   EVENTS_FD          placeholder for the fd of the map `events`
+ *   TYPED_SIGINFO      1: signal_generate passes its siginfo as a typed pointer; 0: as a number
  *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
  *   K_SIGACTION        BTF id of struct k_sigaction
  *   MARK_VICTIM_TASK   1: oom:mark_victim passes the victim's task; 0: its thread id

@@ -232,6 +232,19 @@ def may_read_kernel_memory() -> bool:
     return has_helper(_BPF_FUNC_PROBE_READ_KERNEL_STR)
 
 
+# r1 = *(u64 *)(r1 + 8); if r1 == 0 goto +1; r1 = *(u32 *)(r1 + 8); r0 = 0; exit
+_READ_CODE = bytes.fromhex("7911080000000000 1501010000000000 6111080000000000 b700000000000000 9500000000000000")
+
+
+def has_typed_siginfo() -> bool:
+    """Whether programs at signal_generate may read its siginfo by plain loads. To some kernels it is a number."""
+    try:
+        os.close(load_program("siginfo", btf_tracepoint("signal_generate"), _READ_CODE, "GPL"))
+    except OSError:
+        return False
+    return True
+
+
 def has_helper(number: int) -> bool:
     """Whether programs of classic tracepoints may call this helper (enum bpf_func_id)."""
     return bool(_lib().libbpf_probe_bpf_helper(_BPF_PROG_TYPE_TRACEPOINT, number, None) == 1)
