@@ -24,7 +24,10 @@ static __always_inline void decide_kill(u32 tid, bool oom, struct task_struct *v
 	/* Counted as kind DEATH: signal_generate may interrupt this program, and writes the cells of kind DELIVERY. */
 	if (admit(cpu, DEATH, event, SIGKILL, event->cause.bucket_id, true, NULL, &scratch->now))
 		output_scratch(cpu, DEATH, true, scratch);
-	undecided_kills.delete(&tid);
+	u32 tgid = event->tpid;
+
+	if (undecided_kills.delete(&tid) == 0)
+		change_known(tgid, -1);
 }
 
 /* The event of a process's end, from the signal that ended it. */
@@ -129,7 +132,7 @@ int on_sched_process_exit(void *ctx)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct signal_struct *signal = task ? task->signal : NULL;
 
-	if (!signal || !(task->flags & PF_EXITING)) /* a clone(2) that fails calls exit_files(), too */
+	if (!signal || !(task->flags & PF_EXITING)) /* kernel threads, and a clone(2) that fails, call these functions, too */
 		return 0;
 	bool last = signal->live <= 0;
 
@@ -137,8 +140,11 @@ int on_sched_process_exit(void *ctx)
 		remember_tracer(task, signal);
 	if (!last && !(signal->flags & SIGNAL_GROUP_EXIT))
 		return 0;
-	u32 status = wait_status(task, signal), sig = status & 0x7f, zero = 0, cpu = bpf_get_smp_processor_id();
-	u32 tgid = task->tgid, tid = task->pid, at = EXIT * cpu + DEATH;
+	u32 status = wait_status(task, signal), sig = status & 0x7f, tgid = task->tgid;
+
+	if (!(last && sig) && !is_known(tgid)) /* nearly every exit */
+		return 0;
+	u32 zero = 0, tid = task->pid, cpu = bpf_get_smp_processor_id(), at = EXIT * cpu + DEATH;
 	struct process process = { start_of(task->group_leader), tgid };
 	struct history *history = history_of(tgid, process.start_ns);
 
@@ -196,9 +202,7 @@ int on_sched_process_exit(void *ctx)
 			output_scratch(cpu, kind, true, scratch);
 		}
 	}
-	if (history) {
-		take_share(history->payer, -1);
-		histories.delete(&tgid);
-	}
+	if (history)
+		delete_history(tgid, history);
 	return 0;
 }

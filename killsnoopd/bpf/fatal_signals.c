@@ -46,6 +46,23 @@ static __always_inline struct history *history_of(u32 tgid, u64 start_ns)
 	return history && history->start_ns == start_ns ? history : NULL;
 }
 
+/* Note that there is one entry more of a process, or one less. */
+static __always_inline void change_known(u32 tgid, s32 change)
+{
+	u32 at = tgid % KNOWN, *count = known.lookup(&at);
+
+	if (count)
+		__sync_fetch_and_add(count, change);
+}
+
+/* Whether there may be an entry of a process: a signal that it may have died or exited of. */
+static __always_inline bool is_known(u32 tgid)
+{
+	u32 at = tgid % KNOWN, *count = known.lookup(&at);
+
+	return !count || *count;
+}
+
 static __always_inline void take_share(u64 payer, s32 change)
 {
 	u32 *share = history_shares.lookup(&payer), first = 1;
@@ -54,6 +71,13 @@ static __always_inline void take_share(u64 payer, s32 change)
 		__sync_fetch_and_add(share, change);
 	else if (change > 0)
 		history_shares.update(&payer, &first);
+}
+
+static __always_inline void delete_history(u32 tgid, struct history *history)
+{
+	take_share(history->payer, -1);
+	if (histories.delete(&tgid) == 0)
+		change_known(tgid, -1);
 }
 
 /*
@@ -69,12 +93,11 @@ static __always_inline struct history *new_history(struct event *event)
 
 	if (!empty)
 		return NULL;
-	if (history) { /* the exit of an earlier process was not seen */
-		take_share(history->payer, -1);
-		histories.delete(&event->tpid);
-	}
+	if (history) /* the exit of an earlier process was not seen */
+		delete_history(event->tpid, history);
 	if (share && *share >= HISTORY_SHARE && (payer & ~BY_KERNEL) != 0)
 		return NULL;
+	change_known(event->tpid, 1); /* first: no CPU may find 0 beside an entry */
 	histories.update(&event->tpid, empty);
 	history = histories.lookup(&event->tpid);
 	if (!history)

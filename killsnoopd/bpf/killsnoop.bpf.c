@@ -28,6 +28,7 @@
  *   PROBE_READ         1: programs may read any kernel memory; 0: lockdown=confidentiality forbids it
  *   RDONLY_CAST        placeholder for a call of bpf_rdonly_cast; 0: the kernel has no such function
  *   EVENTS_FD          placeholder for the fd of the map `events`
+ *   TYPED_SIGINFO      1: signal_generate passes its siginfo as a typed pointer; 0: as a number
  *   KERNEL_SIGINFO     BTF id of struct kernel_siginfo
  *   K_SIGACTION        BTF id of struct k_sigaction
  *   MARK_VICTIM_TASK   1: oom:mark_victim passes the victim's task; 0: its thread id
@@ -104,13 +105,13 @@ struct sys_exit {
 int on_sys_exit(struct sys_exit *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct running running = running_call(task);
-	struct series key = {};
-	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + CALL, at = EXIT * cpu + CALL;
-	struct cpu_cache *cache = cpu_caches.lookup(&index);
-	struct scratch *scratch;
+	struct running running;
+	struct series key;
+	u32 cpu = bpf_get_smp_processor_id(), at = EXIT * cpu + CALL;
+	struct scratch *scratch = scratch_buffers.lookup(&at);
 
-	if (!cache || running.call >= WRITE)
+	read_running(&running, task);
+	if (!scratch || running.call >= WRITE)
 		return 0;
 	if (!SELF_SIGNALS && ((running.call == TGKILL && running.target_arg == innermost_pid(task->group_leader)) ||
 			      (running.call == TKILL && running.target_arg == innermost_pid(task))))
@@ -120,12 +121,9 @@ int on_sys_exit(struct sys_exit *ctx)
 	key.sig = running.sig >= 0 && running.sig < INVALID ? running.sig : INVALID;
 	/* A tracer or a seccomp filter can make a call return any value. */
 	key.res = ctx->ret >= 0 ? 0 : ctx->ret < -MAX_ERRNO ? -MAX_ERRNO : ctx->ret;
-	count_call(cpu, &key, cache);
+	count_call(cpu, &key, &scratch->cache);
 	/* signal_generate has already made an event for each target. */
 	if (key.res == 0 && key.sig != 0)
-		return 0;
-	scratch = scratch_buffers.lookup(&at);
-	if (!scratch)
 		return 0;
 	bool self_test = key.sig == 0 && is_self_test(task);
 
@@ -133,7 +131,8 @@ int on_sys_exit(struct sys_exit *ctx)
 	name_sender(&scratch->event.cause.sender, task);
 	if (self_test)
 		count_event_status(cpu, CALL, FILTERED);
-	else if (!admit(cpu, CALL, &scratch->event, key.sig, bucket_of(task), false, cache, &scratch->now))
+	else if (!admit(cpu, CALL, &scratch->event, key.sig, bucket_of(task), false, &scratch->cache,
+			&scratch->now))
 		return 0;
 	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
 	scratch->event.time_ns = scratch->now ? scratch->now : bpf_ktime_get_boot_ns();
@@ -157,7 +156,7 @@ int on_sys_exit(struct sys_exit *ctx)
 /* BTF tracepoint signal:signal_generate(sig, info, target, group, result). siglock is held and interrupts are off. */
 int on_signal_generate(u64 *ctx)
 {
-	u32 sig = ctx[0], outcome = ctx[4];
+	u64 sig = ctx[0], outcome = ctx[4]; /* of 64 bits: BPF compares 32 bits in three instructions */
 	struct task_struct *target = (void *)ctx[2], *sender = bpf_get_current_task_btf();
 	bool group = ctx[3];
 	s32 code;
@@ -170,17 +169,16 @@ int on_signal_generate(u64 *ctx)
 		return 0;
 	if (sig >= INVALID || outcome >= OUTCOMES)
 		return 0;
-	u32 cpu = bpf_get_smp_processor_id(), index = 2 * cpu + DELIVERY, at = EXIT * cpu + DELIVERY;
-	struct cpu_cache *cache = cpu_caches.lookup(&index);
+	u32 cpu = bpf_get_smp_processor_id(), at = EXIT * cpu + DELIVERY;
 	struct scratch *scratch = scratch_buffers.lookup(&at);
 
-	if (!cache || !scratch)
+	if (!scratch)
 		return 0;
 	struct event *event = &scratch->event;
 	struct cause *cause = &event->cause;
 	struct running *running = &scratch->running;
 
-	*running = running_call(sender);
+	read_running(running, sender);
 	BARRIER;
 	bool own = sender->tgid == target->tgid;
 	bool namespace_end = info == PRIV && sig == SIGKILL && sender->flags & PF_EXITING &&
@@ -193,16 +191,17 @@ int on_signal_generate(u64 *ctx)
 	cause->sig = sig;
 	cause->code = code;
 	scratch->undecided = provisional && outcome == DELIVERED;
+	scratch->fatal = scratch->terminating = false;
 	BARRIER;
-	bool queued = outcome == DELIVERED || outcome == LOSE_INFO;
-
-	scratch->fatal = queued && is_fatal(sig);
-	BARRIER;
-	if (scratch->fatal && is_handled(sig, target)) {
-		cause->flags |= HANDLED;
-		scratch->fatal = false;
+	if (outcome == DELIVERED || outcome == LOSE_INFO) {
+		scratch->fatal = is_fatal(sig);
+		scratch->terminating = is_terminating(sig) && !own && cause->origin != SELF;
+		BARRIER;
+		if (scratch->fatal && is_handled(sig, target)) {
+			cause->flags |= HANDLED;
+			scratch->fatal = false;
+		}
 	}
-	scratch->terminating = queued && is_terminating(sig) && !own && cause->origin != SELF;
 	BARRIER;
 	/*
 	 * Signals for a process's own files look like those that another process arms against it (F_SETOWN). They count
@@ -232,10 +231,11 @@ int on_signal_generate(u64 *ctx)
 		if (tracer)
 			sender = tracer;
 	}
-	scratch->by_kernel = cause->origin == KERNEL || cause->origin == OOM || cause->origin == RLIMIT ||
-			     cause->origin == SIGIO || cause->origin == SELF ||
-			     (cause->origin == AUTOKILL && sender->flags & PF_KTHREAD) ||
-			     (cause->origin == TTY && !sends_by_tty(sender, target, running));
+	scratch->by_kernel = cause->origin != SYSCALL &&
+			     (cause->origin == KERNEL || cause->origin == OOM || cause->origin == RLIMIT ||
+			      cause->origin == SIGIO || cause->origin == SELF ||
+			      (cause->origin == AUTOKILL && sender->flags & PF_KTHREAD) ||
+			      (cause->origin == TTY && !sends_by_tty(sender, target, running)));
 	BARRIER;
 	if (cause->origin == SYSCALL && running->compat)
 		cause->flags |= COMPAT;
@@ -256,8 +256,8 @@ int on_signal_generate(u64 *ctx)
 			/* SIGCONT with SIGHUP; to a dying process, as the OOM killer does to the first one of a memory.oom.group */
 			count_event_status(cpu, DELIVERY, FILTERED);
 		} else {
-			scratch->emit = admit(cpu, DELIVERY, event, cause->sig, cause->bucket_id, scratch->fatal, cache,
-					      &scratch->now);
+			scratch->emit = admit(cpu, DELIVERY, event, cause->sig, cause->bucket_id, scratch->fatal,
+					      &scratch->cache, &scratch->now);
 		}
 	}
 	if (!scratch->emit && !scratch->fatal && !scratch->terminating)
@@ -304,10 +304,13 @@ int on_signal_generate(u64 *ctx)
 		remember(event);
 	if (scratch->undecided) {
 		scratch->claimed = 0;
+		change_known(event->tpid, 1);
 		if (undecided_kills.update(&event->ttid, scratch) == 0)
 			return 0;
+		change_known(event->tpid, -1);
 		count_delivery(cpu, SIGKILL, cause->origin, DELIVERED);
-		scratch->emit = admit(cpu, DELIVERY, event, SIGKILL, cause->bucket_id, true, cache, &scratch->now);
+		scratch->emit = admit(cpu, DELIVERY, event, SIGKILL, cause->bucket_id, true, &scratch->cache,
+				      &scratch->now);
 	}
 	BARRIER;
 	if (scratch->emit)

@@ -131,6 +131,18 @@ struct history {
 };
 
 /*
+ * What a CPU found out last, which makes storms cheaper: the slot of a series, and a bucket that was over its limit. Only
+ * its own CPU uses it, with preemption off.
+ */
+struct cpu_cache {
+	struct series key;
+	u32 slot_plus_one; /* slot of `key`; 0: none */
+	u32 era;           /* the era in which the slot is valid */
+	u64 bucket_id;     /* over its limit throughout `jiffy` */
+	u64 jiffy;
+};
+
+/*
  * Scratch buffer for one event and its text: three lists of names, each name ending with a NUL; the sender's command line
  * and ancestors; the memory of an OOM kill's victim.
  *
@@ -161,6 +173,7 @@ struct scratch {
 	bool in_scope, not_only_slices, below_kubepods;
 	u32 name_end; /* of the last one, in the text */
 	u64 claimed; /* of an undecided SIGKILL: 1 once a CPU has decided its origin */
+	struct cpu_cache cache; /* of calls and deliveries */
 };
 
 BPF_F_TABLE("array", u32, u64, counts, CPUS * ROW, BPF_F_MMAPABLE);
@@ -233,26 +246,18 @@ BPF_TABLE("lru_hash", u64, u32, history_shares, 4096); /* by payer: its entries 
 /* SIGKILLs that the OOM killer may have sent, by target thread, until oom:mark_victim or the exit decides. */
 BPF_TABLE("hash", u32, struct scratch, undecided_kills, 64);
 
+/*
+ * By tgid modulo KNOWN: the entries that the two tables above have of these processes, or more, for an LRU drops entries
+ * silently. Most exits find 0 here and look no further, which saves three lookups in hashes.
+ */
+#define KNOWN 4096
+BPF_TABLE("array", u32, u32, known, KNOWN);
+
 /* Processes whose death has been counted. Two threads that exit at once may both see themselves as the last one. */
 struct process {
 	u64 start_ns, tgid;
 };
 BPF_TABLE("lru_hash", struct process, u32, dead, 1024);
-
-/*
- * Per-CPU cache that makes storms cheaper: the slot of the last series, and the last bucket that was over its limit.
- * Only its own CPU uses it, with preemption off.
- */
-struct cpu_cache {
-	struct series key;
-	u32 slot_plus_one; /* slot of `key`; 0: none */
-	u32 era;           /* the era in which the slot is valid */
-	u64 bucket_id;     /* over its limit throughout `jiffy` */
-	u64 jiffy;
-	u32 padding[4];    /* to a cache line */
-};
-
-BPF_TABLE("array", u32, struct cpu_cache, cpu_caches, CPUS * 2); /* by CPU and kind, CALL or DELIVERY */
 
 /*
  * The entry programs (at the end of killsnoop.bpf.c) stay attached and tail-call the programs that do the work, each

@@ -28,7 +28,7 @@ static __always_inline s32 code_of(struct kernel_siginfo *siginfo, u64 address)
 #if RDONLY_CAST
 	siginfo = bpf_rdonly_cast(address, KERNEL_SIGINFO);
 	code = siginfo->si_code;
-#elif PROBE_READ
+#elif PROBE_READ && !TYPED_SIGINFO /* the helper takes a hundred instructions */
 	siginfo = (void *)address;
 	read_kernel(&code, sizeof(code), &siginfo->si_code);
 #else

@@ -150,25 +150,29 @@ struct running {
 	s32 target_arg, sig;
 };
 
-static inline __attribute__((always_inline)) struct running running_call(struct task_struct *task)
+/* Whether the call's arguments are process, thread and signal; those of the others are a target and the signal. */
+static inline __attribute__((always_inline)) bool names_thread(enum call call)
+{
+	return call == TGKILL || call == RT_TGSIGQUEUEINFO;
+}
+
+static inline __attribute__((always_inline)) void read_running(struct running *running, struct task_struct *task)
 {
 	struct pt_regs *regs = (void *)saved_registers(task);
-	struct running running = {};
 
 	if (task->flags & PF_KTHREAD) { /* has no user registers */
-		running.call = OTHER_CALL;
-		return running;
+		*running = (struct running){ OTHER_CALL };
+	} else if (IS_COMPAT(task, regs)) {
+		running->compat = true;
+		running->call = compat_call(CALL_NUMBER(regs));
+		running->target_arg = COMPAT_ARG0(regs);
+		running->sig = names_thread(running->call) ? COMPAT_ARG2(regs) : COMPAT_ARG1(regs);
+	} else {
+		running->compat = false;
+		running->call = native_call(CALL_NUMBER(regs));
+		running->target_arg = ARG0(regs);
+		running->sig = names_thread(running->call) ? ARG2(regs) : ARG1(regs);
 	}
-	u32 number = CALL_NUMBER(regs);
-
-	running.compat = IS_COMPAT(task, regs) != 0;
-	running.call = running.compat ? compat_call(number) : native_call(number);
-	running.target_arg = running.compat ? COMPAT_ARG0(regs) : ARG0(regs);
-	if (running.call == TGKILL || running.call == RT_TGSIGQUEUEINFO)
-		running.sig = running.compat ? COMPAT_ARG2(regs) : ARG2(regs);
-	else
-		running.sig = running.compat ? COMPAT_ARG1(regs) : ARG1(regs);
-	return running;
 }
 
 /* Whether the task is closing files: in a call that closes descriptors, or because it exits. */

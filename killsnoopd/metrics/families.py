@@ -311,7 +311,7 @@ def programs(probe: Probe, run_stats: bool) -> Iterator[Metric]:
     )
     ways = GaugeMetricFamily(
         "killsnoop_probe_hook_info",
-        "How the hook is attached: fexit, kprobe, tracepoint, or tp_btf, a BTF tracepoint; the value is always 1.",
+        "How the hook is attached: fexit, fentry, kprobe, tracepoint, or tp_btf, a BTF tracepoint; always 1.",
         labels=("hook", "way"),
     )
     exact = GaugeMetricFamily(

@@ -14,7 +14,7 @@ from typing import Any
 
 from killsnoopd import names
 from killsnoopd.probe import libbpf, ways
-from killsnoopd.probe.hooks import FEXIT, HOOKS, KPROBE, PROGRAMS
+from killsnoopd.probe.hooks import BY_FUNCTION, HOOKS, KPROBE, PROGRAMS
 from killsnoopd.probe.objects import Objects
 from killsnoopd.probe.program import (
     DAEMON_STATUSES,
@@ -262,7 +262,7 @@ class Probe:
     def attached(self, hook: str) -> bool:
         """Whether the program is still attached to the hook, and the kernel runs it."""
         links = [fd for link, fd in self._objects.links.items() if link.split("@")[0] == hook]
-        runs = self.hooks[hook] not in (FEXIT, KPROBE) or ways.ftrace_enabled()
+        runs = self.hooks[hook] not in BY_FUNCTION or ways.ftrace_enabled()
         return bool(links) and runs and all(map(libbpf.link_attached, links))
 
     def inexact(self) -> list[str]:

@@ -66,6 +66,7 @@ def macros(settings: Settings, ways: dict[str, str]) -> dict[str, int]:
     found["PROBE_READ"] = int(libbpf.may_read_kernel_memory())
     cast, siginfo, action = libbpf.rdonly_cast_ids() or (0, 0, 0)
     found |= {"RDONLY_CAST": RDONLY_CAST if cast else 0, "KERNEL_SIGINFO": siginfo, "K_SIGACTION": action}
+    found["TYPED_SIGINFO"] = int(libbpf.has_typed_siginfo())
     found["MARK_VICTIM_TASK"] = int(libbpf.first_argument_is_pointer("mark_victim"))
     return found | {"EVENTS_FD": EVENTS_FD, "RESULT_OFFSET": hooks.WAYS[ways["sys_exit"]].result_offset}
 

@@ -27,6 +27,7 @@ class Hook:
     without: str  # what is not seen without this hook
     functions: tuple[str, ...] = ()  # for fexit and kprobe: the kernel functions, those that exist
     at_return: bool = False  # kprobe: at their return, not at their entry
+    uninterrupted: tuple[str, ...] = ()  # for fentry: a function that the kernel calls with interrupts off
 
 
 # Each system call has a function per ABI: for 64-bit programs, for 32-bit ones (some with other types), for x32.
@@ -35,7 +36,8 @@ _ABIS = {
     "aarch64": ("__arm64_sys_", "__arm64_compat_sys_"),
 }
 
-FEXIT, KPROBE, TRACEPOINT, TP_BTF = "fexit", "kprobe", "tracepoint", "tp_btf"
+FEXIT, FENTRY, KPROBE, TRACEPOINT, TP_BTF = "fexit", "fentry", "kprobe", "tracepoint", "tp_btf"
+BY_FUNCTION = (FEXIT, FENTRY, KPROBE)  # through ftrace
 
 HOOKS = (
     *(
@@ -56,9 +58,11 @@ HOOKS = (
         "sched_process_exit",
         "sched_process_exit",
         "sched/sched_process_exit",
-        (TP_BTF, KPROBE, TRACEPOINT),
+        (TP_BTF, FENTRY, KPROBE, TRACEPOINT),
         "deaths",
-        ("exit_files",),  # do_exit() calls it soon after the tracepoint; the exit code is set
+        # do_exit() calls both soon after the tracepoint, when the exit code is set.
+        functions=("exit_files",),
+        uninterrupted=("membarrier_update_current_mm",),  # by exit_mm()
     ),
 )
 PROGRAMS = tuple(dict.fromkeys(hook.program for hook in HOOKS))  # numbered as enum program
@@ -75,11 +79,11 @@ class Point:
 
     hook: Hook
     way: str
-    function: str = ""  # of fexit
+    function: str = ""  # of fexit and fentry
 
     @property
     def link(self) -> str:
-        """The link's name: the hook, how it is attached, and for fexit the function."""
+        """The link's name: the hook, how it is attached, and for fexit and fentry the function."""
         return f"{self.hook.name}@{self.way}" + (f"@{self.function}" if self.function else "")
 
     @property
@@ -101,14 +105,20 @@ def points(settings: Settings, ways: dict[str, str]) -> tuple[Point, ...]:
     """All points of the hooks that these settings ask for. `ways`: the way of each program."""
     found: list[Point] = []
     for hook in chosen(settings):
-        way = ways[hook.program]
-        found += [Point(hook, way, function) for function in (functions(hook) if way == FEXIT else ("",))]
+        found += points_of(hook, ways[hook.program])
     return tuple(found)
 
 
-def functions(hook: Hook) -> tuple[str, ...]:
-    """Those of the hook's functions that this kernel has. Source: BTF."""
-    return tuple(filter(libbpf.has_function, hook.functions))
+def points_of(hook: Hook, way: str) -> tuple[Point, ...]:
+    """The points of a hook that is attached in this way."""
+    if way in (FEXIT, FENTRY):
+        return tuple(Point(hook, way, function) for function in functions(hook, way))
+    return (Point(hook, way),)
+
+
+def functions(hook: Hook, way: str) -> tuple[str, ...]:
+    """Those of the hook's functions for this way that this kernel has. Source: BTF."""
+    return tuple(filter(libbpf.has_function, hook.uninterrupted if way == FENTRY else hook.functions))
 
 
 def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> bytes:
@@ -201,7 +211,7 @@ def _attach_tracing(_point: Point, prog_fd: int) -> int:
 
 def _attach_kprobe(point: Point, prog_fd: int) -> int:
     """Attach to all functions of the hook at once (kprobe.multi)."""
-    return libbpf.link_kprobe_multi(prog_fd, functions(point.hook), point.hook.at_return)
+    return libbpf.link_kprobe_multi(prog_fd, functions(point.hook, KPROBE), point.hook.at_return)
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,7 @@ class Way:
 _REGISTER_OF_RESULT = {"x86_64": 80, "aarch64": 0}  # struct pt_regs: ax, regs[0]
 WAYS = {
     FEXIT: Way(lambda point: libbpf.function_exit(point.function), _attach_tracing, 8),  # after the one argument
+    FENTRY: Way(lambda point: libbpf.function_entry(point.function), _attach_tracing, 0),
     KPROBE: Way(lambda _: libbpf.KPROBE_MULTI, _attach_kprobe, _REGISTER_OF_RESULT.get(os.uname().machine, 0)),
     # 8 bytes (12 on some real-time kernels), the call's number, and at 16 in both cases the result.
     TRACEPOINT: Way(lambda _: libbpf.TRACEPOINT, _attach_tracepoint, 16),

@@ -17,7 +17,8 @@ from pathlib import Path
 from killsnoopd.failure import Exit, Failure
 
 # enum bpf_attach_type
-_BPF_TRACE_RAW_TP, _BPF_TRACE_FEXIT, _BPF_PERF_EVENT, _BPF_TRACE_KPROBE_MULTI = 23, 25, 41, 42
+_BPF_TRACE_RAW_TP, _BPF_TRACE_FENTRY, _BPF_TRACE_FEXIT = 23, 24, 25
+_BPF_PERF_EVENT, _BPF_TRACE_KPROBE_MULTI = 41, 42
 _BPF_F_KPROBE_MULTI_RETURN = 1
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 2, 5, 26  # enum bpf_prog_type
 _BPF_MAP_TYPE_ARRAY = 2  # enum bpf_map_type
@@ -170,6 +171,11 @@ def function_exit(function: str) -> ProgramType:
     return ProgramType(_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT, _btf_id(function, _BTF_FUNCTION))
 
 
+def function_entry(function: str) -> ProgramType:
+    """The entries of a kernel function (`fentry`). Raises OSError."""
+    return ProgramType(_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FENTRY, _btf_id(function, _BTF_FUNCTION))
+
+
 class Refused(OSError):
     """The verifier rejected a program; `log` is its output."""
 
@@ -224,6 +230,19 @@ def link_kprobe_multi(prog_fd: int, functions: tuple[str, ...], at_return: bool)
 def may_read_kernel_memory() -> bool:
     """Whether programs may read any kernel memory; lockdown=confidentiality forbids it."""
     return has_helper(_BPF_FUNC_PROBE_READ_KERNEL_STR)
+
+
+# r1 = *(u64 *)(r1 + 8); if r1 == 0 goto +1; r1 = *(u32 *)(r1 + 8); r0 = 0; exit
+_READ_CODE = bytes.fromhex("7911080000000000 1501010000000000 6111080000000000 b700000000000000 9500000000000000")
+
+
+def has_typed_siginfo() -> bool:
+    """Whether programs at signal_generate may read its siginfo by plain loads. To some kernels it is a number."""
+    try:
+        os.close(load_program("siginfo", btf_tracepoint("signal_generate"), _READ_CODE, "GPL"))
+    except OSError:
+        return False
+    return True
 
 
 def has_helper(number: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from killsnoopd.failure import Exit, Failure
 from killsnoopd.probe import hooks, libbpf
-from killsnoopd.probe.hooks import FEXIT, HOOKS, KPROBE, TP_BTF, TRACEPOINT, Hook, Point
+from killsnoopd.probe.hooks import FENTRY, FEXIT, HOOKS, KPROBE, TP_BTF, TRACEPOINT, Hook
 from killsnoopd.settings import Settings
 
 _DEBUG = Path("/sys/kernel/debug/sched/preempt")
@@ -54,8 +54,9 @@ def _way_of_calls(calls: list[Hook]) -> str:
 
 
 def _way_of_exits(hook: Hook) -> str:
-    if ftrace_enabled() and _counts(KPROBE, [hook], _exit):
-        return KPROBE
+    for way in (FENTRY, KPROBE) if ftrace_enabled() else ():
+        if _counts(way, [hook], _exit):
+            return way
     return TRACEPOINT if _counts(TRACEPOINT, [hook], _exit) else TP_BTF
 
 
@@ -170,10 +171,10 @@ def _counts(way: str, tried: list[Hook], provoke: Callable[[], None]) -> bool:
             opened.callback(os.close, counter)
             code = counting(counter)
             for hook in tried:
-                names = hooks.functions(hook)
-                if way in (FEXIT, KPROBE) and not names:
+                points = hooks.points_of(hook, way)
+                if not points:
                     return False
-                for point in [Point(hook, way, name) for name in (names if way == FEXIT else ("",))]:
+                for point in points:
                     program = libbpf.load_program("trial", point.kind, code, "GPL")
                     opened.callback(os.close, program)
                     opened.callback(os.close, point.attach(program))

@@ -201,7 +201,7 @@ def missed(daemon):
 def test_tasks_that_wait_in_a_call(attached):
     """They hide nobody's calls, but where return probes share a pool of nodes: there each hidden call is counted as missed."""
     daemon, way = attached
-    functions = len(hooks.functions(hooks.by_name("rt_sigqueueinfo")))
+    functions = len(hooks.functions(hooks.by_name("rt_sigqueueinfo"), way))
 
     def act():
         for _ in range(CALLS):
@@ -217,7 +217,11 @@ def test_tasks_that_wait_in_a_call(attached):
     assert sum(daemon.signals("ks-waited").values()) == CALLS
 
 
-FUNCTIONS = [name for call in ("kill", "sched_process_exit") for name in hooks.functions(hooks.by_name(call))]
+FUNCTIONS = [
+    name
+    for hook, way in (("kill", "fexit"), ("sched_process_exit", "fentry"), ("sched_process_exit", "kprobe"))
+    for name in hooks.functions(hooks.by_name(hook), way)
+]
 TRACING = hooks.TRACEFS[0]
 
 

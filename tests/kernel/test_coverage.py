@@ -59,15 +59,17 @@ def test_case(daemon, name, uid):
         assert {key: event.get(key) for key in row.more} == row.more
 
 
+NO_CAST = "def rdonly_cast_ids():\n    return None\n"
 WAYS = {
     "bpf_rdonly_cast, where there is one": "",
-    "bpf_probe_read_kernel": "def rdonly_cast_ids():\n    return None\n",
-    "a typed pointer": "def rdonly_cast_ids():\n    return None\n\n\ndef may_read_kernel_memory():\n    return False\n",
+    "bpf_probe_read_kernel": f"{NO_CAST}\n\ndef has_typed_siginfo():\n    return False\n",
+    "a typed pointer": NO_CAST,
+    "nothing else": f"{NO_CAST}\n\ndef may_read_kernel_memory():\n    return False\n",
 }
 if not MAY_READ_KERNEL_MEMORY:
     del WAYS["bpf_probe_read_kernel"]
-if libbpf.rdonly_cast_ids():
-    del WAYS["a typed pointer"]  # a kernel that has the cast may refuse it
+if not libbpf.has_typed_siginfo():
+    del WAYS["nothing else"]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import time
 import pytest
 from running import load
 from senders import NO_SUCH_PID, forked, run, send, siginfo
+from test_attaching import works
 from test_exactness import kill_loop
 from test_powerless import our_programs, programs_of_a_probe
 from waiting import wait_for
@@ -20,6 +22,7 @@ from waiting import wait_for
 from killsnoopd import cli
 from killsnoopd.probe import libbpf
 from killsnoopd.probe.program import probe_hash
+from killsnoopd.settings import ATTACH
 
 
 def test_counts_and_events_outlive_the_daemon(start, pins):
@@ -129,12 +132,21 @@ def test_more_calls_to_watch(start, pins):
     assert fewer.signals("ks-calls") == {("ks-calls", "SIGKILL", "ESRCH"): 4}
 
 
-def test_another_layout_starts_anew(pins):
-    """What cannot be taken over is lost; the log says so."""
-    load(pins, "--metrics.max-series=10")
+WAYS = [f"--probe.attach={way}" for way in ATTACH if os.geteuid() == 0 and works(way)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--metrics.max-series=10", "--metrics.max-series=11"), *itertools.permutations(WAYS, 2)],
+    ids=" to ".join,
+)
+def test_another_layout_or_way_starts_anew(pins, flags):
+    """What cannot be taken over is lost; the log says so. One kernel may have several ways, another one."""
+    before, after = flags
+    load(pins, before)
     programs = our_programs()
     run(lambda: kill_loop(7), b"ks-unlogged")
-    said = load(pins, "--metrics.max-series=11")
+    said = load(pins, after)
     assert "the pinned probe has another map layout" in said
     lost = re.search(r"(\d+) events that were waiting to be logged are lost", said)
     assert int(lost[1]) >= 7  # others on this machine may have sent some

@@ -107,6 +107,7 @@ def test_every_macro_is_listed_in_the_source(monkeypatch):
     monkeypatch.setattr(btf, "task_macros", dict)
     monkeypatch.setattr(libbpf, "may_read_kernel_memory", lambda: True)
     monkeypatch.setattr(libbpf, "rdonly_cast_ids", lambda: (1, 2, 3))
+    monkeypatch.setattr(libbpf, "has_typed_siginfo", lambda: True)
     monkeypatch.setattr(libbpf, "first_argument_is_pointer", lambda _: True)
     monkeypatch.setattr(compiler, "possible_cpus", lambda: 2)
     listed = program.MAIN.read_text().partition("The loader defines these macros")[2].partition("*/")[0]

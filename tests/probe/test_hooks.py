@@ -65,7 +65,7 @@ def test_the_table():
 
 def test_points(monkeypatch):
     """A link per hook and an entry per program; with fexit, both per kernel function."""
-    monkeypatch.setattr(hooks, "functions", lambda hook: (f"__x64_sys_{hook.name}", f"__ia32_sys_{hook.name}"))
+    monkeypatch.setattr(hooks, "functions", lambda hook, way: (f"__x64_sys_{hook.name}", f"__ia32_sys_{hook.name}"))
     ways = {hook.program: hook.ways[-1] for hook in hooks.HOOKS}
     settings = Settings(syscalls=("kill", "tkill"))
     rest = ["signal_generate", "mark_victim", "sched_process_exit"]

@@ -72,7 +72,8 @@ CASES = {
     "6.18, preempt=full": (False, True, False, "fexit kprobe tracepoint", "kprobe", "tp_btf", []),
     "6.18, no trampolines": (False, False, False, "kprobe tracepoint", "kprobe", "tp_btf", []),
     "6.18, no functions": (False, False, False, "tracepoint", "tracepoint", "tp_btf", []),
-    "7.3": (True, False, False, "fexit kprobe tracepoint", "kprobe", "kprobe", []),
+    "7.3": (True, False, False, "fexit fentry kprobe tracepoint", "kprobe", "fentry", []),
+    "7.3, no trampolines": (True, False, False, "kprobe tracepoint", "kprobe", "kprobe", []),
     "7.3, no functions": (True, False, False, "tracepoint", "tracepoint", "tracepoint", ["sys_exit"]),
     "7.3, no tracefs": (True, False, False, "", "tracepoint", "tp_btf", ["sys_exit", "sched_process_exit"]),
 }
@@ -91,7 +92,7 @@ def test_the_choice(case, ftrace, monkeypatch):
     chosen = ways.choose(Settings())
     if not ftrace:
         assert chosen["sys_exit"] == "tracepoint"
-        assert chosen["sched_process_exit"] != "kprobe"
+        assert chosen["sched_process_exit"] not in ("fentry", "kprobe")
         return
     assert (chosen["sys_exit"], chosen["sched_process_exit"]) == (of_calls, of_exits)
     assert (chosen["signal_generate"], chosen["mark_victim"]) == ("tp_btf", "tp_btf")
