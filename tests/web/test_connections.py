@@ -71,7 +71,7 @@ def test_under_attack(serve, many_files, name):
     what = ATTACKS[name]
     refused, _ = attack(serve(ORDINARY), what)
     if what.connections == 5000:
-        assert refused["evicted"] > 4900
+        assert refused["evicted"] + refused["slow"] > 4900  # on a slow machine, more than one timeout passes
     elif name not in ("pipelined", "no reader"):
         assert refused["bad_request"] == what.connections
 
