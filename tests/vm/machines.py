@@ -85,6 +85,9 @@ MATRIX = (
     Machine("sid", "sid", **_LESS),
     Machine("trixie-rt", "trixie", "linux-image-rt-amd64", **_LESS),
     Machine("trixie-cloud", "trixie", "linux-image-cloud-amd64", **_LESS),
+    # Talos's default: tracefs has no events then.
+    Machine("trixie-lockdown", "trixie", boot="lockdown=confidentiality", **_LESS),
+    Machine("trixie-backports-lockdown", "trixie", backports=True, boot="lockdown=confidentiality", **_LESS),
     Machine("clang", "trixie", TOP / "build/clang-kernel/vmlinuz", **_LESS),
     # Debian 11's kernel, which lacks what the probe needs.
     Machine(
