@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -55,7 +56,7 @@ SENDERS = [
     "scanner",
     "supervisord",
 ]
-SIGNALS = ["0", "SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"]
+SIGNALS = ["0", "SIGABRT", "SIGHUP", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM"]
 
 
 def load(processes: Processes, minutes: float, late: float, start_late) -> None:
@@ -348,10 +349,8 @@ class Picture:
 
 
 def _fill(text, labels):
-    """{{comm}} of a legend."""
-    for name, value in labels.items():
-        text = text.replace("{{" + name + "}}", value)
-    return text
+    """{{comm}} of a legend; a label that is missing is empty, as in Grafana."""
+    return re.sub(r"{{(\w+)}}", lambda found: labels.get(found[1], ""), text).strip()
 
 
 def draw(prometheus: Prometheus, start: float, end: float, path: str) -> None:

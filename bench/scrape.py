@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
 """What a scrape costs the daemon, compared with node_exporter, and how long it delays requests and events.
 
-Run as root: sudo /usr/bin/python3 bench/scrape.py. Exit code: 0 if the targets are reached, 1 if not.
+Run as root: sudo /usr/bin/python3 bench/scrape.py. Exit code: 0 if the targets are reached, 1 if not. With another
+version's files, and a Python that has its libraries, that version is measured, too:
+
+    git worktree add /var/tmp/before f2da2ee
+    sudo /usr/bin/python3 bench/scrape.py --before=/var/tmp/before --python-before=PYTHON
 """
 
 import argparse
@@ -128,16 +132,20 @@ def node_exporter() -> Iterator[Page]:
         process.wait()
 
 
-def measure_cost(folder: Path, victim_pid: int, seconds: float) -> list[Page]:
-    """Scrape every page in turns, in one run."""
+def measure_cost(folder: Path, victim_pid: int, seconds: float, before: tuple[Path, str] | None) -> list[Page]:
+    """Scrape every page in turns, in one run. `before`: the files of another version, and the Python that runs it."""
+    ours = ("killsnoopd", HERE.parent, sys.executable)
+    versions = [ours, ("before", *before)] if before else [ours]
     with contextlib.ExitStack() as stack:
         pages = []
         for series in SERIES:
-            flags = ["--events.exclude=signal=all", f"--metrics.max-series={series}"]
-            daemon = Daemon(folder / str(series), flags)
-            stack.callback(daemon.stop)
-            daemon.wait_ready()
-            pages.append(Page(f"killsnoopd, {series} series", daemon.pid, Client(daemon.url)))
+            for title, top, python in versions:
+                prefix = ("env", "-C", str(top))  # python -m looks there first
+                flags = [f"--metrics.max-series={series}"]
+                daemon = Daemon(folder / f"{title}-{series}", flags, target="none", prefix=prefix, python=python)
+                stack.callback(daemon.stop)
+                daemon.wait_ready()
+                pages.append(Page(f"{title}, {series} series", daemon.pid, Client(daemon.url)))
         run(lambda: send(victim_pid, max(SERIES)))
         pages.append(stack.enter_context(node_exporter()))
         for page in pages:
@@ -235,12 +243,15 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement (default %(default)s)")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="the files of another version")
+    parser.add_argument("--python-before", default=sys.executable, metavar="PYTHON", help="what runs it")
     options = parser.parse_args()
+    before = (options.before.resolve(), options.python_before) if options.before else None
     print(f"Linux {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs")
     print(f"python3 bench/scrape.py {' '.join(sys.argv[1:])}".rstrip(), end="\n\n")
     with tempfile.TemporaryDirectory() as name, victim() as pid:
         folder = Path(name)
-        pages = measure_cost(folder, pid, options.seconds / ROUNDS)
+        pages = measure_cost(folder, pid, options.seconds / ROUNDS, before)
         quiet = measure_delays(folder, pid, 0, options.seconds)
         scraped = measure_delays(folder, pid, SCRAPERS, options.seconds)
 
@@ -259,7 +270,7 @@ def main() -> int:
             for row in (quiet, scraped)
         ]
         print(f"{what:26} {cells[0]:>24}   {cells[1]:>26}")
-    cost = max(page.ms_a_hundred for page in pages[:-1] if page.lines > 100)
+    cost = max(page.ms_a_hundred for page in pages if page.lines > 100 and page.title.startswith("killsnoopd"))
     delay = max(max(scraped[what]) for what in WAITS)
     print()
     reached = []

@@ -117,8 +117,8 @@ class Prometheus:
         return [(each["metric"], [(when, float(value)) for when, value in each["values"]]) for each in found]
 
     def newest_scrape(self):
-        """The time of the newest scrape of all targets."""
-        return min(value for _, value in self.query("timestamp(killsnoop_series)"))
+        """The time of the newest scrape of all targets; 0 if the last one failed."""
+        return min((value for _, value in self.query("timestamp(killsnoop_series)")), default=0.0)
 
     def wait_for_scrape(self):
         """Wait until everything up to now has been scraped."""
