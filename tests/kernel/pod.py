@@ -137,7 +137,9 @@ class Pod:
             if "hostPath" in volume:
                 yield f"mount --bind {self._host_path(volume['hostPath'])} {at}"
             else:
-                size = quantity(volume["emptyDir"]["sizeLimit"])
+                size = quantity(
+                    volume["emptyDir"].get("sizeLimit", "1Mi")
+                )  # where it is not in memory: a folder of the node's
                 yield f"mount -t tmpfs -o mode=1777,nosuid,nodev,size={size} tmpfs {at}"
             if mount.get("readOnly"):
                 yield f"mount -o remount,bind,ro {at}"

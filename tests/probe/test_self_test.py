@@ -1,6 +1,7 @@
 """The self-test against a probe that reports whatever a test wants; tests/kernel runs it against real ones."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -112,3 +113,16 @@ def test_a_full_ring_buffer(caplog):
     assert faults(room=100) == []
     assert faults(room=100, calls=0) == [f"our own signal {names.SIGNALS[0]} was not counted"]
     assert caplog.messages == ["the ring buffer is full: the self-test checks counts, not events"] * 2
+
+
+def test_a_signal_that_is_forbidden(caplog, monkeypatch):
+    """AppArmor lets some containers send themselves signal 0 only; the rest is tested, and the log says what is not."""
+
+    def only_0(_pid, sig):
+        if sig:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "kill", only_0)
+    assert faults(of(CALL), deliveries=0) == []
+    assert faults(deliveries=0) == ["our own signal 0 made no event"]
+    assert caplog.messages == ["the self-test skips SIGURG: Permission denied. A security module forbids it"] * 2

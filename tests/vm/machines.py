@@ -93,6 +93,16 @@ MATRIX = (
     Machine(
         "bookworm-5.10", "bookworm", kernel_suite="bullseye", installation="test_refused.py", guest=("test_refused.py",)
     ),
+    # Container runtimes, with what Debian recommends beside them; no registry is needed.
+    Machine(
+        "trixie-runtimes",
+        "trixie",
+        packages=tuple(
+            "podman crun runc docker.io docker-cli containerd systemd-container lxc apparmor "
+            "catatonit aardvark-dns nftables uidmap passt slirp4netns dbus-user-session libpam-systemd python3-yaml".split()
+        ),
+        guest=("test_boot.py", "test_origins.py", "test_runtimes.py"),
+    ),
     Machine("trixie-arm64", "trixie", architecture=ARM64, deadline_s=6000, **_LESS),
     Machine("trixie-backports-arm64", "trixie", backports=True, architecture=ARM64, deadline_s=6000, **_LESS),
 )

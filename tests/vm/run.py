@@ -74,6 +74,7 @@ def write_input(package: Path, machine: Machine, path: Path) -> None:
             archive.add(HERE / "guest", "guest", filter=without_caches)
             for shared in ("waiting.py", "kernel/senders.py"):
                 archive.add(TOP / "tests" / shared, f"guest/{Path(shared).name}")
+            archive.add(TOP / "deploy", "deploy")
             archive.add(TOP / "pyproject.toml", "checkout/pyproject.toml")
             for source in (TOP / "tests").glob("*.py"):
                 archive.add(source, f"checkout/tests/{source.name}")

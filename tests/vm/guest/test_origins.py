@@ -3,8 +3,10 @@
 import ctypes
 import mmap
 import os
+import re
 import resource
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,38 @@ def test_a_core_dump_for_a_helper(tmp_path):
         pattern.write_text(before)
     assert told(pid) == {"death": ("SIGSEGV", "self", None, None)}
     assert journal("KILLSNOOP_TCOMM=ks-helper") == []
+
+
+def test_a_machine_without_memory():
+    """A process that takes more than there is: its delivery and its death have what the kernel's own line says."""
+    total = int(re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) << 10
+    assert len(Path("/proc/swaps").read_text().splitlines()) == 1, "there is swap"
+    group = Path("/sys/fs/cgroup/ks-machine")  # as in test_sysrq
+    group.mkdir()
+
+    def take():
+        (group / "cgroup.procs").write_text("0")
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        held = []
+        while True:  # in parts: the kernel refuses what is more than there is
+            held.append(b"x" * (16 << 20))
+
+    pid = forked(take, b"kv-machine")
+    assert end_of(pid) == signal.SIGKILL
+    found = told(pid)
+    assert {kind: what[:3] for kind, what in found.items()} == dict.fromkeys(
+        ("delivery", "death"), ("SIGKILL", "oom", "kernel")
+    )
+    said = re.findall(
+        rf"Out of memory: Killed process {pid} \(kv-machine\) .*anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB, "
+        r".*pgtables:(\d+)kB oom_score_adj:(-?\d+)",
+        subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout,
+    )
+    *sizes, adjustment = map(int, said[-1])
+    (event,) = journal(f"KILLSNOOP_TPID={pid}", "KILLSNOOP_EVENT=delivery")
+    held = [event[f"KILLSNOOP_OOM_{name}_BYTES"] for name in ("ANON", "FILE", "SHMEM", "PAGE_TABLES")]
+    assert held == [str(size << 10) for size in sizes]
+    assert (event["KILLSNOOP_OOM_SCORE_ADJ"], adjustment) == ("1000", 1000)
+    assert sizes[0] > total >> 11  # half of the memory, in KiB
+    wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text(), "an empty group")
+    group.rmdir()
