@@ -190,9 +190,12 @@ def test_a_machine_without_memory():
     )
     *sizes, adjustment = map(int, said[-1])
     (event,) = journal(f"KILLSNOOP_TPID={pid}", "KILLSNOOP_EVENT=delivery")
-    held = [event[f"KILLSNOOP_OOM_{name}_BYTES"] for name in ("ANON", "FILE", "SHMEM", "PAGE_TABLES")]
-    assert held == [str(size << 10) for size in sizes]
+    held = [int(event[f"KILLSNOOP_OOM_{name}_BYTES"]) for name in ("ANON", "FILE", "SHMEM", "PAGE_TABLES")]
+    # One CPU may hold back 32 pages of each; since Linux 7 the kernel's line has the exact sum.
+    assert all(abs(ours - (size << 10)) <= 32 * mmap.PAGESIZE for ours, size in zip(held, sizes, strict=True)), held
     assert (event["KILLSNOOP_OOM_SCORE_ADJ"], adjustment) == ("1000", 1000)
     assert sizes[0] > total >> 11  # half of the memory, in KiB
+    says_which = b"\0oom_lock\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()  # with CONFIG_MEMCG_V1
+    assert event.get("KILLSNOOP_OOM_CGROUP") == ("/" if says_which else None)
     wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text(), "an empty group")
     group.rmdir()
