@@ -22,8 +22,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
 import origins  # noqa: E402
-from cases import CASES, Row, perform  # noqa: E402
-from senders import run, send  # noqa: E402
+from cases import CASES, Row, cgroup, cgroup2, perform  # noqa: E402
+from senders import forked, run, send  # noqa: E402
+from waiting import wait_for  # noqa: E402
 
 DEADLINE_S = float(os.environ.get("DEADLINE_S", "30"))
 KNOCK = "ks-knock"
@@ -218,6 +219,47 @@ def origin_row(name: str, chosen: list[Tool]) -> list[str]:
     return [name, (told or "nothing") if right else "✗", *cells]
 
 
+CONTAINER, POD = "c0ffee" * 10 + "abcd", "0a1b2c3d-1111-2222-3333-444455556666"
+
+
+def said_of_a_kill(chosen: list[Tool], folder: Path) -> list[list[str]]:
+    """A script in a service runs kill(1) against a process in a pod: which facts are anywhere in the output."""
+    script = folder / "ks-restart.sh"
+    script.write_text("#!/bin/sh\n/bin/kill -9 $1\n")
+    script.chmod(0o755)
+    before = [tool.output.stat().st_size for tool in chosen]
+    names = ("kubepods.slice", f"kubepods-pod{POD.replace('-', '_')}.slice", f"cri-containerd-{CONTAINER}.scope")
+    with ExitStack() as stack:
+        at = tree = stack.enter_context(cgroup2())
+        for name in names:
+            at = stack.enter_context(cgroup(at, name))
+        service = stack.enter_context(cgroup(tree, "ks-said.service"))
+        victim = forked(lambda: ((at / "cgroup.procs").write_text("0"), signal.pause()), b"kv-said")
+        wait_for((at / "cgroup.procs").read_text, "the victim")
+
+        def restart() -> None:
+            (service / "cgroup.procs").write_text("0")
+            os.execv(script, [str(script), str(victim)])
+
+        os.waitpid(forked(restart, b"ks-starts"), 0)
+        os.waitpid(victim, 0)
+    wait_for_all(chosen, knock())
+    facts = {
+        "target's name": "kv-said",
+        "sender's command line": f"/bin/kill -9 {victim}",
+        "sender's executable": str(Path("/bin/kill").resolve()),
+        "sender's parent": script.name,
+        "sender's unit": "ks-said.service",
+        "target's container": CONTAINER,
+        "target's pod": POD,
+        "the death": "died",
+    }
+    texts = [
+        tool.output.read_bytes()[size:].decode(errors="replace") for tool, size in zip(chosen, before, strict=True)
+    ]
+    return [[fact, *("✓" if found in text else "–" for text in texts)] for fact, found in facts.items()]
+
+
 def wait_for_all(chosen: list[Tool], pid: int) -> None:
     """Wait until each tool has reported the knock, and so everything before it."""
     for tool in chosen:
@@ -248,12 +290,15 @@ def main() -> int:
             wait_for_all(chosen, knock())
             news = {tool.name: tool.lines()[count:] for tool, count in zip(chosen, before, strict=True)}
             table.append([case, *(verdict(rows, news[tool.name], tool.outcomes) for tool in chosen)])
+        facts = [["fact", *(tool.name for tool in chosen)], *said_of_a_kill(chosen, Path(name))]
         ways = [["way", *(tool.name for tool in chosen)], *(origin_row(name, chosen) for name in origins.ORIGINS)]
     print(f"Linux {os.uname().release}, {os.uname().machine}: python3 bench/coverage.py\n")
-    print_table(table)
-    print()
-    print_table(ways)
-    return 0 if all(line[1] == "✓" for line in table[1:]) and all(line[1] != "✗" for line in ways[1:]) else 1
+    for part in (table, facts, ways):
+        print_table(part)
+        print()
+    return (
+        0 if all(line[1] == "✓" for line in table[1:] + facts[1:]) and all(line[1] != "✗" for line in ways[1:]) else 1
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def told(pid):
     """{kind: (signal, origin, sender, trigger)} of the process, once its death is logged."""
 
     def look():
-        events = journal(f"KILLSNOOP_TPID={pid}")
+        events = journal("--boot", f"KILLSNOOP_TPID={pid}")
         return any(event["KILLSNOOP_EVENT"] == "death" for event in events) and events
 
     fields = ("SIGNAL", "ORIGIN", "COMM", "TRIGGER_COMM")
@@ -101,7 +101,7 @@ def test_a_group_without_memory():
         assert {kind: what[:3] for kind, what in found.items()} == dict.fromkeys(
             ("delivery", "death"), ("SIGKILL", "oom", "kernel")
         )
-        assert len(journal(f"KILLSNOOP_TPID={pid}")) == 2
+        assert len(journal("--boot", f"KILLSNOOP_TPID={pid}")) == 2
     wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text(), "an empty group")
     group.rmdir()
 
@@ -189,7 +189,7 @@ def test_a_machine_without_memory():
         subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout,
     )
     *sizes, adjustment = map(int, said[-1])
-    (event,) = journal(f"KILLSNOOP_TPID={pid}", "KILLSNOOP_EVENT=delivery")
+    (event,) = journal("--boot", f"KILLSNOOP_TPID={pid}", "KILLSNOOP_EVENT=delivery")
     held = [int(event[f"KILLSNOOP_OOM_{name}_BYTES"]) for name in ("ANON", "FILE", "SHMEM", "PAGE_TABLES")]
     # One CPU may hold back 32 pages of each; since Linux 7 the kernel's line has the exact sum.
     assert all(abs(ours - (size << 10)) <= 32 * mmap.PAGESIZE for ours, size in zip(held, sizes, strict=True)), held
