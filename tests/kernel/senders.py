@@ -60,6 +60,7 @@ def forked(action, name=None, uid=None):
     status = 1
     try:
         faulthandler.disable()  # pytest's would raise a fatal signal again, by tgkill
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # ignored if a shell has started us in the background
         if name is not None:
             set_name(name)
         if uid not in (None, os.getuid()):

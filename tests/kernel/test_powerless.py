@@ -48,7 +48,7 @@ def test_at_rest(start, record_property):
     points = attached_points()
     assert kinds["anon_inode:bpf_link"] == len(points)
     assert kinds["anon_inode:bpf-prog"] == len({point.entry for point in points})
-    assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 8  # Python keeps an fd of what it maps
+    assert kinds["anon_inode:bpf-map"] == len(DAEMON_MAPS) + len(JUMPS) + 9  # Python keeps an fd of what it maps
     assert not any("perf_event" in kind for kind in kinds)
 
 

@@ -217,7 +217,7 @@ BROKEN = {
         "killsnoop.bpf.c", "output_scratch(cpu, DELIVERY, scratch->fatal, scratch);", "", "our own SIGURG made no event",
     ),
     "no count of a call": (
-        "killsnoop.bpf.c", "count_call(cpu, &key, cache);", "", "our own signal 0 was not counted",
+        "killsnoop.bpf.c", "count_call(cpu, &key, &scratch->cache);", "", "our own signal 0 was not counted",
     ),
 }  # fmt: skip
 
