@@ -1,9 +1,10 @@
 """killsnoop_deaths_total: each death once, under its sender and its victim, whatever the load."""
 
 import contextlib
-import ctypes
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,15 +13,16 @@ from pathlib import Path
 import pytest
 from cases import pod_cgroup
 from running import MAY_READ_KERNEL_MEMORY, PRIVATE, UNSHARE, load
-from senders import forked, run, send, set_name, siginfo
+from senders import run, set_name
+from victims import die_by_turns, kill_one, named, waiting
 
-OURS, NAME = 51, "SIGRTMIN+17"
+NAME = "SIGRTMIN+17"  # of the signal of kill_one()
 CONTAINER, POD_UID, STATIC = "0123456789abcdef" * 4, "9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6", "0123456789abcdef" * 2
 CORES = len(os.sched_getaffinity(0))
 DEATHS = 20_000
 NAMES = 2_000
+VICTIMS = Path(__file__).with_name("victims.py")
 CGROUPS = Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").is_dir() else Path("/sys/fs/cgroup")
-_libc = ctypes.CDLL(None)
 
 
 def deaths(daemon, labels=("signal", "origin", "comm", "tcomm"), prefix="kv-"):
@@ -33,84 +35,14 @@ def deaths(daemon, labels=("signal", "origin", "comm", "tcomm"), prefix="kv-"):
     return found
 
 
-def waiting():
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    while True:
-        signal.pause()
-
-
-def fault():
-    ctypes.string_at(0)
-
-
-def by_call(call, number):
-    def kill(pid):
-        if call == "tgkill":
-            assert send("tgkill", pid, pid, number) == 0
-        elif call == "rt_sigqueueinfo":
-            assert send("rt_sigqueueinfo", pid, number, siginfo(number)) == 0
-        elif call == "pidfd_send_signal":
-            fd = os.pidfd_open(pid)
-            assert send("pidfd_send_signal", fd, number, None, 0) == 0
-            os.close(fd)
-        elif call == "group":
-            os.setpgid(pid, pid)
-            assert send("kill", -pid, number) == 0
-        else:
-            assert send("kill", pid, number) == 0
-
-    return kill
-
-
-# The victim's part, what kills it, and the death that it is: signal and origin.
-ROUTES = {
-    "kill": (waiting, by_call("kill", 9), "SIGKILL", "syscall"),
-    "term": (waiting, by_call("kill", 15), "SIGTERM", "syscall"),
-    "tgkill": (waiting, by_call("tgkill", 9), "SIGKILL", "syscall"),
-    "queue": (waiting, by_call("rt_sigqueueinfo", 9), "SIGKILL", "syscall"),
-    "pidfd": (waiting, by_call("pidfd_send_signal", 9), "SIGKILL", "syscall"),
-    "group": (waiting, by_call("group", 9), "SIGKILL", "syscall"),
-    "fault": (fault, None, "SIGSEGV", "self"),
-    "abort": (_libc.abort, None, "SIGABRT", "self"),
-}
-
-
-def named(act, name):
-    """A process that runs act() as soon as it has this name; its pid. It may be killed from now on."""
-    ready, told = os.pipe()
-
-    def victim():
-        os.write(told, b"!")
-        act()
-
-    pid = forked(victim, name)
-    assert os.read(ready, 1) == b"!"
-    os.close(ready)
-    os.close(told)
-    return pid
-
-
-def kill_one(name):
-    """A process of this name dies of a signal that nobody else on this machine sends."""
-    pid = named(waiting, name)
-    os.kill(pid, OURS)
-    os.waitpid(pid, 0)
-
-
-def die_by_turns(worker, count, told):
-    """`count` processes die, by one route after the other; each is seen to die, and written down, by its parent."""
-    for number in range(count):
-        route = list(ROUTES)[number % len(ROUTES)]
-        act, kill, sig, origin = ROUTES[route]
-        sender, name = b"kd-%s-%d" % (route.encode(), worker), b"kv-%s-%d" % (route.encode(), number // 8 % 10)
-        set_name(sender)
-        pid = named(act, name)
-        if kill:
-            kill(pid)
-        _, status = os.waitpid(pid, 0)
-        assert signal.Signals(os.WTERMSIG(status)).name == sig
-        told[sig, origin, sender.decode() if kill else "", name.decode()] += 1
+def program(*arguments):
+    """victims.py, running."""
+    return subprocess.Popen(
+        [sys.executable, VICTIMS, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(VICTIMS.parent.parent)},
+    )
 
 
 def test_twenty_thousand_deaths(start, record_property):
@@ -119,26 +51,13 @@ def test_twenty_thousand_deaths(start, record_property):
     daemon = start("--events.target=none")
     before = sum(daemon.deaths().values())
     share = DEATHS // CORES
-    read_ends = []
-    for worker in range(CORES):
-        ours, theirs = os.pipe()
-        read_ends.append(ours)
-
-        def work(worker=worker, theirs=theirs):
-            told = Counter()
-            die_by_turns(worker, share, told)
-            with os.fdopen(theirs, "w") as file:
-                for key, count in told.items():
-                    print(*(part or "-" for part in key), count, file=file)
-
-        forked(work, b"kd-worker")
-        os.close(theirs)
+    workers = [program("turns", worker, share) for worker in range(CORES)]
     readings, expected, done = [], Counter(), threading.Event()
 
     def collect():
-        for end in read_ends:
-            with os.fdopen(end) as file:
-                for line in file:
+        for worker in workers:
+            with worker.stdout as lines:
+                for line in lines:
                     *key, count = line.split()
                     expected[tuple("" if part == "-" else part for part in key)] += int(count)
         done.set()
@@ -148,8 +67,7 @@ def test_twenty_thousand_deaths(start, record_property):
     while not done.wait(0.5):
         readings.append(deaths(daemon))
     record_property("deaths_per_second", round(DEATHS / (time.monotonic() - began_s)))
-    for _ in range(CORES):
-        assert os.wait()[1] == 0
+    assert [worker.wait() for worker in workers] == [0] * CORES
     victims = {tcomm for *_, tcomm in expected}
     found = Counter({key: count for key, count in deaths(daemon).items() if key[3] in victims})
     assert sum(expected.values()) == share * CORES
@@ -161,22 +79,17 @@ def test_twenty_thousand_deaths(start, record_property):
     assert sum(ledger.values()) == daemon.attempted()
 
 
-def kill_names(first, count):
-    """Each sender and each victim has a name of its own."""
-    for number in range(first, first + count):
-        set_name(b"kd-%d" % number)
-        kill_one(b"kv-%d" % number)
-
-
 def test_names_without_end(start):
     """Far more senders and victims than counters: the page is bounded, sums are exact, memory is flat, and known names go
     on. bench/names.py has 100,000 names."""
     daemon = start("--metrics.max-deaths=50", "--metrics.max-series=60", "--events.target=none")
     run(lambda: kill_one(b"kv-early"), b"kd-early")
-    run(lambda: kill_names(0, 500))
+    with program("names", 0, 500) as named_first:
+        assert named_first.wait() == 0
     daemon.get()
     full_kb = int(daemon.status("VmRSS"))
-    run(lambda: kill_names(500, NAMES - 500))
+    with program("names", 500, NAMES - 500) as named_later:
+        assert named_later.wait() == 0
     run(lambda: [kill_one(b"kv-early") for _ in range(3)], b"kd-early")
     found = deaths(daemon, prefix="")
     assert int(daemon.status("VmRSS")) < full_kb + 1024
