@@ -86,10 +86,10 @@ def test_a_reload_that_goes_wrong(secured):
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"), [("half a request", ()), ("1,000 scrapes", ()), ("silent", ("prlimit", "--nofile=64:64"))]
+    ("name", "prefix"), [("half a request", ()), ("1,000 scrapes", ()), ("silent", ("prlimit", "--nofile=80:80"))]
 )
 def test_under_attack(start, name, prefix):
-    """5,000 half requests, 1,000 scrapes, 2,000 connections at `ulimit -n 64`: scrapes are answered."""
+    """5,000 half requests, 1,000 scrapes, 2,000 connections at `ulimit -n 80`: scrapes are answered."""
     if not room_for(5000):
         pytest.skip("needs 5,100 open files (ulimit -Hn); CI=true makes this a failure")
     daemon = start(prefix=prefix)

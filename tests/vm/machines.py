@@ -81,6 +81,14 @@ CI = (
 )  # fmt: skip
 
 _LESS = {"guest": ("test_boot.py", "test_journal.py"), "kernel_tests": ("test_coverage.py", "test_signals.py")}
+_ARM64 = _LESS | {
+    "architecture": ARM64,
+    "deadline_s": 6000,
+    # Probably as this CPU leaves the access flag to the kernel, and a child's pages are without it until it uses them.
+    "left_out": {
+        "test_journal.py::test_the_killer_shows_in_the_victims_log": "a forked sender's command line is not readable",
+    },
+}
 _LOCKED = _LESS | {
     "boot": "lockdown=confidentiality",
     "left_out": {
@@ -109,7 +117,7 @@ MATRIX = (
         ),
         guest=("test_boot.py", "test_origins.py", "test_runtimes.py"),
     ),
-    Machine("trixie-arm64", "trixie", architecture=ARM64, deadline_s=6000, **_LESS),
-    Machine("trixie-backports-arm64", "trixie", backports=True, architecture=ARM64, deadline_s=6000, **_LESS),
+    Machine("trixie-arm64", "trixie", **_ARM64),
+    Machine("trixie-backports-arm64", "trixie", backports=True, **_ARM64),
 )
 MACHINES = {machine.name: machine for machine in (*CI, *MATRIX)}
