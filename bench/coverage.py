@@ -223,7 +223,7 @@ CONTAINER, POD = "c0ffee" * 10 + "abcd", "0a1b2c3d-1111-2222-3333-444455556666"
 
 
 def said_of_a_kill(chosen: list[Tool], folder: Path) -> list[list[str]]:
-    """A script in a service runs kill(1) against a process in a pod: which facts are anywhere in the output."""
+    """A script in a service runs kill(1) against a process in a pod: which facts are in the lines about that."""
     script = folder / "ks-restart.sh"
     script.write_text("#!/bin/sh\n/bin/kill -9 $1\n")
     script.chmod(0o755)
@@ -254,9 +254,10 @@ def said_of_a_kill(chosen: list[Tool], folder: Path) -> list[list[str]]:
         "target's pod": POD,
         "the death": "died",
     }
-    texts = [
-        tool.output.read_bytes()[size:].decode(errors="replace") for tool, size in zip(chosen, before, strict=True)
-    ]
+    texts = []
+    for tool, size in zip(chosen, before, strict=True):
+        lines = tool.output.read_bytes()[size:].decode(errors="replace").splitlines()
+        texts.append("\n".join(text for text in lines if not (line := tool.parse(text)) or line.tpid == victim))
     return [[fact, *("✓" if found in text else "–" for text in texts)] for fact, found in facts.items()]
 
 
