@@ -297,9 +297,8 @@ def main() -> int:
     for part in (table, facts, ways):
         print_table(part)
         print()
-    return (
-        0 if all(line[1] == "✓" for line in table[1:] + facts[1:]) and all(line[1] != "✗" for line in ways[1:]) else 1
-    )
+    right = all(line[1] == "✓" for line in table[1:] + facts[1:]) and all(line[1] != "✗" for line in ways[1:])
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

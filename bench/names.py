@@ -23,7 +23,8 @@ os.environ["PYTHONPATH"] = str(HERE.parent)
 
 from running import Daemon  # noqa: E402
 from senders import run  # noqa: E402
-from test_victims import NAME, OURS, kill_one  # noqa: E402
+from test_victims import NAME  # noqa: E402
+from victims import OURS, kill_one  # noqa: E402
 
 SENDER, VICTIM = "ks-known", "kv-known"
 MAX_DEATHS, MAX_SERIES = 2000, 10_000  # the defaults

@@ -77,7 +77,6 @@ CMDLINE_MAX = 512  # bytes of a command line (maps.h)
 ANCESTORS_MAX = 16
 _ANCESTOR = struct.Struct("=I16s")
 _MEMORY = struct.Struct("=qqqqi4x")  # struct memory
-_MACHINE = b"/\0"  # stands for the machine, in the place of a cgroup's names
 _UNSET = 0xFFFFFFFF  # (uid_t)-1: no login
 _COMPAT, _ESCALATION, _NAMESPACE_END, _INFERRED, _SELF_TEST, _HANDLED = 1, 2, 4, 8, 16, 32  # enum flag
 
@@ -142,7 +141,7 @@ class Memory:
     shmem: int
     page_tables: int
     oom_score_adj: int
-    exhausted: Place | None = None  # the cgroup that reached its limit; without names: the machine; None: not known
+    exhausted: Place | None = None  # the cgroup that reached its limit; None: none, or not known
 
 
 @dataclass(frozen=True)
@@ -222,9 +221,7 @@ def _cmdline(state: str, arguments: bytes) -> Cmdline | None:
 def _memory(part: bytes) -> Memory:
     anon, file, shmem, page_tables, oom_score_adj = _MEMORY.unpack_from(part)
     text = part[_MEMORY.size :]
-    exhausted = None
-    if text:
-        exhausted = Place(0, (), 0) if text == _MACHINE else _place(0, text)
+    exhausted = _place(0, text) if text else None
     # The sum of what several CPUs counted may be below zero for a moment.
     return Memory(max(0, anon), max(0, file), max(0, shmem), max(0, page_tables), oom_score_adj, exhausted)
 

@@ -456,9 +456,9 @@ static __always_inline bool belongs_to(struct task_struct *task, void *ancestor)
 #endif
 
 /*
- * Who is out of memory: the names of a cgroup, or a mark for the machine. While the kernel looks for a victim because a
- * cgroup has reached its limit, oom_lock is set in that cgroup and in all below it (mem_cgroup_oom, mm/memcontrol.c). It is
- * not when somebody lowers the limit (memory_max_write), which nothing tells from the machine but the write(2).
+ * The names of the cgroup that is out of memory. While the kernel looks for a victim because a cgroup has reached its limit,
+ * oom_lock is set in that cgroup and in all below it (mem_cgroup_oom, mm/memcontrol.c). If none is locked, the machine may
+ * be out of memory, or somebody has lowered a limit (memory_max_write): then nothing is added.
  */
 static __always_inline void add_exhausted(struct scratch *scratch, struct task_struct *victim, struct task_struct *trigger)
 {
@@ -482,13 +482,10 @@ static __always_inline void add_exhausted(struct scratch *scratch, struct task_s
 			break;
 	}
 	BARRIER;
-	if (group) /* nested too deeply */
+	if (group || !exhausted) /* nested too deeply, or not known */
 		return;
-	if (!exhausted && scratch->running.call != WRITE)
-		add_mark(scratch, TEXT_MAX);
-	else if (exhausted && belongs_to(trigger, exhausted) &&
-		 !read_kernel(&cgroup, sizeof(cgroup), exhausted + CSS_CGROUP) && cgroup &&
-		 !read_kernel(&level, sizeof(level), (char *)cgroup + CGROUP_LEVEL))
+	if (belongs_to(trigger, exhausted) && !read_kernel(&cgroup, sizeof(cgroup), exhausted + CSS_CGROUP) && cgroup &&
+	    !read_kernel(&level, sizeof(level), (char *)cgroup + CGROUP_LEVEL))
 		add_cgroup_names(scratch, cgroup, level);
 	scratch->event.memory_len += scratch->text_len - start;
 #endif

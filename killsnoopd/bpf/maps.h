@@ -152,7 +152,7 @@ struct cpu_cache {
  * Command line: the bytes of its arguments, each ending with a NUL.
  * Ancestors of the sender: pid (u32) and comm of each, nearest first.
  * Memory: a struct memory, of a SIGKILL that may be the OOM killer's; and the cgroups down to the one that reached its
- * limit, or the name "/" if the machine is out of memory.
+ * limit, if that is known.
  */
 #define TEXT_MAX 4096 /* a power of two; `text` holds one more part, so that the verifier sees every index in bounds */
 #define NAME_MAX 256

@@ -54,18 +54,15 @@ _MEMORY_WATCHERS = ("systemd-oomd.service", "earlyoom.service")  # they kill for
 
 
 def _exhausted(memory: Memory | None) -> str:
-    """Who was out of memory, if that is known. Users choose names of cgroups, but not those of units."""
-    if memory is None or memory.exhausted is None:
-        return ""
-    place = memory.exhausted
-    return f"{membership(place.names, place.trusted).unit or 'a cgroup'} " if place.names else "the machine "
+    """The cgroup that was out of memory, if it is known. Users choose names of cgroups, but not those of units."""
+    place = memory and memory.exhausted
+    return f"{membership(place.names or (), place.trusted).unit or 'a cgroup'} " if place else ""
 
 
 def _cgroup(memory: Memory | None) -> str | None:
-    """The path of the cgroup that reached its limit; `/`: the machine."""
-    if memory is None or memory.exhausted is None:
-        return None
-    return "/" + "/".join(map(names.text, memory.exhausted.names or ()))
+    """The path of the cgroup that reached its limit."""
+    place = memory and memory.exhausted
+    return "/" + "/".join(map(names.text, place.names or ())) if place else None
 
 
 def _sender(event: Event, unit: str | None) -> str:

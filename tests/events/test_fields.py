@@ -80,7 +80,7 @@ def every_field():
     everything = changed(
         dataclasses.replace(BASH, ns_pid=7), target=dataclasses.replace(NGINX, ns_pid=1), res=-1,
         compat=True, inferred=True, elapsed_ns=1, escalation_ns=1, handled=True, status=1, tty="pts/4",
-        trigger=Trigger(1, "nc"), memory=Memory(1, 2, 3, 4, 5, Place(0, (), 0)),
+        trigger=Trigger(1, "nc"), memory=Memory(1, 2, 3, 4, 5, Place(0, (b"db.service",), 1)),
     )  # fmt: skip
     found = set(fields.fields(everything, EVERYTHING, BOOT_NS))
     named = re.findall(r'"((?:KILLSNOOP|OBJECT)_[A-Z_]+|ERRNO)"', Path(fields.__file__).read_text())
@@ -188,7 +188,6 @@ def test_an_oom_kill():
     sizes = [found[f"KILLSNOOP_OOM_{name}_BYTES"] for name in ("ANON", "FILE", "SHMEM", "PAGE_TABLES")]
     assert (sizes, found["KILLSNOOP_OOM_SCORE_ADJ"]) == (["41943040", "7340032", "1048576", "4096"], "-5")
     for place, cgroup, who in (
-        (Place(0, (), 0), "/", "the machine "),
         (Place(0, (b"system.slice", b"db.service"), 2), "/system.slice/db.service", "db.service "),
         (Place(0, (b"x of memory",), 1), "/x of memory", "a cgroup "),
     ):

@@ -42,7 +42,7 @@ def test_what_the_victim_held(start):
 if has_memory_group():  # a limit of cgroup v1 cannot be set below what is in use
 
     def test_a_limit_that_is_lowered(start):
-        """The kernel kills for the process that lowers memory.max, and does not tell such a cgroup from the machine."""
+        """The kernel kills for the process that lowers memory.max, and locks no cgroup for that."""
         daemon = start("--events.rate=0")
         processes = Processes()
         with memory_cgroup("ks-oom-lower", 256 << 20) as folder:
