@@ -137,13 +137,14 @@ def _hooks(settings: Settings) -> str:
     allowed = paranoid < 3 or privileges.effective() >> privileges.CAP_SYS_ADMIN & 1
     if hooks.TRACEPOINT in chosen.values() and not allowed:
         raise hooks.perf_refusal(paranoid)
-    for hook in hooks.chosen(settings):
-        hooks.check(hook, chosen[hook.program])
+    hooks.check(settings, chosen)
     inexact = ways.inexact(chosen, ways.preemptible())
-    return ", ".join(
+    found = [
         f"{program} by {way}" + (" (misses signals while tasks are preempted)" if program in inexact else "")
         for program, way in chosen.items()
-    )
+    ]
+    absent = [hook for hook in hooks.HOOKS if hook.program not in chosen]
+    return ", ".join(found + [f"no {hook.program} (not seen: {hook.without})" for hook in absent])
 
 
 def _bcc(python: str) -> str:

@@ -16,7 +16,7 @@ _S32 = Annotated[int, "i"]
 _U16 = Annotated[int, "H"]
 _U8 = Annotated[int, "B"]
 _COMM = Annotated[bytes, "16s"]
-_PADDING = Annotated[bytes, "5s"]
+_PADDING = Annotated[bytes, "4s"]
 
 
 class Head(NamedTuple):
@@ -45,6 +45,7 @@ class Head(NamedTuple):
     origin: _U8
     call: _U8
     flags: _U8
+    oom_scope: _U8
     padding: _PADDING
     trigger_comm: _COMM
     tty: _COMM
@@ -73,6 +74,7 @@ FORMATS = tuple(kind.__metadata__[0] for kind in get_type_hints(Head, include_ex
 HEAD = struct.Struct("=" + "".join(FORMATS))
 KINDS = ("call", "delivery", "death", "exit")  # numbered as enum kind
 CMDLINES = ("none", "whole", "cut", "unread")  # numbered as enum cmdline
+OOM_SCOPES = (None, "machine", "cpuset", "memory_policy", "cgroup", "sysrq")  # numbered as enum oom_scope
 CMDLINE_MAX = 512  # bytes of a command line (maps.h)
 ANCESTORS_MAX = 16
 _ANCESTOR = struct.Struct("=I16s")
@@ -141,7 +143,7 @@ class Memory:
     shmem: int
     page_tables: int
     oom_score_adj: int
-    exhausted: Place | None = None  # the cgroup that reached its limit; None: none, or not known
+    exhausted: Place | None = None  # the cgroup that reached its limit, if it was that
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ class Event:
     sender: Sender | None  # None: the kernel, or nobody (origin self, unknown)
     target: Target | None  # None: not known; see target_arg
     memory: Memory | None = None  # of an OOM kill's delivery
+    oom_scope: str | None = None  # of an OOM kill: whose memory was used up, of OOM_SCOPES; None: not known
 
     @property
     def signal(self) -> str:
@@ -235,10 +238,10 @@ def decode(record: bytes) -> Event:
     try:
         kind, origin, outcome = KINDS[head.kind], names.DEATH_ORIGINS[head.origin], names.OUTCOMES[head.outcome]
         syscall = names.SYSCALLS[head.call]
-        cmdline = CMDLINES[head.cmdline]
+        cmdline, oom_scope = CMDLINES[head.cmdline], OOM_SCOPES[head.oom_scope]
     except IndexError:
         numbers = f"kind {head.kind}, origin {head.origin}, outcome {head.outcome}, call {head.call}"
-        raise ValueError(f"a record of {numbers}, cmdline {head.cmdline}") from None
+        raise ValueError(f"a record of {numbers}, cmdline {head.cmdline}, scope {head.oom_scope}") from None
     lengths = (head.exe_len, head.cgroup_len, head.cmdline_len, head.ancestors_len, head.tcgroup_len, head.memory_len)
     if (
         len(record) != HEAD.size + sum(lengths)
@@ -305,4 +308,5 @@ def decode(record: bytes) -> Event:
         sender,
         target,
         _memory(memory) if origin == "oom" and memory else None,
+        oom_scope,
     )

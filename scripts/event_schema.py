@@ -10,7 +10,7 @@ TOP = Path(__file__).parent.parent
 sys.path.insert(0, str(TOP))
 
 from killsnoopd import names  # noqa: E402
-from killsnoopd.event import KINDS  # noqa: E402
+from killsnoopd.event import KINDS, OOM_SCOPES  # noqa: E402
 from killsnoopd.events import fields  # noqa: E402
 
 NUMBER, SIGNED, MS = r"^(0|[1-9][0-9]*)$", r"^(0|-?[1-9][0-9]*)$", r"^[0-9]+\.[0-9]{3}$"
@@ -43,6 +43,7 @@ FORMS = {
     "KILLSNOOP_ANCESTORS": {"pattern": r"^[^ \[\]]*\[[0-9]+\]( [^ \[\]]*\[[0-9]+\])*( \.\.\.)?$"},
     "KILLSNOOP_TTY": COMM,
     "KILLSNOOP_MACHINE": {"pattern": PRINTABLE},
+    "KILLSNOOP_OOM_SCOPE": {"enum": list(OOM_SCOPES[1:])},
     "KILLSNOOP_OOM_CGROUP": {"pattern": PRINTABLE},
     "OBJECT_SYSTEMD_UNIT": UNIT,
     **{f"KILLSNOOP_{name}": COMM for name in ("COMM", "THREAD_COMM", "PARENT_COMM", "TCOMM", "TRIGGER_COMM")},

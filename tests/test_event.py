@@ -52,6 +52,10 @@ def test_the_memory_of_an_oom_kill():
     assert event.decode(record(memory=part)).memory is None
     oom = event.decode(record(memory=part + b"\0a.slice\0b\0/\0c\0", origin=names.ORIGINS.index("oom")))
     assert oom.memory.exhausted == Place(0, (b"a.slice", b"b", b"c"), 2)
+    for number, scope in enumerate((None, "machine", "cpuset", "memory_policy", "cgroup", "sysrq")):
+        assert event.decode(record(oom_scope=number)).oom_scope == scope
+    with pytest.raises(ValueError, match="scope 6"):
+        event.decode(record(oom_scope=6))
     with pytest.raises(ValueError, match="text"):
         event.decode(record(memory=part[:-1]))
     assert c_layout(c_body("struct memory"))[:5] == [

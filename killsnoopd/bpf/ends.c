@@ -2,7 +2,7 @@
 /* How processes end: deaths by a signal, exits soon after a signal that was handled, and OOM kills. */
 
 /* The origin of an undecided SIGKILL is now known: count it and emit its event. */
-static __always_inline void decide_kill(u32 tid, bool oom, struct task_struct *victim)
+static __always_inline void decide_kill(u32 tid, bool oom)
 {
 	struct scratch *scratch = undecided_kills.lookup(&tid);
 	u32 cpu = bpf_get_smp_processor_id();
@@ -15,9 +15,8 @@ static __always_inline void decide_kill(u32 tid, bool oom, struct task_struct *v
 		event->cause.origin = OOM;
 		event->cause.flags &= ~INFERRED;
 		describe_nobody(&event->cause.sender);
+		add_oom_scope(scratch);
 		remember(event);
-		if (victim)
-			add_exhausted(scratch, victim, bpf_get_current_task_btf());
 	}
 	count_late_delivery(cpu, SIGKILL, event->cause.origin);
 	scratch->now = event->time_ns;
@@ -62,6 +61,7 @@ static __always_inline void from_tracer(struct event *event, struct task_struct 
 	cause->trigger_pid = 0;
 	cause->code = cause->target_arg = 0;
 	cause->call = 0;
+	cause->oom_scope = NOT_KNOWN;
 	cause->flags = tracer ? INFERRED : 0;
 	cause->origin = tracer ? PTRACE : UNKNOWN;
 	cause->bucket_id = tracer ? bucket_of(tracer) : bucket_of(task) | BY_KERNEL;
@@ -154,7 +154,7 @@ int on_sched_process_exit(void *ctx)
 	 */
 	if (last && !undecided_kills.lookup(&tid))
 		tid = history && history->sent[KILL_SLOT].cause.sig ? history->sent[KILL_SLOT].ttid : tgid;
-	decide_kill(tid, false, NULL);
+	decide_kill(tid, false);
 	if (!last || !history && !sig)
 		return 0;
 	struct scratch *scratch = scratch_buffers.lookup(&at);

@@ -9,7 +9,6 @@
 #define EXE_TEXT_MAX 512
 #define CGROUP_DEPTH_MAX 12
 #define CGROUP_TEXT_MAX 384
-#define MEMORY_GROUPS_MAX 32 /* how deep memory cgroups are nested */
 #define CMDLINE_SIZE_MAX (1UL << 31) /* bytes; no execve(2) takes as much */
 
 /* Without the asm, clang drops the mask as redundant. The verifier needs it. */
@@ -429,64 +428,38 @@ static __always_inline void add_memory(struct scratch *scratch, struct task_stru
 #endif
 }
 
-#if defined(MEM_CGROUP_OOM_LOCK) && defined(CSS_SET_MEMORY) && defined(CGROUP_ANCESTORS) && PROBE_READ
-static __always_inline void *memory_group_of(struct task_struct *task)
-{
-	struct css_set *css_set = cgroups_of(task);
-	void *group = NULL;
-
-	if (css_set)
-		read_kernel(&group, sizeof(group), (char *)css_set + CSS_SET_MEMORY);
-	return group;
-}
-
-static __always_inline bool belongs_to(struct task_struct *task, void *ancestor)
-{
-	void *group = memory_group_of(task);
-
-	NO_UNROLL for (u32 up = 0; up < MEMORY_GROUPS_MAX; up++) {
-		BARRIER;
-		if (!group || group == ancestor)
-			break;
-		if (read_kernel(&group, sizeof(group), group + CSS_PARENT))
-			group = NULL;
-	}
-	return group && group == ancestor;
-}
-#endif
-
 /*
- * The names of the cgroup that is out of memory. While the kernel looks for a victim because a cgroup has reached its limit,
- * oom_lock is set in that cgroup and in all below it (mem_cgroup_oom, mm/memcontrol.c). If none is locked, the machine may
- * be out of memory, or somebody has lowered a limit (memory_max_write): then nothing is added.
+ * Whose memory was used up, and the names of the cgroup if it was a cgroup's. mark_victim is within the call of
+ * out_of_memory() that the same task has begun, so the kernel's struct oom_control is still on its stack.
  */
-static __always_inline void add_exhausted(struct scratch *scratch, struct task_struct *victim, struct task_struct *trigger)
+static __always_inline void add_oom_scope(struct scratch *scratch)
 {
-#if defined(MEM_CGROUP_OOM_LOCK) && defined(CSS_SET_MEMORY) && defined(CGROUP_ANCESTORS) && PROBE_READ
-	void *group = memory_group_of(victim), *exhausted = NULL;
+#if defined(OOM_MEMCG) && defined(OOM_ORDER) && defined(OOM_CONSTRAINT) && PROBE_READ
+	u32 zero = 0, constraint = 0, level = 0, start = scratch->text_len;
+	s32 order = 0;
+	void *group = NULL;
+	struct oom_call *call = oom_call.lookup(&zero);
+
+	if (!scratch->event.memory_len || !call || call->task != bpf_get_current_pid_tgid())
+		return;
+	if (read_kernel(&order, sizeof(order), (void *)call->control + OOM_ORDER) ||
+	    read_kernel(&constraint, sizeof(constraint), (void *)call->control + OOM_CONSTRAINT) ||
+	    read_kernel(&group, sizeof(group), (void *)call->control + OOM_MEMCG))
+		return;
+	if (order == -1) /* is_sysrq_oom, mm/oom_kill.c */
+		scratch->event.cause.oom_scope = SYSRQ;
+	else if (group)
+		scratch->event.cause.oom_scope = MEMORY_CGROUP;
+	else if (constraint < MEMORY_CGROUP - MACHINE)
+		scratch->event.cause.oom_scope = MACHINE + constraint;
+#if defined(MEM_CGROUP_CSS) && defined(CGROUP_ANCESTORS)
 	struct cgroup *cgroup = NULL;
-	u32 start = scratch->text_len, level = 0;
 
-	if (!scratch->event.memory_len || !group)
-		return;
-	NO_UNROLL for (u32 up = 0; up < MEMORY_GROUPS_MAX; up++) {
-		bool locked = false;
-
-		BARRIER;
-		if (!group)
-			break;
-		read_kernel(&locked, sizeof(locked), group + MEM_CGROUP_OOM_LOCK);
-		if (locked)
-			exhausted = group;
-		if (read_kernel(&group, sizeof(group), group + CSS_PARENT))
-			break;
-	}
 	BARRIER;
-	if (group || !exhausted) /* nested too deeply, or not known */
-		return;
-	if (belongs_to(trigger, exhausted) && !read_kernel(&cgroup, sizeof(cgroup), exhausted + CSS_CGROUP) && cgroup &&
+	if (group && !read_kernel(&cgroup, sizeof(cgroup), group + MEM_CGROUP_CSS + CSS_CGROUP) && cgroup &&
 	    !read_kernel(&level, sizeof(level), (char *)cgroup + CGROUP_LEVEL))
 		add_cgroup_names(scratch, cgroup, level);
 	scratch->event.memory_len += scratch->text_len - start;
+#endif
 #endif
 }

@@ -5,7 +5,7 @@
  * Exits of the six system calls that send signals: counts every call. A call that fails, or that sends signal 0, makes
  * an event.
  * signal_generate: counts every signal generated for a process, and makes an event of it.
- * oom:mark_victim: identifies the SIGKILLs of the OOM killer.
+ * oom:mark_victim: identifies the SIGKILLs of the OOM killer. out_of_memory(), where it can be had: whose memory it was.
  * sched_process_exit: counts every process that dies of a signal, or exits soon after one that it handled, and makes an
  * event of it.
  *
@@ -269,6 +269,7 @@ int on_signal_generate(u64 *ctx)
 	event->status = 0;
 	event->kind = DELIVERY;
 	no_text(scratch);
+	cause->oom_scope = NOT_KNOWN;
 	cause->trigger_pid = 0;
 	__builtin_memset(cause->trigger_comm, 0, COMM_LEN);
 	__builtin_memset(cause->tty, 0, COMM_LEN);
@@ -328,10 +329,23 @@ int on_mark_victim(u64 *ctx)
 	struct task_struct *victim = (void *)ctx[0];
 
 	if (victim)
-		decide_kill(victim->pid, true, victim);
+		decide_kill(victim->pid, true);
 #else
-	decide_kill(ctx[0], true, NULL);
+	decide_kill(ctx[0], true);
 #endif
+	return 0;
+}
+
+/* Entry of out_of_memory(control): the current task looks for a victim, and mark_victim may follow. */
+int on_out_of_memory(u64 *ctx)
+{
+	u32 zero = 0;
+	struct oom_call *call = oom_call.lookup(&zero);
+
+	if (!call)
+		return 0;
+	call->task = bpf_get_current_pid_tgid();
+	call->control = ctx[0];
 	return 0;
 }
 
@@ -366,6 +380,13 @@ int mark_victim(void *ctx)
 {
 	to_mark_victim.call(ctx, 0);
 	count_not_handled(MARK_VICTIM);
+	return 0;
+}
+
+int out_of_memory(void *ctx)
+{
+	to_out_of_memory.call(ctx, 0);
+	count_not_handled(OUT_OF_MEMORY);
 	return 0;
 }
 

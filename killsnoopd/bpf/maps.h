@@ -10,7 +10,7 @@
 #define ROUND_UP_8(n) (((n) + 7) / 8 * 8)
 
 enum kind { CALL, DELIVERY, DEATH, EXIT, KINDS };
-enum program { SYS_EXIT, SIGNAL_GENERATE, MARK_VICTIM, SCHED_PROCESS_EXIT, PROGRAMS };
+enum program { SYS_EXIT, SIGNAL_GENERATE, MARK_VICTIM, OUT_OF_MEMORY, SCHED_PROCESS_EXIT, PROGRAMS };
 enum event_status { FILTERED, RATE_LIMITED, RING_FULL, EMITTED, EVENT_STATUSES };
 /* Origins of a generated signal, and two more of a death: see origin_of() in origin.c. */
 enum origin {
@@ -79,7 +79,7 @@ struct cause {
 	u64 bucket_id; /* the sender whose token buckets pay for the event, see bucket_of() */
 	s32 target_arg, sig, code;
 	u32 trigger_pid; /* see add_trigger() */
-	u8 origin, call, flags, padding[5];
+	u8 origin, call, flags, oom_scope, padding[4];
 	char trigger_comm[COMM_LEN];
 	char tty[COMM_LEN]; /* the target's terminal, for origin TTY */
 };
@@ -103,6 +103,9 @@ struct memory {
 	s64 anon, file, shmem, page_tables;
 	s32 oom_score_adj, padding;
 };
+
+/* Whose memory was used up, of an OOM kill; from MACHINE to MEMORY_CGROUP as enum oom_constraint (linux/oom.h). */
+enum oom_scope { NOT_KNOWN, MACHINE, CPUSET, MEMORY_POLICY, MEMORY_CGROUP, SYSRQ, OOM_SCOPES };
 
 /* What the text has of the sender's command line; UNREAD: nothing, though there is one. */
 enum cmdline { NONE, WHOLE, CUT, UNREAD, CMDLINES };
@@ -152,7 +155,7 @@ struct cpu_cache {
  * Command line: the bytes of its arguments, each ending with a NUL.
  * Ancestors of the sender: pid (u32) and comm of each, nearest first.
  * Memory: a struct memory, of a SIGKILL that may be the OOM killer's; and the cgroups down to the one that reached its
- * limit, if that is known.
+ * limit, of the scope MEMORY_CGROUP.
  */
 #define TEXT_MAX 4096 /* a power of two; `text` holds one more part, so that the verifier sees every index in bounds */
 #define NAME_MAX 256
@@ -246,6 +249,12 @@ BPF_TABLE("lru_hash", u64, u32, history_shares, 4096); /* by payer: its entries 
 /* SIGKILLs that the OOM killer may have sent, by target thread, until oom:mark_victim or the exit decides. */
 BPF_TABLE("hash", u32, struct scratch, undecided_kills, 64);
 
+/* The last call of out_of_memory(): the task, and its struct oom_control. Calls hold a mutex of which there is one. */
+struct oom_call {
+	u64 task, control;
+};
+BPF_TABLE("array", u32, struct oom_call, oom_call, 1);
+
 /*
  * By tgid modulo KNOWN: the entries that the two tables above have of these processes, or more, for an LRU drops entries
  * silently. Most exits find 0 here and look no further, which saves three lookups in hashes.
@@ -267,4 +276,5 @@ BPF_TABLE("lru_hash", struct process, u32, dead, 1024);
 BPF_PROG_ARRAY(to_sys_exit, 1);
 BPF_PROG_ARRAY(to_signal_generate, 1);
 BPF_PROG_ARRAY(to_mark_victim, 1);
+BPF_PROG_ARRAY(to_out_of_memory, 1);
 BPF_PROG_ARRAY(to_sched_process_exit, 1);

@@ -53,10 +53,25 @@ def meant(event: Event) -> str:
 _MEMORY_WATCHERS = ("systemd-oomd.service", "earlyoom.service")  # they kill for no other reason
 
 
-def _exhausted(memory: Memory | None) -> str:
-    """The cgroup that was out of memory, if it is known. Users choose names of cgroups, but not those of units."""
+_USED_UP = {
+    "machine": "the machine",
+    "cpuset": "a cpuset's memory nodes",
+    "memory_policy": "a memory policy's nodes",
+    "cgroup": "a cgroup",
+}
+
+
+def why_out_of_memory(scope: str | None, unit: str | None = None) -> str:
+    """Why the OOM killer killed, as far as that is known: `scope` is one of event.OOM_SCOPES."""
+    if scope == "sysrq":
+        return "asked by SysRq"
+    return f"{unit or _USED_UP[scope]} out of memory" if scope in _USED_UP else "out of memory"
+
+
+def _exhausted(memory: Memory | None) -> str | None:
+    """The unit whose cgroup reached its limit. Users choose names of cgroups, but not those of units."""
     place = memory and memory.exhausted
-    return f"{membership(place.names or (), place.trusted).unit or 'a cgroup'} " if place else ""
+    return membership(place.names or (), place.trusted).unit if place else None
 
 
 def _cgroup(memory: Memory | None) -> str | None:
@@ -72,7 +87,9 @@ def _sender(event: Event, unit: str | None) -> str:
             return f"terminal {event.tty}" if event.tty else "a terminal"
         if event.origin == "rlimit":
             return f"kernel, {'file size' if event.signal == 'SIGXFSZ' else 'CPU time'} limit,"
-        return f"kernel, {_exhausted(event.memory)}out of memory," if event.origin == "oom" else "kernel"
+        if event.origin == "oom":
+            return f"kernel, {why_out_of_memory(event.oom_scope, _exhausted(event.memory))},"
+        return "kernel"
     thread = f" (thread {names.with_pid(sender.thread_comm, sender.tid)})" if sender.tid != sender.pid else ""
     why = ", for lack of memory," if unit in _MEMORY_WATCHERS else ""
     return f"{names.with_pid(sender.comm, sender.pid)}{thread}{_COMMAND} uid {sender.uid}{why}"
@@ -291,6 +308,7 @@ def fields(event: Event, identity: Identity, boot_ns: int) -> dict[str, str]:
         "KILLSNOOP_TTY": event.tty or None,
         "KILLSNOOP_TRIGGER_PID": trigger and trigger.pid,
         "KILLSNOOP_TRIGGER_COMM": trigger and trigger.comm,
+        "KILLSNOOP_OOM_SCOPE": event.oom_scope,
         "KILLSNOOP_OOM_CGROUP": _cgroup(memory),
         "KILLSNOOP_OOM_ANON_BYTES": memory and memory.anon,
         "KILLSNOOP_OOM_FILE_BYTES": memory and memory.file,

@@ -275,6 +275,8 @@ class Probe:
         """The kernel's statistics of a program, one of hooks.PROGRAMS: the sum over its entries."""
         objects = self._objects
         infos = [libbpf.prog_info(fd) for entry, fd in objects.programs.items() if entry.split("@")[0] == program]
+        if not infos:  # of an optional hook
+            return libbpf.ProgInfo(0, 0, 0)
         run_time_ns, runs, misses = (sum(values) for values in zip(*map(astuple, infos)))
         own = [f"{hook.name}@{KPROBE}" for hook in HOOKS if hook.program == program]
         misses += sum(libbpf.kprobe_misses(objects.links[link]) for link in own if link in objects.links)

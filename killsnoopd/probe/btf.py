@@ -65,7 +65,7 @@ FIELDS = (
     ("DENTRY_SHORT_NAME", "dentry", "d_shortname", "d_iname"),  # 6.14
     ("SUPER_BLOCK_DEV", "super_block", "s_dev"),
 )
-# Present since Linux 6.1, with CONFIG_AUDIT, since Linux 7.1, on all known kernels, on x86, or with CONFIG_MEMCG_V1.
+# Present since Linux 6.1, with CONFIG_AUDIT, since Linux 7.1, on x86, with CONFIG_MEMCG, or on all known kernels.
 OPTIONAL_FIELDS = (
     ("CGROUP_ANCESTORS", "cgroup", "ancestors"),
     ("TASK_LOGINUID", "task_struct", "loginuid"),
@@ -73,16 +73,17 @@ OPTIONAL_FIELDS = (
     ("SIGNAL_AUTOREAP", "signal_struct", "autoreap"),
     ("MM_RSS_STAT", "mm_struct", "rss_stat"),
     ("THREAD_INFO_STATUS", "thread_info", "status"),
-    ("MEM_CGROUP_OOM_LOCK", "mem_cgroup", "oom_lock"),
+    ("OOM_MEMCG", "oom_control", "memcg"),
+    ("OOM_ORDER", "oom_control", "order"),
+    ("OOM_CONSTRAINT", "oom_control", "constraint"),
+    ("MEM_CGROUP_CSS", "mem_cgroup", "css"),
     ("CSS_CGROUP", "cgroup_subsys_state", "cgroup"),
-    ("CSS_PARENT", "cgroup_subsys_state", "parent"),
 )
 _PAGES = ("MM_FILE_PAGES", "MM_ANON_PAGES", "", "MM_SHMEM_PAGES")  # of mm_struct.rss_stat, in its order
 
 
 def task_macros(
     struct_offsets: Callable[..., dict[str, dict[str, int]]] = libbpf.struct_offsets,
-    enum_value: Callable[[str, str], int | None] = libbpf.enum_value,
 ) -> dict[str, int]:
     """Byte offsets of the fields that the probe reads, by the macro that task.h uses. Raises Failure."""
     fields = FIELDS + OPTIONAL_FIELDS
@@ -105,8 +106,6 @@ def task_macros(
         percpu = min(at for at in mm.values() if at > rss) - rss >= len(_PAGES) * counter[""]
         first, stride = (rss + counter["count"], counter[""]) if percpu else (rss, 8)
         macros |= {macro: first + number * stride for number, macro in enumerate(_PAGES) if macro}
-    if (memory := enum_value("cgroup_subsys_id", "memory_cgrp_id")) is not None and "subsys" in found["css_set"]:
-        macros["CSS_SET_MEMORY"] = found["css_set"]["subsys"] + 8 * memory
     macros["USER_NS_INUM"] = found["user_namespace"]["ns"] + found["ns_common"]["inum"]
     dentry = found["dentry"]
     macros["FILE_DENTRY"] = found["file"]["f_path"] + found["path"]["dentry"]

@@ -22,12 +22,13 @@ class Hook:
 
     name: str  # in logs, labels and pins
     program: str  # the entry program; it tail-calls on_PROGRAM, which does the work
-    tracepoint: str  # group/name in tracefs
+    tracepoint: str  # group/name in tracefs; empty: none
     ways: tuple[str, ...]  # keys of WAYS; hooks of one program have the same
     without: str  # what is not seen without this hook
     functions: tuple[str, ...] = ()  # for fexit and kprobe: the kernel functions, those that exist
     at_return: bool = False  # kprobe: at their return, not at their entry
-    uninterrupted: tuple[str, ...] = ()  # for fentry: a function that the kernel calls with interrupts off
+    entered: tuple[str, ...] = ()  # for fentry: a function during which no other task on that CPU enters it
+    optional: bool = False  # the probe is complete without it
 
 
 # Each system call has a function per ABI: for 64-bit programs, for 32-bit ones (some with other types), for x32.
@@ -55,6 +56,15 @@ HOOKS = (
     Hook("signal_generate", "signal_generate", "signal/signal_generate", (TP_BTF,), "signals that reach a process"),
     Hook("mark_victim", "mark_victim", "oom/mark_victim", (TP_BTF,), "which SIGKILLs are the OOM killer's"),
     Hook(
+        "out_of_memory",
+        "out_of_memory",
+        "",
+        (FENTRY,),
+        "whose memory was used up when the OOM killer killed: the machine's or a cgroup's",
+        entered=("out_of_memory",),  # under oom_lock, of which there is one
+        optional=True,
+    ),
+    Hook(
         "sched_process_exit",
         "sched_process_exit",
         "sched/sched_process_exit",
@@ -62,7 +72,7 @@ HOOKS = (
         "deaths",
         # do_exit() calls both soon after the tracepoint, when the exit code is set.
         functions=("exit_files",),
-        uninterrupted=("membarrier_update_current_mm",),  # by exit_mm()
+        entered=("membarrier_update_current_mm",),  # by exit_mm(), with interrupts off
     ),
 )
 PROGRAMS = tuple(dict.fromkeys(hook.program for hook in HOOKS))  # numbered as enum program
@@ -102,10 +112,11 @@ class Point:
 
 
 def points(settings: Settings, ways: dict[str, str]) -> tuple[Point, ...]:
-    """All points of the hooks that these settings ask for. `ways`: the way of each program."""
+    """All points of the hooks that these settings ask for. `ways`: the way of each program that has one."""
     found: list[Point] = []
     for hook in chosen(settings):
-        found += points_of(hook, ways[hook.program])
+        if hook.program in ways:
+            found += points_of(hook, ways[hook.program])
     return tuple(found)
 
 
@@ -118,7 +129,7 @@ def points_of(hook: Hook, way: str) -> tuple[Point, ...]:
 
 def functions(hook: Hook, way: str) -> tuple[str, ...]:
     """Those of the hook's functions for this way that this kernel has. Source: BTF."""
-    return tuple(filter(libbpf.has_function, hook.uninterrupted if way == FENTRY else hook.functions))
+    return tuple(filter(libbpf.has_function, hook.entered if way == FENTRY else hook.functions))
 
 
 def _described(hook: Hook, file: str, tracefs: tuple[Path, ...]) -> bytes:
@@ -234,7 +245,8 @@ WAYS = {
 }
 
 
-def check(hook: Hook, way: str) -> None:
-    """Raise Failure if the hook does not exist, as far as that is known before the probe is compiled."""
-    if way == TRACEPOINT:
-        tracepoint_id(hook)
+def check(settings: Settings, ways: dict[str, str]) -> None:
+    """Raise Failure if a hook does not exist, as far as that is known before the probe is compiled."""
+    for hook in chosen(settings):
+        if ways.get(hook.program) == TRACEPOINT:
+            tracepoint_id(hook)

@@ -354,18 +354,6 @@ def struct_offsets(*structs: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def enum_value(enum: str, name: str) -> int | None:
-    """The value of a name in an enum of the kernel; None if it is not there. Source: the running kernel's BTF."""
-    lib = _lib()
-    with contextlib.suppress(OSError):
-        address = lib.btf__type_by_id(vmlinux_btf(), _btf_id(enum, _BTF_ENUM))
-        count = c_uint32.from_address(address + 4).value & 0xFFFF  # struct btf_type
-        for name_at, value in ((c_uint32 * 2) * count).from_address(address + 12):  # struct btf_enum
-            if lib.btf__name_by_offset(vmlinux_btf(), name_at) == name.encode():
-                return int(value)
-    return None
-
-
 @cache
 def vmlinux_btf() -> int:
     """The running kernel's BTF. It stays loaded: only the loader and its children use it. Raises Failure."""

@@ -112,8 +112,7 @@ def choose_ways(settings: Settings) -> dict[str, str]:
     check_capabilities()
     features.check()
     chosen = ways.choose(settings)
-    for hook in hooks.chosen(settings):
-        hooks.check(hook, chosen[hook.program])
+    hooks.check(settings, chosen)
     for program in ways.inexact(chosen, ways.preemptible()):
         _say(
             f"{program} is attached by {chosen[program]}: on this kernel it misses signals while tasks are preempted; "

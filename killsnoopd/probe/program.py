@@ -39,7 +39,7 @@ SLOT_STATE = ("taken", "version", "queue_head", "queue_tail", "lock")  # of a ta
 JUMPS = tuple(f"to_{name}" for name in PROGRAMS)
 PROBE_MAPS = (  # used by the probe and the next loader only
     "slots", "victim_slots", "retired", "buckets", "shared_buckets", "scratch_buffers", "histories", "no_history",
-    "history_shares", "undecided_kills", "known", "dead", "rules", *JUMPS,
+    "history_shares", "undecided_kills", "oom_call", "known", "dead", "rules", *JUMPS,
 )  # fmt: skip
 
 

@@ -6,11 +6,12 @@ with preemption off is exact. docs/design.md has the table.
 """
 
 import contextlib
+import errno
 import os
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,9 +28,12 @@ _COUNT_ONE = bytes.fromhex(
 
 
 def choose(settings: Settings) -> dict[str, str]:
-    """The way of each program. Where no exact way is to be had, the one that remains: see inexact(). Raises Failure."""
+    """The way of each program; none of an optional one that has none here.
+
+    Where no exact way is to be had, the one that remains: see inexact(). Raises Failure.
+    """
     libbpf.vmlinux_btf()  # everything below needs it
-    ways = {hook.program: hook.ways[0] for hook in HOOKS}
+    ways = {hook.program: hook.ways[0] for hook in HOOKS if not hook.optional}
     calls = [hook for hook in HOOKS if hook.at_return]  # all, so that settings do not change the way
     ways["sys_exit"] = _way_of_calls(calls) if settings.attach == "auto" else settings.attach
     if settings.attach in (FEXIT, KPROBE) and not (ftrace_enabled() and _counts(settings.attach, calls, _call)):
@@ -39,6 +43,9 @@ def choose(settings: Settings) -> dict[str, str]:
         )
     if has_preemptible_tracepoints():
         ways["sched_process_exit"] = _way_of_exits(hooks.by_name("sched_process_exit"))
+    # Its program reads memory that has no BTF type. Nobody can try whether it runs without an OOM kill.
+    if ftrace_enabled() and libbpf.may_read_kernel_memory() and _attaches(FENTRY, [hooks.by_name("out_of_memory")]):
+        ways["out_of_memory"] = FENTRY
     return ways
 
 
@@ -160,26 +167,42 @@ def _exit() -> None:
     os.waitpid(child, 0)
 
 
+@contextlib.contextmanager
+def _trial(way: str, tried: list[Hook]) -> Iterator[int]:
+    """Attach a program to these hooks in this way; the counter of its runs. Raises OSError, Failure."""
+    with contextlib.ExitStack() as opened:
+        counter = libbpf.create_counter()
+        opened.callback(os.close, counter)
+        code = counting(counter)
+        for hook in tried:
+            points = hooks.points_of(hook, way)
+            if not points:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), hook.name)
+            for point in points:
+                program = libbpf.load_program("trial", point.kind, code, "GPL")
+                opened.callback(os.close, program)
+                opened.callback(os.close, point.attach(program))
+        yield counter
+
+
+def _attaches(way: str, tried: list[Hook]) -> bool:
+    """Whether a program can be attached to these hooks in this way."""
+    try:
+        with _trial(way, tried):
+            return True
+    except (OSError, Failure):
+        return False
+
+
 def _counts(way: str, tried: list[Hook], provoke: Callable[[], None]) -> bool:
     """Whether a program attached to these hooks in this way runs when it should.
 
     That it can be attached proves nothing: a compiler may have inlined the function, ftrace may be off.
     """
-    with contextlib.ExitStack() as opened:
-        try:
-            counter = libbpf.create_counter()
-            opened.callback(os.close, counter)
-            code = counting(counter)
-            for hook in tried:
-                points = hooks.points_of(hook, way)
-                if not points:
-                    return False
-                for point in points:
-                    program = libbpf.load_program("trial", point.kind, code, "GPL")
-                    opened.callback(os.close, program)
-                    opened.callback(os.close, point.attach(program))
+    try:
+        with _trial(way, tried) as counter:
             before = libbpf.read_counter(counter)
             provoke()
             return libbpf.read_counter(counter) > before
-        except (OSError, Failure):
-            return False
+    except (OSError, Failure):
+        return False

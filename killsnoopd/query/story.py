@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from killsnoopd import names
-from killsnoopd.events.fields import duration
+from killsnoopd.events.fields import duration, why_out_of_memory
 from killsnoopd.query import users
 from killsnoopd.query.records import Record, belongs, lapse, lapse_ns, moment, pod
 from killsnoopd.query.table import safe
@@ -46,7 +46,9 @@ def _sender(record: Record, named: Named) -> str:
     """The sender, with the fields that identify it."""
     by = sender(record)
     if by is None or by[1] == "0":
-        return "the kernel, out of memory," if by and record.get("KILLSNOOP_ORIGIN") == "oom" else _short(by)
+        if by and record.get("KILLSNOOP_ORIGIN") == "oom":
+            return f"the kernel, {why_out_of_memory(record.get('KILLSNOOP_OOM_SCOPE'))},"
+        return _short(by)
     about = []
     if record.get("KILLSNOOP_UID"):
         about.append(_user(record, "UID", named))

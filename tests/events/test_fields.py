@@ -81,6 +81,7 @@ def every_field():
         dataclasses.replace(BASH, ns_pid=7), target=dataclasses.replace(NGINX, ns_pid=1), res=-1,
         compat=True, inferred=True, elapsed_ns=1, escalation_ns=1, handled=True, status=1, tty="pts/4",
         trigger=Trigger(1, "nc"), memory=Memory(1, 2, 3, 4, 5, Place(0, (b"db.service",), 1)),
+        oom_scope="cgroup",
     )  # fmt: skip
     found = set(fields.fields(everything, EVERYTHING, BOOT_NS))
     named = re.findall(r'"((?:KILLSNOOP|OBJECT)_[A-Z_]+|ERRNO)"', Path(fields.__file__).read_text())
@@ -187,11 +188,21 @@ def test_an_oom_kill():
     assert found["MESSAGE"] == held
     sizes = [found[f"KILLSNOOP_OOM_{name}_BYTES"] for name in ("ANON", "FILE", "SHMEM", "PAGE_TABLES")]
     assert (sizes, found["KILLSNOOP_OOM_SCORE_ADJ"]) == (["41943040", "7340032", "1048576", "4096"], "-5")
+    for scope, who in (
+        ("machine", "the machine out of memory"),
+        ("cpuset", "a cpuset's memory nodes out of memory"),
+        ("memory_policy", "a memory policy's nodes out of memory"),
+        ("cgroup", "a cgroup out of memory"),
+        ("sysrq", "asked by SysRq"),
+    ):
+        found = fields.fields(dataclasses.replace(oom, oom_scope=scope), KNOWN, BOOT_NS)
+        assert found["KILLSNOOP_OOM_SCOPE"] == scope
+        assert found["MESSAGE"].startswith(f"kernel, {who}, sent SIGKILL to nginx")
     for place, cgroup, who in (
         (Place(0, (b"system.slice", b"db.service"), 2), "/system.slice/db.service", "db.service "),
         (Place(0, (b"x of memory",), 1), "/x of memory", "a cgroup "),
     ):
-        exhausted = dataclasses.replace(oom, memory=dataclasses.replace(memory, exhausted=place))
+        exhausted = dataclasses.replace(oom, memory=dataclasses.replace(memory, exhausted=place), oom_scope="cgroup")
         found = fields.fields(exhausted, KNOWN, BOOT_NS)
         assert found["KILLSNOOP_OOM_CGROUP"] == cgroup
         assert found["MESSAGE"].startswith(f"kernel, {who}out of memory, sent SIGKILL to nginx")

@@ -158,10 +158,8 @@ def attached_points():
 
 def programs_of_a_probe():
     """How many programs it has: entries, and those that do the work."""
-    return len({point.entry for point in attached_points()}) + len(PROGRAMS)
-
-
-"""Programs of one probe in the kernel: an entry and a worker each."""
+    points = attached_points()
+    return len({point.entry for point in points}) + len({point.hook.program for point in points})
 
 
 def our_programs():

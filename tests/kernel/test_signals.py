@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from senders import NO_SUCH_PID, NOBODY, forked, run, send, set_name, siginfo, victim
 
-from killsnoopd.probe import hooks
+from killsnoopd.probe import hooks, ways
 from killsnoopd.settings import Settings
 
 INT_MIN = -(2**31)
@@ -189,8 +189,9 @@ def test_only_the_chosen_system_calls_are_watched(start):
     with victim() as target:
         run(lambda: (send("kill", target, 10), send("tgkill", target, target, 10)), b"ks-some")
     assert daemon.signals("ks-some") == {("ks-some", "SIGUSR1", "success"): 1}
+    settings = Settings(syscalls=("kill", "tkill"))
     assert {dict(labels)["hook"] for name, labels in daemon.samples() if name == "killsnoop_probe_attached"} == {
-        hook.name for hook in hooks.chosen(Settings(syscalls=("kill", "tkill")))
+        point.hook.name for point in hooks.points(settings, ways.choose(settings))
     }
 
 

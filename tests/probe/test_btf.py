@@ -14,7 +14,6 @@ def offsets(without=(), renamed=(), rss_bytes=160):
         if name not in without:
             found.setdefault(owner, {})[name] = 8 * number
     found["user_namespace"]["ns"] = 320
-    found["css_set"]["subsys"] = 400
     found["percpu_counter"] = {"count": 8, "": 40}
     if rss_bytes and "rss_stat" in found["mm_struct"]:
         found["mm_struct"]["after"] = found["mm_struct"]["rss_stat"] + rss_bytes
@@ -22,8 +21,8 @@ def offsets(without=(), renamed=(), rss_bytes=160):
     return lambda *structs: {struct: found.get(struct, {}) for struct in structs}
 
 
-def macros_of(memory_controller=4, **kernel):
-    return btf.task_macros(offsets(**kernel), lambda enum, name: memory_controller)
+def macros_of(**kernel):
+    return btf.task_macros(offsets(**kernel))
 
 
 def test_task_macros():
@@ -52,12 +51,6 @@ def test_counters_of_pages():
         at = [macros[f"MM_{name}_PAGES"] - macros["MM_RSS_STAT"] for name in ("FILE", "ANON", "SHMEM")]
         assert at == [first, first + stride, first + 3 * stride]
     assert not {"MM_RSS_STAT", "MM_ANON_PAGES"} & set(macros_of(without=("rss_stat",)))
-
-
-def test_memory_cgroups():
-    """The place of a task's memory cgroup comes from two types; the macro is missing if one of them is."""
-    assert macros_of()["CSS_SET_MEMORY"] == 400 + 4 * 8
-    assert "CSS_SET_MEMORY" not in macros_of(memory_controller=None)
 
 
 def test_a_kernel_without_a_field():

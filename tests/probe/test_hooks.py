@@ -66,7 +66,7 @@ def test_the_table():
 def test_points(monkeypatch):
     """A link per hook and an entry per program; with fexit, both per kernel function."""
     monkeypatch.setattr(hooks, "functions", lambda hook, way: (f"__x64_sys_{hook.name}", f"__ia32_sys_{hook.name}"))
-    ways = {hook.program: hook.ways[-1] for hook in hooks.HOOKS}
+    ways = {hook.program: hook.ways[-1] for hook in hooks.HOOKS if not hook.optional}
     settings = Settings(syscalls=("kill", "tkill"))
     rest = ["signal_generate", "mark_victim", "sched_process_exit"]
     points = hooks.points(settings, ways)
@@ -75,6 +75,9 @@ def test_points(monkeypatch):
         "sched_process_exit@tracepoint",
     ]  # fmt: skip
     assert [point.entry for point in points] == ["sys_exit", "sys_exit", *rest]
+    with_optional = hooks.points(settings, ways | {"out_of_memory": "fentry"})
+    added = [point.link for point in with_optional if point not in points]
+    assert added == ["out_of_memory@fentry@__x64_sys_out_of_memory", "out_of_memory@fentry@__ia32_sys_out_of_memory"]
     points = hooks.points(settings, ways | {"sys_exit": "fexit"})
     functions = ("__x64_sys_kill", "__ia32_sys_kill", "__x64_sys_tkill", "__ia32_sys_tkill")
     assert [point.link for point in points[:4]] == [

@@ -67,9 +67,9 @@ def test_ftrace_enabled(text, enabled, tmp_path):
 
 CASES = {
     # faultable tracepoints, preemptible, a pool of return nodes, ways that count: way of calls, of exits, inexact programs
-    "6.1": (False, False, True, "fexit tracepoint", "fexit", "tp_btf", []),
-    "6.12, preempt=full": (False, True, True, "fexit kprobe tracepoint", "tracepoint", "tp_btf", []),
-    "6.18, preempt=full": (False, True, False, "fexit kprobe tracepoint", "kprobe", "tp_btf", []),
+    "6.1": (False, False, True, "fexit fentry tracepoint", "fexit", "tp_btf", []),
+    "6.12, preempt=full": (False, True, True, "fexit fentry kprobe tracepoint", "tracepoint", "tp_btf", []),
+    "6.18, preempt=full": (False, True, False, "fexit fentry kprobe tracepoint", "kprobe", "tp_btf", []),
     "6.18, no trampolines": (False, False, False, "kprobe tracepoint", "kprobe", "tp_btf", []),
     "6.18, no functions": (False, False, False, "tracepoint", "tracepoint", "tp_btf", []),
     "7.3": (True, False, False, "fexit fentry kprobe tracepoint", "kprobe", "fentry", []),
@@ -89,7 +89,10 @@ def test_the_choice(case, ftrace, monkeypatch):
     monkeypatch.setattr(ways, "has_return_pool", lambda: pool)
     monkeypatch.setattr(ways, "ftrace_enabled", lambda: ftrace)
     monkeypatch.setattr(ways, "_counts", lambda way, *_: way in counting.split())
+    monkeypatch.setattr(ways, "_attaches", lambda way, _: way in counting.split())
+    monkeypatch.setattr(ways.libbpf, "may_read_kernel_memory", lambda: True)
     chosen = ways.choose(Settings())
+    assert chosen.get("out_of_memory") == ("fentry" if ftrace and "fentry" in counting else None)
     if not ftrace:
         assert chosen["sys_exit"] == "tracepoint"
         assert chosen["sched_process_exit"] not in ("fentry", "kprobe")
@@ -98,6 +101,16 @@ def test_the_choice(case, ftrace, monkeypatch):
     assert (chosen["signal_generate"], chosen["mark_victim"]) == ("tp_btf", "tp_btf")
     assert ways.inexact(chosen, ways.preemptible()) == inexact
     assert ("sys_exit" in ways.inexact(chosen | {"sys_exit": "fexit"}, ways.preemptible())) == (faultable or mode)
+
+
+def test_locked_down(monkeypatch):
+    """The program of an optional hook that could read nothing is not attached."""
+    monkeypatch.setattr(ways, "_counts", lambda *_: False)
+    monkeypatch.setattr(ways, "_attaches", lambda *_: True)
+    monkeypatch.setattr(ways, "ftrace_enabled", lambda: True)
+    for allowed in (True, False):
+        monkeypatch.setattr(ways.libbpf, "may_read_kernel_memory", lambda allowed=allowed: allowed)
+        assert ("out_of_memory" in ways.choose(Settings())) == allowed
 
 
 def test_a_way_that_is_asked_for(monkeypatch):

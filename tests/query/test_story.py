@@ -29,6 +29,10 @@ KERNEL = {"PID": "0", "COMM": "kernel", "SYSCALL": None}
          "It was a child of sh[990], below cron[989], systemd[1]."),
         ({"ANCESTORS": "systemd[1]"}, "sent it by kill(2). bash[3325] was a child of systemd[1]."),
         (KERNEL | {"ORIGIN": "oom"}, "died of SIGKILL, 1.4 ms after the kernel, out of memory, sent it."),
+        (
+            KERNEL | {"ORIGIN": "oom", "OOM_SCOPE": "machine"},
+            "died of SIGKILL, 1.4 ms after the kernel, the machine out of memory, sent it.",
+        ),
         (KERNEL | {"ORIGIN": "kernel"}, "1.4 ms after the kernel sent it."),
         ({"ORIGIN": "cgroup", "SYSCALL": None}, "sent it by a write to cgroup.kill."),
         ({"ORIGIN": "pdeathsig", "SYSCALL": None}, "sent it by exiting (PR_SET_PDEATHSIG)."),

@@ -45,6 +45,11 @@ def exact():
     }
 
 
+def test_the_optional_hook():
+    """Distributions' kernels have all that it needs, unless they are locked down."""
+    assert ways()["out_of_memory"] == "fentry"
+
+
 def test_the_kernel_begins_to_preempt():
     """Before Linux 7.0, root can change that at any time: the page and the status say so, and a restart mends it."""
     before = ways()

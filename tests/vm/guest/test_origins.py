@@ -73,6 +73,8 @@ def test_sysrq():
     assert {kind: what[:3] for kind, what in found.items()} == dict.fromkeys(
         ("delivery", "death"), ("SIGKILL", "oom", "kernel")
     )
+    events = journal("--boot", f"KILLSNOOP_TPID={pid}")
+    assert {event["KILLSNOOP_OOM_SCOPE"] for event in events} == {"sysrq"}
 
 
 def test_a_group_without_memory():
@@ -195,6 +197,7 @@ def test_a_machine_without_memory():
     assert all(abs(ours - (size << 10)) <= 32 * mmap.PAGESIZE for ours, size in zip(held, sizes, strict=True)), held
     assert (event["KILLSNOOP_OOM_SCORE_ADJ"], adjustment) == ("1000", 1000)
     assert sizes[0] > total >> 11  # half of the memory, in KiB
-    assert "KILLSNOOP_OOM_CGROUP" not in event
+    assert (event["KILLSNOOP_OOM_SCOPE"], event.get("KILLSNOOP_OOM_CGROUP")) == ("machine", None)
+    assert event["MESSAGE"].startswith("kernel, the machine out of memory, sent SIGKILL to kv-machine[")
     wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text(), "an empty group")
     group.rmdir()
