@@ -226,6 +226,12 @@ def overview() -> list[Json]:
     ]  # fmt: skip
 
 
+def in_words(expression: str) -> str:
+    """The expression with a label `where`: unit and pod of the victim. A legend cannot say that there are none."""
+    joined = f'label_join({expression}, "where", " ", "target_unit", "target_pod")'
+    return f'label_replace({joined}, "where", "no unit, no pod", "where", " ")'
+
+
 def deaths() -> list[Json]:
     """What died, and who killed it."""
     name, last = "killsnoop_deaths_total", "killsnoop_deaths_last_timestamp_seconds"
@@ -244,8 +250,8 @@ def deaths() -> list[Json]:
                override("byName", "Deaths", unit="short", custom__width=90),
                override("byName", "Last", unit="dateTimeAsIso", custom__width=170)],
               "Last", 10),
-        series("Deaths by unit and pod", "Processes that died of a signal, by their systemd unit and pod. Without a name: neither, or not known.",
-               target(f"sum by (target_unit, target_pod) ({counted(name, *matchers, window=STEP)}) > 0", "{{target_unit}} {{target_pod}}"), bars=True, width=12),
+        series("Deaths by unit and pod", "Processes that died of a signal, by their systemd unit and pod.",
+               target(in_words(f"sum by (target_unit, target_pod) ({counted(name, *matchers, window=STEP)}) > 0"), "{{where}}"), bars=True, width=12),
         series("Deaths by sender", "Processes that died of a signal that another process sent, by that process's name.",
                target(f"sum by (comm) ({counted(name, SENT_BY, *matchers, window=STEP)}) > 0", "{{comm}}"), bars=True, width=12),
         series("Crashes", "Processes that died of a fault of their own, or of a signal that they sent themselves.",

@@ -1,14 +1,14 @@
 """Exact counts: under load, during scrapes, with all series taken, and compared with an independent observer."""
 
-import json
 import os
 import random
 import signal
 import subprocess
+from collections import Counter
 
+from observer import bpftrace
 from prometheus_client.parser import text_string_to_metric_families
 from senders import NO_SUCH_PID, forked, run, send, set_name
-from waiting import DEADLINE_S
 
 from killsnoopd import names
 
@@ -182,36 +182,19 @@ tracepoint:syscalls:sys_exit_{call} {{ @[comm, @sig[tid], args->ret] = count(); 
 """
     for call in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
 )
-# bpftrace 0.17 loses a SIGINT that comes while it is not in epoll_wait(2), so it ends by itself.
-ENOUGH = 64
-BPFTRACE += f"tracepoint:syscalls:sys_enter_kill /args->pid == {NO_SUCH_PID} && args->sig == {ENOUGH}/ {{ exit(); }}"
 
 
 def test_an_independent_observer_counts_the_same(start):
     """bpftrace observes the same calls during a run of stress-ng: equal counts for every comm, signal and result."""
     daemon = start("--events.target=none", "--probe.self-signals")
     load = "stress-ng --kill 2 --kill-ops 20000 --sigq 1 --sigq-ops 5000 --timeout 20"
-    command = ["bpftrace", "-f", "json", "-e", BPFTRACE]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as observer:
-        try:
-            said = iter(observer.stdout.readline, "")
-            assert any('"attached_probes"' in line for line in said), "bpftrace did not attach"
-            subprocess.run(load.split(), check=True, capture_output=True)
-            send("kill", NO_SUCH_PID, ENOUGH)
-            output = observer.communicate(timeout=DEADLINE_S)[0]
-        finally:
-            observer.kill()
-    theirs = {}
-    for line in output.splitlines():
-        if line.startswith('{"type": "map"'):
-            for key, calls in json.loads(line)["data"].get("@", {}).items():
-                comm, sig, ret = key.rsplit(",", 2)
-                if comm.startswith("stress-ng"):
-                    theirs[comm, int(sig), int(ret)] = calls
-    named = {}
+    with bpftrace(BPFTRACE) as counted:
+        subprocess.run(load.split(), check=True, capture_output=True)
+        theirs = counted()
+    named = Counter()
     for (comm, sig, ret), calls in theirs.items():
-        key = comm, names.signal_name(sig), names.result_name(ret)
-        named[key] = named.get(key, 0) + calls
+        if comm.startswith("stress-ng"):
+            named[comm, names.signal_name(int(sig)), names.result_name(int(ret))] += calls
     ours = {key: calls for key, calls in daemon.signals().items() if key[0].startswith("stress-ng")}
     assert sum(named.values()) > 20_000
     assert ours == named

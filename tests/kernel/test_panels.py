@@ -184,6 +184,17 @@ KILLED = {"signal": "SIGKILL", "outcome": "delivered"}
 HOST = ("instance",)
 DEATH = ("comm", "tcomm", "target_unit", "target_pod", "signal", "origin", "instance")
 # The expected result of each query, from the raw samples: {title: {ref: function of Measured}}.
+
+
+def in_words(found):
+    """With the label `where`: the unit and the pod, or that there are none."""
+    said = {}
+    for labels, value in found.items():
+        unit, pod = (dict(labels).get(name, "") for name in ("target_unit", "target_pod"))
+        said[labels | {("where", f"{unit} {pod}" if unit or pod else "no unit, no pod")}] = value
+    return said
+
+
 EXPECTED = {
     "SIGKILLs": {"A": lambda m: m.grown(*KILLS, **KILLED)},
     "OOM kills": {"A": lambda m: m.grown(*KILLS, origin="oom", **KILLED)},
@@ -233,7 +244,9 @@ EXPECTED = {
         "F": lambda m: dict.fromkeys(m.last("killsnoop_events_pending"), 0.0),
     },
     "What died, and who killed it": {"A": lambda m: m.grown("killsnoop_deaths_total", DEATH)},
-    "Deaths by unit and pod": {"A": lambda m: m.grown("killsnoop_deaths_total", ("target_unit", "target_pod"))},
+    "Deaths by unit and pod": {
+        "A": lambda m: in_words(m.grown("killsnoop_deaths_total", ("target_unit", "target_pod")))
+    },
     "Deaths by sender": {"A": lambda m: m.grown("killsnoop_deaths_total", ("comm",), comm=bool)},
     "Crashes": {"A": lambda m: m.grown("killsnoop_deaths_total", ("tcomm", "signal"), origin="self")},
     "OOM kills by victim": {

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from cases import pod_cgroup
+from observer import bpftrace
 from running import MAY_READ_KERNEL_MEMORY, PRIVATE, UNSHARE, load
 from senders import run, set_name
 from victims import die_by_turns, kill_one, named, waiting
+
+from killsnoopd import names
 
 NAME = "SIGRTMIN+17"  # of the signal of kill_one()
 CONTAINER, POD_UID, STATIC = "0123456789abcdef" * 4, "9f8a7c1e-0b2d-4c3e-8f10-a1b2c3d4e5f6", "0123456789abcdef" * 2
@@ -45,10 +48,31 @@ def program(*arguments):
     )
 
 
+# The last signal to each process, and the name of the process that sent it.
+OBSERVER = """
+tracepoint:signal:signal_generate { @sig[args->pid] = args->sig; @by[args->pid] = comm; }
+tracepoint:sched:sched_process_exit /strncmp(comm, "kv-", 3) == 0/ { @[@sig[pid], @by[pid], comm] = count(); }
+tracepoint:sched:sched_process_exit { delete(@sig[pid]); delete(@by[pid]); }
+"""
+
+
 def test_twenty_thousand_deaths(start, record_property):
     """By eight routes on all cores, while the page is read: each sum is exact, and each sender and victim is right, by
-    what their parents saw. No reading falls, and the ledger closes."""
+    what their parents saw, and by what bpftrace saw. No reading falls, and the ledger closes."""
     daemon = start("--events.target=none")
+    with bpftrace(OBSERVER) as counted:
+        expected = watch_deaths(daemon, record_property)
+        seen = Counter()
+        for (sig, sender, victim), count in counted().items():
+            seen[names.signal_name(int(sig)), "" if sender == victim else sender, victim] += count
+    told = Counter()
+    for (sig, _, sender, victim), count in expected.items():
+        told[sig, sender, victim] += count
+    assert seen == told
+
+
+def watch_deaths(daemon, record_property):
+    """The deaths that parents saw, and that the page has: {(signal, origin, sender, victim): number}."""
     before = sum(daemon.deaths().values())
     share = DEATHS // CORES
     workers = [program("turns", worker, share) for worker in range(CORES)]
@@ -77,6 +101,7 @@ def test_twenty_thousand_deaths(start, record_property):
     assert sum(daemon.deaths().values()) >= before + share * CORES
     ledger = daemon.settled_ledger()
     assert sum(ledger.values()) == daemon.attempted()
+    return expected
 
 
 def test_names_without_end(start):
