@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
 import cases  # noqa: E402
+import cgroups  # noqa: E402
 import origins  # noqa: E402
 import tricks  # noqa: E402
 from running import Daemon  # noqa: E402
@@ -205,13 +206,13 @@ def end(inner: int) -> None:
 @contextlib.contextmanager
 def delegated() -> Iterator[Path]:
     """A cgroup of the adversary's own, with nested ones that he moves among."""
-    tree = cases.cgroup_tree("cgroup2")
+    tree = cgroups.cgroup_tree("cgroup2")
     with contextlib.ExitStack() as stack:
         if tree is None:
             tree = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             assert _libc.mount(b"none", os.fsencode(tree), b"cgroup2", 0, None) == 0
             stack.callback(lambda: _libc.umount2(os.fsencode(tree), 2))
-        with cases.cgroup(tree, "ks-own.service") as folder:
+        with cgroups.cgroup(tree, "ks-own.service") as folder:
             for path in (folder, folder / "cgroup.procs"):
                 os.chown(path, ADVERSARY, ADVERSARY)
             yield folder

@@ -22,7 +22,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE.parent / "tests/kernel")]
 
 import origins  # noqa: E402
-from cases import CASES, Row, cgroup, cgroup2, perform  # noqa: E402
+from cases import CASES, Row, perform  # noqa: E402
+from cgroups import cgroup, cgroup2  # noqa: E402
 from senders import forked, run, send  # noqa: E402
 from waiting import wait_for  # noqa: E402
 

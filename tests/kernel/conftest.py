@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from cases import Processes, cgroup, cgroup2
+from cases import Processes
+from cgroups import cgroup, cgroup2
 from running import MAY_READ_KERNEL_MEMORY, Daemon
 
 import killsnoopd

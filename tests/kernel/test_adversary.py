@@ -113,7 +113,7 @@ def test_a_limit_that_kills_by_a_thread(start, processes):
 
 
 @pytest.mark.parametrize("uid", [0, QUIET])
-def test_memory_is_shared(start, processes, uid):
+def test_memory_is_shared(start, processes, uid, record_property):
     """A user makes the probe remember all that it can, in 1,300 processes: escalations and deaths of others are logged as ever."""
     daemon = start("--events.rate=0")
 
@@ -129,19 +129,24 @@ def test_memory_is_shared(start, processes, uid):
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     run(lambda: [send("kill", pid, 15) for pid in stubborn + stopped], b"ks-terms", uid)
-    with crowd(SHARE + 300, NOBODY, "own") as parent:
-        run(
-            lambda: [send("kill", pid, 9) for pid in stubborn] + [send("kill", pid, 15) for pid in tidy],
-            b"ks-kills",
-            uid,
-        )
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
-        for pid in stubborn + stopped + tidy:
-            os.waitpid(pid, 0)
-        assert daemon.value("killsnoop_escalations_total") == 3
-        for name, sender in (("kv-stubborn", "ks-kills"), ("kv-stopped", "ks-terms"), ("kv-tidies", "ks-kills")):
-            assert [event["KILLSNOOP_COMM"] for event in of(daemon, name, "death")] == [sender] * 3
+
+    def beside_a_crowd():
+        with crowd(SHARE + 300, NOBODY, "own") as parent:
+            run(
+                lambda: [send("kill", pid, 9) for pid in stubborn] + [send("kill", pid, 15) for pid in tidy],
+                b"ks-kills",
+                uid,
+            )
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            for pid in stubborn + stopped + tidy:
+                os.waitpid(pid, 0)
+            assert daemon.value("killsnoop_escalations_total") == 3
+            for name, sender in (("kv-stubborn", "ks-kills"), ("kv-stopped", "ks-terms"), ("kv-tidies", "ks-kills")):
+                assert [event["KILLSNOOP_COMM"] for event in of(daemon, name, "death")] == [sender] * 3
+        return parent
+
+    parent = measured(daemon, record_property, beside_a_crowd)
     ends = [
         e for e in daemon.events() if e["KILLSNOOP_TARGET_UID"] == str(NOBODY) and e["KILLSNOOP_SIGNAL"] == "SIGKILL"
     ]

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cases import cgroup, cgroup_tree, join, mount, unmount
+from cgroups import cgroup, cgroup_tree, join, mount, unmount
 from running import load
 from senders import NO_SUCH_PID, NOBODY, become, forked, run, send, set_name
 from waiting import wait_for

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cases import cgroup, join, mount, pod_cgroup, unmount
+from cgroups import cgroup, join, mount, pod_cgroup, unmount
 from senders import forked, run, send, set_name, siginfo
 from waiting import wait_for
 

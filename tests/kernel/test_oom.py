@@ -4,7 +4,8 @@ import os
 import re
 import subprocess
 
-from cases import Processes, has_memory_group, memory_cgroup, out_of_memory
+from cases import Processes, out_of_memory
+from cgroups import has_memory_group, memory_cgroup
 from senders import forked
 
 from killsnoopd.probe import ways

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pod as kubernetes
 import pytest
-from cases import cgroup, cgroup2, pod_cgroup
+from cgroups import cgroup, cgroup2, pod_cgroup
 from senders import run, send, victim
 from test_powerless import our_programs, programs_of_a_probe
 from waiting import wait_for

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from cases import pod_cgroup
+from cgroups import pod_cgroup
 from observer import bpftrace
 from running import MAY_READ_KERNEL_MEMORY, PRIVATE, UNSHARE, load
 from senders import run, set_name
