@@ -75,6 +75,7 @@ def write_input(package: Path, machine: Machine, path: Path) -> None:
             for shared in ("waiting.py", "kernel/senders.py"):
                 archive.add(TOP / "tests" / shared, f"guest/{Path(shared).name}")
             archive.add(TOP / "deploy", "deploy")
+            archive.add(TOP / "docs/kubernetes.md", "docs/kubernetes.md")
             archive.add(TOP / "pyproject.toml", "checkout/pyproject.toml")
             for source in (TOP / "tests").glob("*.py"):
                 archive.add(source, f"checkout/tests/{source.name}")
@@ -166,7 +167,8 @@ class Run:
 
     def _judge(self, ended: str, lasted_s: float) -> None:
         """Decide whether it died, a test failed, or all passed."""
-        phases = ("installation", *(("kernel",) if self.machine.kernel_tests else ()), "reboot")
+        chosen_phases = {"installation": True, "kernel": self.machine.kernel_tests, "reboot": self.machine.guest}
+        phases = [phase for phase, tests in chosen_phases.items() if tests]
         try:
             archive = ["tar", "-x", "-C", str(self.folder), "-f", str(self.folder / "results.tar")]
             subprocess.run(archive, check=True, capture_output=True)
@@ -225,7 +227,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=os.environ.get("VM_CACHE", "/var/cache/killsnoopd-vm"))
     parser.add_argument("--deadline", type=float, metavar="S", help="for each machine (as in machines.py)")
     parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg", help="nested KVM can hang (%(default)s)")
-    parser.add_argument("--tests", nargs="+", metavar="FILE", help="of tests/vm/guest, after the reboot; or `all`")
+    parser.add_argument("--tests", nargs="+", metavar="FILE", help="of tests/vm/guest, after reboot; or `all`, `none`")
     parser.add_argument(
         "--kernel-tests",
         nargs="+",
