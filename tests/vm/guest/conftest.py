@@ -18,12 +18,6 @@ PINS = Path("/sys/fs/bpf/killsnoopd")
 DEFAULTS = Path("/etc/default/killsnoopd")
 
 
-def pytest_runtest_logreport(report):
-    """Print at once why a test failed: the machine may die before the end."""
-    if report.failed:
-        print(f"\n{report.longreprtext}", flush=True)
-
-
 def run(*command, check=True):
     """The output of a command, including its standard error."""
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
