@@ -175,7 +175,7 @@ def load(pins, *flags):
     """Run the loader as its unit does; its output."""
     result = subprocess.run(
         [start.loader_python(), "-m", "killsnoopd.probe.loader", "--pin", str(pins), *flags],
-        capture_output=True, text=True, check=True, timeout=60, preexec_fn=_deny_write_execute,
+        capture_output=True, text=True, check=True, timeout=DEADLINE_S, preexec_fn=_deny_write_execute,
     )  # fmt: skip
     assert result.stdout == ""
     return result.stderr
