@@ -115,7 +115,7 @@ MATRIX = (
             "podman crun runc docker.io docker-cli containerd systemd-container lxc apparmor "
             "catatonit aardvark-dns nftables uidmap passt slirp4netns dbus-user-session libpam-systemd python3-yaml".split()
         ),
-        guest=("test_boot.py", "test_origins.py", "test_runtimes.py"),
+        guest=("test_boot.py", "test_origins.py", "test_runtimes.py", "test_image.py"),
     ),
     Machine("trixie-arm64", "trixie", **_ARM64),
     Machine("trixie-backports-arm64", "trixie", backports=True, **_ARM64),

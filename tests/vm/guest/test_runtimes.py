@@ -9,11 +9,9 @@ import os
 import re
 import secrets
 import shutil
-import urllib.request
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import journal, kill_as, run, show, wait_for_another
 from senders import send
 from waiting import wait_for
@@ -21,8 +19,6 @@ from waiting import wait_for
 FIELDS = ("UNIT", "USER_UNIT", "MACHINE", "CONTAINER", "CONTAINER_NAME", "POD", "POD_NAMESPACE", "POD_UID")
 KILLS_ITS_CHILD = "sleep 1000 & kill -9 $!; wait; exec sleep 1000"
 TREE = Path("/var/tmp/busybox")
-DEPLOY = Path("/input/deploy")
-IMAGE = "killsnoopd:0.1.0"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -313,100 +309,3 @@ def test_a_pod_of_a_kubelet():
         assert_told(pid, names, names)
     link.unlink()
     shutil.rmtree("/var/log/pods")
-
-
-@pytest.fixture(scope="module")
-def image():
-    """killsnoopd's image for Podman: what the package installed, with the libraries and the Python of this machine."""
-    libraries = Path("/usr/lib/x86_64-linux-gnu")
-    python = Path(shutil.which("python3")).resolve()
-    modules = [
-        *Path("/usr/lib/python3/dist-packages").rglob("*.so"),
-        *Path(f"/usr/lib/{python.name}/lib-dynload").glob("*.so"),
-    ]
-    (bcc,) = libraries.glob("libbcc.so.0.*")
-    programs = [f"/usr/bin/{name}" for name in ("dash", "rm", "sleep", python.name)]
-    needed = re.findall(r"(/\S+) \(0x", run("ldd", *programs, str(bcc), *map(str, modules)))
-    needed += [str(path) for path in libraries.glob("libbcc.so.0*")]
-    needed.append(f"{libraries}/librt.so.1")  # bcc opens it by name
-    files = {f"/usr{name.removeprefix('/usr')}" for name in needed} | {str(Path(name).resolve()) for name in needed}
-    files = sorted(name for name in files if not name.startswith("/usr/lib64/"))
-    folders = [
-        "/usr/lib/python3",
-        f"/usr/lib/{python.name}",
-        "/usr/lib/killsnoopd",
-        "/usr/lib64",
-        "/bin",
-        "/lib",
-        "/lib64",
-    ]
-    programs += [f"/usr/bin/{name}" for name in ("sh", "python3", "killsnoopd", "killsnoop")]
-    run("tar", "-cf", "/var/tmp/killsnoopd.tar", "--exclude=__pycache__", "-C", "/", *(name[1:] for name in (
-        *files, *folders, *programs, "/etc/passwd", "/etc/group", "/etc/ld.so.cache",
-    )))  # fmt: skip
-    changes = ["ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin", "USER 65532:65532", 'ENTRYPOINT ["/usr/bin/killsnoopd"]']
-    run("podman", "import", "--quiet", *(f"--change={change}" for change in changes), "/var/tmp/killsnoopd.tar", IMAGE)
-    Path("/var/tmp/killsnoopd.tar").unlink()
-
-
-def manifest(folder, path):
-    """A kustomization's objects, as far as `podman kube play` knows them, with what kustomize would change.
-
-    Podman's liveness probe is curl in the container, which the image does not have.
-    """
-    base = DEPLOY / "kubernetes" / folder
-    kustomization = yaml.safe_load((base / "kustomization.yaml").read_text())
-    objects = [yaml.safe_load((base / name).read_text()) for name in kustomization["resources"]]
-    for generator in kustomization.get("configMapGenerator", []):
-        lines = [line for name in generator["envs"] for line in (base / name).read_text().splitlines()]
-        data = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-        metadata = {"name": generator["name"]}
-        objects.insert(0, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
-    for daemon_set in (found for found in objects if found["kind"] == "DaemonSet"):
-        spec = daemon_set["spec"]["template"]["spec"]
-        for container in (*spec.get("initContainers", []), *spec["containers"]):
-            container["image"] = IMAGE
-            container.pop("livenessProbe", None)
-    path.write_text(yaml.safe_dump_all(objects))
-
-
-def status(pid):
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def test_the_pod(image, tmp_path, victim):
-    """deploy/kubernetes/base in Podman: its profiles of seccomp and AppArmor, its capabilities, its mounts."""
-    manifest("base", tmp_path / "pod.yaml")
-    run("podman", "kube", "play", str(tmp_path / "pod.yaml"))
-    name = "killsnoopd-pod-killsnoopd"
-    wait_for(lambda: "killsnoopd: killsnoopd 0.1.0: watching" in run("podman", "logs", name), "the daemon")
-    found = json.loads(run("podman", "inspect", name))[0]
-    pid = found["State"]["Pid"]
-    process = status(pid)
-    capabilities = {key: int(process[key][0], 16) for key in ("CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd")}
-    assert capabilities == {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapAmb": 0, "CapBnd": 1 << 39}
-    assert (process["Uid"], process["NoNewPrivs"], process["Seccomp"]) == (["65532"] * 4, ["1"], ["2"])
-    assert found["AppArmorProfile"].startswith("containers-default")
-    assert list(Path(f"/proc/{pid}/root/run/killsnoopd/private").iterdir()) == []  # hidden
-    infra = json.loads(run("podman", "inspect", f"{found['Pod'][:12]}-infra"))[0]["NetworkSettings"]["Networks"]
-    (address,) = [network["IPAddress"] for network in infra.values()]
-    with urllib.request.urlopen(f"http://{address}:10035/metrics", timeout=60) as response:
-        assert b"killsnoop_probe_attached" in response.read()
-    unit, target = victim
-    with podman(f"kill -9 {target}; exec sleep 1000", host_pids=True) as (sender, names):
-        assert_told(sender, names, {"UNIT": unit})  # by the host's killsnoopd
-
-        def by_the_pod():
-            lines = [line for line in run("podman", "logs", name).splitlines() if line.startswith("{")]
-            return [event for event in map(json.loads, lines) if event.get("KILLSNOOP_TPID") == str(target)]
-
-        events = wait_for(lambda: len(found := by_the_pod()) == 2 and found, "the pod's events")
-        for event in events:
-            assert (place(event), place(event, "TARGET_")) == (names, {"UNIT": unit})
-    run("podman", "kube", "down", str(tmp_path / "pod.yaml"))
-    assert list(Path("/sys/fs/bpf/killsnoopd-pod").iterdir())
-    manifest("cleanup", tmp_path / "cleanup.yaml")
-    run("podman", "kube", "play", str(tmp_path / "cleanup.yaml"))
-    wait_for(lambda: not Path("/sys/fs/bpf/killsnoopd-pod").exists(), "no pin")
-    run("podman", "kube", "down", str(tmp_path / "cleanup.yaml"))
