@@ -42,6 +42,7 @@ def values(field, form):
         "origin": names.ORIGINS,
         "call": names.SYSCALLS,
         "outcome": names.OUTCOMES,
+        "oom_scope": event.OOM_SCOPES,
     }
     if field in enums:
         return st.integers(0, len(enums[field]) - 1)

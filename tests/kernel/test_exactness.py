@@ -50,7 +50,7 @@ def test_a_million_calls_while_scraped(start):
     assert len(daemon.stdout.read_text().splitlines()) == ledger["logged"]
     assert ledger["rate_limited"] > 0
     missed = [value for (name, _), value in daemon.samples().items() if name == "killsnoop_probe_missed_total"]
-    assert missed == [0] * 4
+    assert set(missed) == {0}
 
 
 def test_the_ledger_closes_when_the_ring_buffer_is_full(start):

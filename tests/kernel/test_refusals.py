@@ -257,7 +257,7 @@ def test_what_the_compiler_says(public):
     ("file", "text", "instead"),
     [
         ("daemon.py", "privileges.drop()", "privileges.dorp()"),
-        ("probe/loader.py", "hooks.check(hook, chosen[hook.program])", "hooks.dorp(hook)"),  # in another process
+        ("probe/loader.py", "hooks.check(settings, chosen)", "hooks.dorp(settings)"),  # in another process
         ("privileges.py", "import ctypes\n", "import ctypes\n0 / 0 .dorp\n"),  # before anything is set up
     ],
 )
