@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,11 +143,8 @@ def knock() -> int:
 
 def heard(tool: Tool, pid: int, patience_s: float) -> bool:
     """Whether the tool reports the knock in time."""
-    end = time.monotonic() + patience_s
-    while time.monotonic() < end:
-        if any(line.pid == pid for line in tool.lines()):
-            return True
-        time.sleep(0.02)
+    with suppress(AssertionError):
+        return wait_for(lambda: any(line.pid == pid for line in tool.lines()), "the knock", patience_s)
     return False
 
 

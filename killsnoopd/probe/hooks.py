@@ -27,7 +27,7 @@ class Hook:
     without: str  # what is not seen without this hook
     functions: tuple[str, ...] = ()  # for fexit and kprobe: the kernel functions, those that exist
     at_return: bool = False  # kprobe: at their return, not at their entry
-    entered: tuple[str, ...] = ()  # for fentry: a function during which no other task on that CPU enters it
+    entered: tuple[str, ...] = ()  # for fentry: a function that no other task on that CPU can enter meanwhile
     optional: bool = False  # the probe is complete without it
 
 

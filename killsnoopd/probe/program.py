@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from killsnoopd import names
-from killsnoopd.probe.hooks import PROGRAMS
+from killsnoopd.probe.hooks import HOOKS, PROGRAMS
 from killsnoopd.settings import PAGE_BYTES, RULES_MAX, Rule, Settings
 
 BPF_DIR = Path(__file__).parent.parent / "bpf"
@@ -92,8 +92,10 @@ def layout_hash(settings: Settings, ways: dict[str, str]) -> str:
     """Identifies the layout of the maps: a probe can take over the maps of another with the same layout.
 
     Comments and white space in maps.h do not change it. The way of each program does: a program array takes programs of
-    one type only.
+    one type only. Whether an optional one is attached does not: it has one way.
     """
+    optional = {hook.program for hook in HOOKS if hook.optional}
+    ways = {program: way for program, way in ways.items() if program not in optional}
     text = re.sub(r"/\*.*?\*/", " ", MAPS_HEADER.read_text(), flags=re.DOTALL)
     described = json.dumps([settings.max_series, settings.max_deaths, settings.ring_bytes, ways], sort_keys=True)
     return _digest(described.encode(), " ".join(text.split()).encode())

@@ -43,7 +43,7 @@ def choose(settings: Settings) -> dict[str, str]:
         )
     if has_preemptible_tracepoints():
         ways["sched_process_exit"] = _way_of_exits(hooks.by_name("sched_process_exit"))
-    # Its program reads memory that has no BTF type. Nobody can try whether it runs without an OOM kill.
+    # What its program notes is of no use without reads of kernel memory. Only an OOM kill would show whether it runs.
     if ftrace_enabled() and libbpf.may_read_kernel_memory() and _attaches(FENTRY, [hooks.by_name("out_of_memory")]):
         ways["out_of_memory"] = FENTRY
     return ways

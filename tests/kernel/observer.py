@@ -14,7 +14,7 @@ _END = f"tracepoint:syscalls:sys_enter_kill /args->pid == {NO_SUCH_PID} && args-
 
 @contextlib.contextmanager
 def bpftrace(program):
-    """Runs the program; yields a function that ends it and returns what the map @ counted, by its keys."""
+    """Runs the program; yields a function that ends it and returns the map @: its keys, with commas between their parts."""
     command = ["bpftrace", "-f", "json", "-e", program + _END]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as observer:
 
@@ -23,7 +23,7 @@ def bpftrace(program):
             output = observer.communicate(timeout=DEADLINE_S)[0]
             maps = [json.loads(line)["data"] for line in output.splitlines() if line.startswith('{"type": "map"')]
             (found,) = [data["@"] for data in maps if "@" in data]
-            return {tuple(key.split(",")): value for key, value in found.items()}
+            return found
 
         try:
             said = iter(observer.stdout.readline, "")

@@ -171,10 +171,11 @@ def _deny_write_execute():
     ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)  # PR_SET_MDWE
 
 
-def load(pins, *flags):
-    """Run the loader as its unit does; its output."""
+def load(pins, *flags, program=None):
+    """Run the loader as its unit does, or a program that does; its output."""
+    run = ["-c", program] if program else ["-m", "killsnoopd.probe.loader"]
     result = subprocess.run(
-        [start.loader_python(), "-m", "killsnoopd.probe.loader", "--pin", str(pins), *flags],
+        [start.loader_python(), *run, "--pin", str(pins), *flags],
         capture_output=True, text=True, check=True, timeout=DEADLINE_S, preexec_fn=_deny_write_execute,
     )  # fmt: skip
     assert result.stdout == ""

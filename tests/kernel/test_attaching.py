@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from cases import arm_kill, int_0x80_kill
-from running import Daemon
+from running import Daemon, load
 from senders import NO_SUCH_PID, NUMBERS, forked, run, send, siginfo, victim
 
 from killsnoopd.failure import Failure
@@ -43,6 +43,29 @@ def attached(request, tmp_path_factory):
     daemon.wait_ready()
     yield daemon, request.param
     daemon.stop()
+
+
+# The loader, on a kernel that refuses the optional hook.
+WITHOUT = """
+import sys
+from killsnoopd.probe import loader, ways
+ways._attaches = lambda *_: False
+sys.exit(loader.main(sys.argv[1:]))
+"""
+
+
+def test_the_optional_hook_comes_and_goes(start, pins):
+    """The next version keeps the counts, whether the hook has become available or has been lost. Some machines never have it."""
+    available = "out_of_memory" in ways.choose(Settings())
+    load(pins)
+    run(lambda: send("kill", NO_SUCH_PID, 15), b"ks-optional")
+    for flag, program, expected in (("--events.rate=77", WITHOUT, False), ("--events.rate=78", None, available)):
+        assert "keeps its counts" in load(pins, flag, program=program)
+        daemon = start(flag, f"--probe.pin={pins}")
+        hooks_told = {dict(labels)["hook"] for name, labels in daemon.samples() if name == "killsnoop_probe_hook_info"}
+        assert ("out_of_memory" in hooks_told) == expected
+        assert daemon.signals("ks-optional") == {("ks-optional", "SIGTERM", "ESRCH"): 1}
+        assert daemon.stop() == 0
 
 
 def way_of(daemon, hook="kill"):

@@ -8,9 +8,6 @@ from cases import Processes, out_of_memory
 from cgroups import has_memory_group, memory_cgroup
 from senders import forked
 
-from killsnoopd.probe import ways
-from killsnoopd.settings import Settings
-
 HELD = ("ANON_BYTES", "FILE_BYTES", "SHMEM_BYTES", "PAGE_TABLES_BYTES", "SCORE_ADJ")
 KILLED = (
     r"Killed process {pid} \({name}\) .*anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB, .*"
@@ -18,8 +15,12 @@ KILLED = (
 )
 # What each CPU may not have added yet (percpu_counter_batch); since Linux 7 the kernel's line has the exact sum.
 UNCERTAIN = max(32, 2 * os.cpu_count()) * os.cpu_count() * os.sysconf("SC_PAGESIZE")
-# Some virtual machines refuse the hook that shows it.
-SAYS_WHICH = "out_of_memory" in ways.choose(Settings())
+
+
+def says_which(daemon):
+    """Whether the hook that shows it is attached; some virtual machines refuse it (tests/vm/guest/test_hooks.py)."""
+    hooks = {dict(labels)["hook"] for name, labels in daemon.samples() if name == "killsnoop_probe_hook_info"}
+    return "out_of_memory" in hooks
 
 
 def test_what_the_victim_held(start):
@@ -37,8 +38,8 @@ def test_what_the_victim_held(start):
     assert (held[0] > 40 << 20, adjustment) == (True, 1000)
     assert delivery["KILLSNOOP_TRIGGER_COMM"] == death["KILLSNOOP_TRIGGER_COMM"] == "ks-bystander"
     told = [found.get(f"KILLSNOOP_OOM_{name}") for found in (delivery, death) for name in ("SCOPE", "CGROUP")]
-    assert told == (["cgroup", "/ks-oom", "cgroup", None] if SAYS_WHICH else [None] * 4)
-    who, size = "a cgroup " * SAYS_WHICH, round(sum(held[:3]) / (1 << 20))
+    assert told == (["cgroup", "/ks-oom", "cgroup", None] if says_which(daemon) else [None] * 4)
+    who, size = "a cgroup " * says_which(daemon), round(sum(held[:3]) / (1 << 20))
     expected = f"kernel, {who}out of memory, sent SIGKILL to {name}[{pid}], which held {size} MiB in memory: delivered"
     assert delivery["MESSAGE"] == expected
 
@@ -63,4 +64,4 @@ if has_memory_group():  # a limit of cgroup v1 cannot be set below what is in us
         delivery, _ = [found for found in daemon.events() if found.get("KILLSNOOP_TPID") == str(victim)]
         assert (delivery["KILLSNOOP_ORIGIN"], delivery["KILLSNOOP_TRIGGER_COMM"]) == ("oom", "ks-lowers")
         told = [delivery.get(f"KILLSNOOP_OOM_{name}") for name in ("SCOPE", "CGROUP")]
-        assert told == (["cgroup", "/ks-oom-lower"] if SAYS_WHICH else [None] * 2)
+        assert told == (["cgroup", "/ks-oom-lower"] if says_which(daemon) else [None] * 2)

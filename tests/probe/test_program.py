@@ -122,6 +122,7 @@ def test_another_way_of_attaching_starts_at_zero():
     """A program array takes programs of one type."""
     assert layout_hash(Settings(), WAYS | {"sys_exit": "kprobe"}) != layout_hash(Settings(), WAYS)
     assert layout_hash(Settings(), dict(reversed(WAYS.items()))) == layout_hash(Settings(), WAYS)
+    assert layout_hash(Settings(), WAYS | {"out_of_memory": "fentry"}) == layout_hash(Settings(), WAYS)
 
 
 def test_a_comment_does_not_change_the_layout(tmp_path, monkeypatch):
