@@ -10,6 +10,19 @@
 
 enum unit_type { NO_UNIT, SLICE, SCOPE, OTHER_UNIT };
 
+/* The next two are functions, or clang takes what it knows of the alignment from the caller, and copies single bytes. */
+static __always_inline u64 load_u64(const void *from)
+{
+	return *(const u64 *)from;
+}
+
+static __always_inline void copy_words(void *to, const void *from, u32 words)
+{
+#pragma unroll
+	for (u32 i = 0; i < words; i++)
+		((u64 *)to)[i] = ((const u64 *)from)[i];
+}
+
 /* What the last eight bytes of a cgroup's name say; NULs stand before a shorter name. Both architectures are little-endian. */
 static __always_inline enum unit_type type_of(u64 end)
 {
@@ -51,9 +64,9 @@ static __always_inline void read_pod_uid(struct scratch *scratch)
 {
 	u32 end = scratch->name_end, len = 0;
 
-	if (is_pod(*(u32 *)&scratch->text[within_text(end - 36 - 4)]))
+	if (is_pod((u32)load_u64(&scratch->text[within_text(end - 36 - 4)])))
 		len = 36;
-	else if (is_pod(*(u32 *)&scratch->text[within_text(end - 32 - 4)]))
+	else if (is_pod((u32)load_u64(&scratch->text[within_text(end - 32 - 4)])))
 		len = 32;
 	if (len && end >= len + 4)
 		read_kernel(scratch->victim.pod_uid, len, &scratch->text[within_text(end - len)]);
@@ -84,37 +97,40 @@ static __always_inline void read_unit_and_pod(struct scratch *scratch, struct ta
 
 	NO_UNROLL for (u32 depth = 1; depth < CGROUP_DEPTH_MAX; depth++) {
 		BARRIER; /* Linux 6.1 refuses a loop that is entered in its middle (check_cfg, kernel/bpf/verifier.c) */
-		char *node = node_at(cgroup, level, depth);
-		void *name = NULL, *attributes = NULL;
-		u32 owner = 0;
-
-		if (depth > level || !node || read_kernel(&name, sizeof(name), node + KERNFS_NAME))
+		if (depth > level)
 			break;
+		char *node = node_at(cgroup, level, depth);
+		void *name;
+
+		read_kernel(&name, sizeof(name), node + KERNFS_NAME);
 		/* NULs before the name stand for the start of a short one, NULs behind it end the unit's. */
 		__builtin_memset(scratch->text, 0, sizeof(u64) + UNIT_LEN);
 		int size = read_kernel_str(scratch->text + sizeof(u64), NAME_MAX, name);
 
 		if (size <= 1)
 			break;
-		enum unit_type type = type_of(*(u64 *)&scratch->text[within_text(size - 1)]);
-
-		if (!scratch->not_only_slices && (type == SCOPE || type == OTHER_UNIT)) {
-			__builtin_memcpy(unit, scratch->text + sizeof(u64), UNIT_LEN - 1);
-			scratch->in_scope = type == SCOPE;
-		}
-		if (type != SLICE)
-			scratch->not_only_slices = true;
-		scratch->name_end = sizeof(u64) + size - 1 - (type == SLICE ? sizeof(".slice") - 1 : 0);
+		scratch->name_end = sizeof(u64) + size - 1;
+		scratch->type = type_of(load_u64(&scratch->text[within_text(size - 1)]));
 		BARRIER;
-		if (*(u64 *)&scratch->text[within_text(scratch->name_end - sizeof(u64))] == WORD('k', 'u', 'b', 'e', 'p', 'o', 'd', 's'))
+		if (!scratch->not_only_slices && (scratch->type == SCOPE || scratch->type == OTHER_UNIT)) {
+			copy_words(unit, scratch->text + sizeof(u64), UNIT_LEN / sizeof(u64));
+			unit[UNIT_LEN - 1] = 0;
+			scratch->in_scope = scratch->type == SCOPE;
+		}
+		BARRIER;
+		if (scratch->type == SLICE)
+			scratch->name_end -= sizeof(".slice") - 1;
+		else
+			scratch->not_only_slices = true;
+		BARRIER;
+		if (load_u64(&scratch->text[within_text(scratch->name_end - sizeof(u64))]) == WORD('k', 'u', 'b', 'e', 'p', 'o', 'd', 's'))
 			scratch->below_kubepods = true;
 		else if (scratch->below_kubepods && !pod_uid[0])
 			read_pod_uid(scratch);
 		BARRIER;
 		if (scratch->not_only_slices && (!scratch->below_kubepods || pod_uid[0]))
 			break;
-		if (!read_kernel(&attributes, sizeof(attributes), node + KERNFS_IATTR) && attributes &&
-		    !read_kernel(&owner, sizeof(owner), attributes + IATTR_UID) && owner)
+		if (owner_of(node))
 			break;
 	}
 	BARRIER;

@@ -270,11 +270,12 @@ static __always_inline void add_exe(struct scratch *scratch, struct task_struct 
 static __always_inline void *node_at(struct cgroup *cgroup, u32 level, u32 depth)
 {
 #ifdef CGROUP_ANCESTORS
-	char *ancestor = NULL;
-	void *node = NULL;
+	char *ancestor;
+	void *node;
 
-	if (!read_kernel(&ancestor, sizeof(ancestor), (char *)cgroup + CGROUP_ANCESTORS + depth * sizeof(void *)) && ancestor)
-		read_kernel(&node, sizeof(node), ancestor + CGROUP_KN);
+	/* A read that fails leaves zeros; one near address 0 fails. */
+	read_kernel(&ancestor, sizeof(ancestor), (char *)cgroup + CGROUP_ANCESTORS + depth * sizeof(void *));
+	read_kernel(&node, sizeof(node), ancestor + CGROUP_KN);
 	return node;
 #else /* before Linux 6.1; a cgroup nested deeper than this has no names */
 	struct kernfs_node *node = cgroup->kn;
@@ -291,6 +292,18 @@ static __always_inline void *node_at(struct cgroup *cgroup, u32 level, u32 depth
 #endif
 
 #if PROBE_READ
+/* The uid that owns a cgroup, if it is not root. */
+static __always_inline u32 owner_of(char *node)
+{
+	char *attributes;
+	u32 owner = 0;
+
+	read_kernel(&attributes, sizeof(attributes), node + KERNFS_IATTR);
+	if (attributes)
+		read_kernel(&owner, sizeof(owner), attributes + IATTR_UID);
+	return owner;
+}
+
 /*
  * The names from the root down to a cgroup, or as far as there is room: what names the unit and the container is near the
  * root. A mark follows the first cgroup that does not belong to root, whose owner names those below it.
@@ -302,15 +315,16 @@ static __always_inline void add_cgroup_names(struct scratch *scratch, struct cgr
 
 	NO_UNROLL for (u32 depth = 0; depth < CGROUP_DEPTH_MAX; depth++) {
 		BARRIER; /* Linux 6.1 refuses a loop that is entered in its middle (check_cfg, kernel/bpf/verifier.c) */
-		char *to = next_name(scratch, limit), *node = node_at(cgroup, level, depth);
-		void *name = NULL, *attributes = NULL;
-		u32 owner = 0;
+		char *to = next_name(scratch, limit), *node;
+		void *name;
 
-		if (depth > level || !to || !node || read_kernel(&name, sizeof(name), node + KERNFS_NAME) ||
-		    !add_name(scratch, read_kernel_str(to, NAME_MAX, name)))
+		if (depth > level || !to)
 			break;
-		if (delegated || read_kernel(&attributes, sizeof(attributes), node + KERNFS_IATTR) || !attributes ||
-		    read_kernel(&owner, sizeof(owner), attributes + IATTR_UID) || !owner)
+		node = node_at(cgroup, level, depth);
+		read_kernel(&name, sizeof(name), node + KERNFS_NAME);
+		if (!add_name(scratch, read_kernel_str(to, NAME_MAX, name)))
+			break;
+		if (delegated || !owner_of(node))
 			continue;
 		add_mark(scratch, limit);
 		delegated = true;

@@ -174,6 +174,7 @@ struct scratch {
 	struct victim victim; /* of a death */
 	/* Of the victim's cgroups, from the root down; in memory, as `running`. */
 	bool in_scope, not_only_slices, below_kubepods;
+	u8 type; /* enum unit_type, of the last one */
 	u32 name_end; /* of the last one, in the text */
 	u64 claimed; /* of an undecided SIGKILL: 1 once a CPU has decided its origin */
 	struct cpu_cache cache; /* of calls and deliveries */

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from killsnoopd import cli, privileges
@@ -77,7 +78,9 @@ def _load(settings: Settings, chosen: dict[str, str], pinned: Objects | None) ->
         # A program array takes programs of one type. With fexit, functions with the same parameters are one type: the
         # program that is loaded for one of them serves all.
         workers = {point.hook.program: point for point in points}
-        loaded_workers = {program: load_program(f"on_{program}", point) for program, point in workers.items()}
+        with ThreadPoolExecutor() as pool:  # the verifier takes most of the time, and checks several at once
+            fds = pool.map(lambda point: load_program(f"on_{point.hook.program}", point), workers.values())
+            loaded_workers = dict(zip(workers, fds))
         entries = {point.entry: point for point in points if point.entry not in loaded.programs}
         loaded.programs |= {entry: load_program(point.hook.program, point) for entry, point in entries.items()}
     except libbpf.Refused as error:
