@@ -1,6 +1,7 @@
 """Tests on the real kernel: as root, with tracefs and bpffs mounted."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
@@ -28,6 +29,11 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.path.is_relative_to(Path(__file__).parent):
                 item.add_marker(skip)
+
+
+def pytest_runtest_logfinish():
+    """Give freed memory back: each fork copies the page tables of what the process has, and tests fork thousands of times."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 EVERYTHING = ("--events.include-signal=all", "--events.rate=0")
