@@ -331,7 +331,7 @@ def counts_all(daemon, name):
     assert daemon.deaths()["SIGKILL", "syscall"] == before + 10
 
 
-if USABLE:  # else the machine traces no functions at all; make test-vm boots machines that do
+if USABLE:  # else the machine traces no functions at all; make test-matrix boots machines that do
 
     @pytest.mark.parametrize("tracer", USABLE)
     def test_another_tracer_comes_and_goes(attached, tracer):
@@ -370,7 +370,7 @@ def ftrace_off():
     assert write("1")
 
 
-if write("1"):  # else nothing can run them; make test-vm boots machines where it can
+if write("1"):  # else nothing can run them; make test-matrix boots machines where it can
 
     def test_ftrace_is_turned_off(start, ftrace_off):
         """Function hooks are still attached and count nothing: the page says so, and says when they count again."""

@@ -220,7 +220,9 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, required=True, help="the .deb (make deb)")
-    parser.add_argument("--matrix", action="store_true", help="the machines that CI leaves out, if no --suite is given")
+    parser.add_argument(
+        "--matrix", action="store_true", help="all machines and all tests, not only CI's, if no --suite is given"
+    )
     parser.add_argument(
         "--suite", action="append", choices=MACHINES, metavar="NAME", help=f"of {', '.join(MACHINES)}; may be repeated"
     )
