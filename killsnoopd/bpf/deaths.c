@@ -10,7 +10,7 @@
 
 enum unit_type { NO_UNIT, SLICE, SCOPE, OTHER_UNIT };
 
-/* The next two are functions, or clang takes what it knows of the alignment from the caller, and copies single bytes. */
+/* Functions, because a cast in place keeps the alignment that clang knows, 1: it would load and store single bytes. */
 static __always_inline u64 load_u64(const void *from)
 {
 	return *(const u64 *)from;

@@ -273,7 +273,10 @@ static __always_inline void *node_at(struct cgroup *cgroup, u32 level, u32 depth
 	char *ancestor;
 	void *node;
 
-	/* A read that fails leaves zeros; one near address 0 fails. */
+	/*
+	 * A read that fails leaves zeros (bpf_probe_read_kernel_common(), kernel/trace/bpf_trace.c), and a read near address 0
+	 * fails.
+	 */
 	read_kernel(&ancestor, sizeof(ancestor), (char *)cgroup + CGROUP_ANCESTORS + depth * sizeof(void *));
 	read_kernel(&node, sizeof(node), ancestor + CGROUP_KN);
 	return node;
@@ -292,7 +295,7 @@ static __always_inline void *node_at(struct cgroup *cgroup, u32 level, u32 depth
 #endif
 
 #if PROBE_READ
-/* The uid that owns a cgroup, if it is not root. */
+/* The uid that owns a cgroup. One without attributes belongs to root. */
 static __always_inline u32 owner_of(char *node)
 {
 	char *attributes;

@@ -78,7 +78,7 @@ def _load(settings: Settings, chosen: dict[str, str], pinned: Objects | None) ->
         # A program array takes programs of one type. With fexit, functions with the same parameters are one type: the
         # program that is loaded for one of them serves all.
         workers = {point.hook.program: point for point in points}
-        with ThreadPoolExecutor() as pool:  # the verifier takes most of the time, and checks several at once
+        with ThreadPoolExecutor() as pool:  # the verifier takes most of the time, on the caller's CPU
             fds = pool.map(lambda point: load_program(f"on_{point.hook.program}", point), workers.values())
             loaded_workers = dict(zip(workers, fds))
         entries = {point.entry: point for point in points if point.entry not in loaded.programs}

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_logfinish():
-    """Give freed memory back: each fork copies the page tables of what the process has, and tests fork thousands of times."""
+    """Return freed memory to the kernel: tests fork thousands of times, and each fork copies the page tables."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
