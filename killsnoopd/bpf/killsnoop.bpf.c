@@ -156,14 +156,14 @@ int on_sys_exit(struct sys_exit *ctx)
 /* BTF tracepoint signal:signal_generate(sig, info, target, group, result). siglock is held and interrupts are off. */
 int on_signal_generate(u64 *ctx)
 {
-	u64 sig = ctx[0], outcome = ctx[4]; /* of 64 bits: BPF compares 32 bits in three instructions */
+	u64 sig = ctx[0], outcome = ctx[4]; /* these and others: of 64 bits, for BPF compares 32 bits in three instructions */
 	struct task_struct *target = (void *)ctx[2], *sender = bpf_get_current_task_btf();
 	bool group = ctx[3];
-	s32 code;
+	s64 code;
 
 	if (!target || !sender)
 		return 0;
-	enum info info = info_of(ctx, &code);
+	u64 info = info_of(ctx, &code);
 
 	if (sig == SIGCHLD && code > 0) /* a child has ended: by far the most frequent signal, so it comes first */
 		return 0;
@@ -213,8 +213,6 @@ int on_signal_generate(u64 *ctx)
 
 	if (!counted && !scratch->fatal)
 		return 0;
-	cause->call = running->call < WRITE ? running->call : 0;
-	cause->target_arg = running->target_arg;
 	event->outcome = outcome;
 	scratch->emit = false;
 	scratch->now = 0;
@@ -269,6 +267,8 @@ int on_signal_generate(u64 *ctx)
 	event->status = 0;
 	event->kind = DELIVERY;
 	no_text(scratch);
+	cause->call = running->call < WRITE ? running->call : 0;
+	cause->target_arg = running->target_arg;
 	cause->oom_scope = NOT_KNOWN;
 	cause->trigger_pid = 0;
 	__builtin_memset(cause->trigger_comm, 0, COMM_LEN);

@@ -21,7 +21,7 @@
 enum info { NOINFO, PRIV, ADDRESS };
 
 /* A siginfo's code. Some kernels (6.12.117 for one) treat the argument as a number, which it may be: see enum info. */
-static __always_inline s32 code_of(struct kernel_siginfo *siginfo, u64 address)
+static __always_inline s64 code_of(struct kernel_siginfo *siginfo, u64 address)
 {
 	s32 code = SI_USER;
 
@@ -42,7 +42,7 @@ static __always_inline s32 code_of(struct kernel_siginfo *siginfo, u64 address)
  * The verifier may take the argument for a valid pointer and drop comparisons with 0. So compare its value with 1, and
  * keep clang from turning that into a comparison with 0.
  */
-static __always_inline enum info info_of(u64 *ctx, s32 *code)
+static __always_inline u64 info_of(u64 *ctx, s64 *code)
 {
 	u64 address = ctx[1];
 
@@ -61,9 +61,9 @@ static __always_inline enum info info_of(u64 *ctx, s32 *code)
  * 7.2 and SEND_SIG_NOINFO since 7.3; this test also covers other calls that may follow. An exiting sender does not
  * count: it may have killed itself by such a call, and now sends its children their PR_SET_PDEATHSIG.
  */
-static __always_inline bool is_sending(u32 sig, struct task_struct *sender, struct running *running)
+static __always_inline bool is_sending(u64 sig, struct task_struct *sender, struct running *running)
 {
-	return running->call < WRITE && running->sig == (s32)sig && !(sender->flags & PF_EXITING);
+	return running->call < WRITE && (u32)running->sig == sig && !(sender->flags & PF_EXITING);
 }
 
 /*
@@ -71,12 +71,12 @@ static __always_inline bool is_sending(u32 sig, struct task_struct *sender, stru
  * during the call. kill, tkill and tgkill pass one code each. The other calls take any code for the sender's own
  * process, and for other processes the negative ones and that of kill (do_rt_sigqueueinfo, kernel/signal.c).
  */
-static __always_inline bool is_code_of_call(s32 code, bool own, struct running *running)
+static __always_inline bool is_code_of_call(s64 code, bool own, struct running *running)
 {
 	return running->call <= TGKILL ? code == SI_USER || code == SI_TKILL : own || code <= SI_USER;
 }
 
-static __always_inline bool is_fault(u32 sig)
+static __always_inline bool is_fault(u64 sig)
 {
 	return sig == SIGILL || sig == SIGTRAP || sig == SIGBUS || sig == SIGFPE || sig == SIGSEGV || sig == SIGSYS;
 }
@@ -90,7 +90,7 @@ static __always_inline bool is_fault(u32 sig)
  * EXIT_SIGNAL: clone(2) chooses the signal that the parent gets (do_notify_parent).
  * PTRACE: the tracer has injected a signal that its tracee blocks (ptrace_signal).
  */
-static __always_inline enum origin origin_by_code(s32 code, u32 sig, struct task_struct *sender, struct task_struct *target)
+static __always_inline enum origin origin_by_code(s64 code, u64 sig, struct task_struct *sender, struct task_struct *target)
 {
 	bool own = sender->tgid == target->tgid;
 
@@ -118,7 +118,7 @@ static __always_inline bool has_cpu_limit(struct task_struct *task)
 }
 
 /* The terminal's own signals: its keys, hangup, job control, change of size. Only init gets SIGINT for Ctrl-Alt-Del. */
-static __always_inline bool is_of_tty(u32 sig, struct task_struct *target)
+static __always_inline bool is_of_tty(u64 sig, struct task_struct *target)
 {
 	switch (sig) {
 	case SIGINT: case SIGQUIT: case SIGTSTP: case SIGHUP: case SIGCONT: case SIGTTIN: case SIGTTOU: case SIGWINCH:
@@ -146,7 +146,7 @@ static __always_inline bool sends_by_tty(struct task_struct *sender, struct task
  * docs/design.md has this as a table, with the functions of the kernel. The origin of a SEND_SIG_PRIV SIGKILL to a
  * process comes from provisional_origin().
  */
-static __always_inline enum origin origin_of(enum info info, s32 code, u32 sig, bool group, struct task_struct *sender,
+static __always_inline enum origin origin_of(u64 info, s64 code, u64 sig, bool group, struct task_struct *sender,
 					     struct task_struct *target, struct running *running)
 {
 	bool own = sender->tgid == target->tgid;
@@ -222,7 +222,7 @@ static __always_inline enum origin provisional_origin(struct task_struct *sender
  * Whether the origin of a SIGKILL is only the likeliest one: it assumes that this kernel behaves like the known ones.
  * docs/design.md has the table.
  */
-static __always_inline bool is_inferred(enum origin origin, enum info info, struct task_struct *sender,
+static __always_inline bool is_inferred(enum origin origin, u64 info, struct task_struct *sender,
 					struct task_struct *target, struct running *running, bool namespace_end)
 {
 	switch (origin) {
