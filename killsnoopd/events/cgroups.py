@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from killsnoopd import mounts, names
 from killsnoopd.event import Place
+from killsnoopd.events.lookup_budget import TimeBudget
 from killsnoopd.mounts import Names
 
 # A valid name (systemd.unit(5)), which is why it is text as it stands; systemd puts `_` before some in the cgroup tree.
@@ -36,7 +38,8 @@ _PROC_MAX = (
     1 << 16
 )  # bytes read of a file in /proc: /proc/PID/cgroup has a path of up to 4 KiB for each of 13 hierarchies
 _WALK_MAX = 5_000  # cgroups in one walk through the tree: some 50 ms
-_WALK_SHARE = 0.01  # of the time, for these walks
+_WALK_SHARE, _WALK_BURST_S = 0.01, 0.2  # of the time, for these walks; what they may use at once
+_REMOVED_MAX = 5_000  # cgroups that are gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +146,9 @@ class Cgroups:
                 self._folders[b""] = at
             elif mount.fstype == b"cgroup" and b"name=systemd" in mount.options.split(b",") and not mount.root:
                 self._folders[b"name=systemd"] = at
-        # By id. The table before it is kept: a cgroup may have been removed since its process died.
+        # By id, which no other cgroup will have. First those that have been removed, perhaps since their process died.
         self._known: dict[int, Names] = {}
-        self._known_before: dict[int, Names] = {}
-        self._next_walk_s = 0.0
+        self._walks = TimeBudget(_WALK_SHARE, _WALK_BURST_S, now_s)
         self._walk()
 
     def from_proc(self, pid: int, start_ns: int) -> Membership | None:
@@ -178,12 +180,12 @@ class Cgroups:
 
     def from_tree(self, place: Place) -> Membership | None:
         """By the cgroup's id, from the tree of those that root has made. None: not known, or the root itself."""
-        path = self._known.get(place.cgroup) or self._known_before.get(place.cgroup)
+        path = self._known.get(place.cgroup)
         return membership(path, len(path)) if path else None
 
     def walk(self) -> bool:
-        """Read the tree again, unless the last walk was a moment ago; whether it did."""
-        if self._now_s() < self._next_walk_s:
+        """Read the tree again, if there is time left for that; whether it did."""
+        if not self._walks.allows():
             return False
         self._walk()
         return True
@@ -210,6 +212,6 @@ class Cgroups:
                         waiting.append((child, entry.path))
                     if len(found) == _WALK_MAX:
                         break
-        self._known_before, self._known = self._known, found
-        ended_s = self._now_s()
-        self._next_walk_s = ended_s + (ended_s - began_s) / _WALK_SHARE
+        removed = {number: path for number, path in self._known.items() if number not in found}
+        self._known = dict(islice(removed.items(), max(0, len(removed) - _REMOVED_MAX), None)) | found
+        self._walks.charge(self._now_s() - began_s)

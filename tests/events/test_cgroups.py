@@ -263,8 +263,43 @@ def test_the_tree(tree):
     assert here.walk()
     assert here.from_tree(place(new)) == Membership("b.service")
     assert here.from_tree(removed) == Membership("a.service")
-    here._next_walk_s = now_s[0] + 1
-    assert not here.walk()
+
+
+def test_a_slow_walk(tree, monkeypatch):
+    """At start does not forbid the next one. Walks take a hundredth of the time, and some of it at once."""
+    proc, _ = tree
+    now_s = [1000.0]
+
+    def slow(folder, scandir=os.scandir):
+        now_s[0] += 0.07
+        return scandir(folder)
+
+    monkeypatch.setattr(cgroups.os, "scandir", slow)
+    here = Cgroups(proc, lambda: now_s[0])
+    assert [here.walk() for _ in range(4)] == [True, True, False, False]
+    walks = 0
+    for _ in range(1000):
+        now_s[0] += 0.7
+        walks += here.walk()
+    assert walks == pytest.approx(100, rel=0.05)
+
+
+def test_removed_cgroups_are_remembered(tree, monkeypatch):
+    """Whatever the number of walks since; of very many, those that were found last."""
+    proc, folder = tree
+    elsewhere = proc.parent
+    monkeypatch.setattr(cgroups, "_REMOVED_MAX", 3)
+    here = Cgroups(proc, lambda: 1000.0)
+    removed = []
+    for name in ("a.service", "b.service", "c.service", "d.service", "e.service"):
+        (elsewhere / name).mkdir()
+        (elsewhere / name).rename(folder / name)
+        removed.append(place(folder / name))
+        assert here.walk()
+        (folder / name).rename(elsewhere / name)  # not removed, or the next one might get its inode
+        assert here.walk()
+    units = [found and found.unit for found in map(here.from_tree, removed)]
+    assert units == [None, None, "c.service", "d.service", "e.service"]
 
 
 def test_a_tree_of_a_users(tree):

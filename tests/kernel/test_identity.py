@@ -35,8 +35,8 @@ def test_unit_and_container(start, tree, lockdown):
     assert f"kv-unit[{victim}] (docker-{CONTAINER}.scope): delivered" in delivery["MESSAGE"]
 
 
-def killed_in(tree, names, owner=0):
-    """Kill a process in a cgroup of these names, the first of which belongs to `owner`."""
+def killed_in(tree, names, owner=0, before_removal=lambda: None):
+    """Kill a process in a cgroup of these names, the first of which belongs to `owner`; then remove the cgroup."""
     with contextlib.ExitStack() as stack:
         folder = tree
         for name in names:
@@ -47,6 +47,7 @@ def killed_in(tree, names, owner=0):
         wait_for(lambda: str(victim) in (folder / "cgroup.procs").read_text().split(), "the victim to join")
         run(lambda: send("kill", victim, 9), b"ks-pod")
         os.waitpid(victim, 0)
+        before_removal()
     return str(victim)
 
 
@@ -55,7 +56,9 @@ def test_pods(start, tree, lockdown, driver):
     """The uid, from a cgroup as each driver of the kubelet makes it; none from the same below a folder of a user's."""
     daemon = start("--events.rate=0", env=lockdown[1])
     names = pod_cgroup(driver, POD_UID, CONTAINER)
-    victims = [killed_in(tree, names), killed_in(tree, ["own.service", *names], owner=1)]
+    # What the kernel has named is reported even if it is gone by then; what is looked up must still be there.
+    logged = daemon.settled_ledger if lockdown[0] else lambda: None
+    victims = [killed_in(tree, names, 0, logged), killed_in(tree, ["own.service", *names], 1, logged)]
     by_victim = {pid: [event for event in daemon.events("ks-pod") if event["KILLSNOOP_TPID"] == pid] for pid in victims}
     (delivery, death), (theirs, their_death) = by_victim.values()
     for event in (delivery, death):
