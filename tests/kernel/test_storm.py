@@ -5,73 +5,45 @@ spends too little time in the kernel to show it, so the senders are loops in mac
 """
 
 import contextlib
-import ctypes
-import mmap
 import os
-import platform
 import signal
-import struct
 import time
 from pathlib import Path
 
 import pytest
-from senders import NO_SUCH_PID, NUMBERS, forked
+from machine_code import DEATH, call, function
+from senders import NO_SUCH_PID, forked
 
 from killsnoopd.probe import ways
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the senders are x86-64 machine code")
-
-EMULATED = "QEMU" in Path("/proc/cpuinfo").read_text()  # takes thirty times as long
+# It takes thirty times as long.
+EMULATED = any(
+    word in file.read_text()
+    for file, word in ((Path("/proc/cpuinfo"), "QEMU"), (Path("/proc/device-tree/compatible"), "linux,dummy-virt"))
+    if file.exists()
+)
 CALLS = 100_000 if EMULATED else 400_000  # by each of four processes
 DELIVERIES = 5_000  # by each of four
 DEATHS = 1_000 if EMULATED else 3_000  # by each of eight
 NICE = (0, 0, 5, 10)
-TIDY_UP = "5b c3"  # pop rbx; ret
-
-
-def code(body):
-    """A function that does this so many times (its argument): rbx counts. And its memory, to be kept."""
-    loop = body + bytes.fromhex("48ffcb")  # dec rbx
-    loop += b"\x0f\x85" + struct.pack("<i", -len(loop) - 6)  # jnz
-    memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    memory.write(bytes.fromhex("53 4889fb") + loop + bytes.fromhex(TIDY_UP))  # push rbx; mov rbx, rdi
-    return ctypes.CFUNCTYPE(None, ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(memory))), memory
-
-
-def call(name, *arguments):
-    """Code of one system call with up to three 32-bit arguments: mov edi, esi, edx, eax; syscall."""
-    text = b"".join(opcode + struct.pack("<I", value & 0xFFFFFFFF) for opcode, value in zip(
-        (b"\xbf", b"\xbe", b"\xba"), arguments, strict=False))  # fmt: skip
-    return text + b"\xb8" + struct.pack("<I", NUMBERS[name]) + b"\x0f\x05"
-
-
-# clone(CLONE_VM | SIGCHLD) of a child that only waits: its registers are all it has. Then kill(child, SIGKILL) and wait4().
-DEATH = bytes.fromhex(
-    "bf11010000 31f6 31d2 4531d2 4531c0 b838000000 0f05"  # clone
-    "85c0 7507"  # the child goes on here:
-    "b822000000 0f05"  # pause
-    "4189c1"  # mov r9d, eax
-    "89c7 be09000000 b83e000000 0f05"  # kill
-    "4489cf 31f6 31d2 4531d2 b83d000000 0f05"  # wait4
-)
 
 
 def storm(*jobs):
-    """Run (name, code, times) at once, on one CPU, at different priorities."""
+    """Run (name, machine code, times) at once, on one CPU, at different priorities."""
     cpu = min(os.sched_getaffinity(0))
     hold, go = os.pipe()
 
-    def act(text, times, nice):
+    def act(body, times, nice):
         os.close(go)
         os.sched_setaffinity(0, {cpu})
         os.nice(nice)
-        function, _memory = code(text)
+        loop, _memory = function(body)
         os.read(hold, 1)
-        function(times)
+        loop(times)
 
     pids = [
-        forked(lambda t=text, n=times, nice=NICE[at % 4]: act(t, n, nice), name)
-        for at, (name, text, times) in enumerate(jobs)
+        forked(lambda b=body, n=times, nice=NICE[at % 4]: act(b, n, nice), name)
+        for at, (name, body, times) in enumerate(jobs)
     ]
     os.close(hold)
     os.close(go)  # all start
@@ -152,10 +124,13 @@ def test_calls_that_a_real_time_task_preempts(daemon, record_property):
 def test_deliveries(daemon, record_property):
     """SIGUSR2 to a process that ignores it."""
     key = ("SIGUSR2", "syscall", "ignored")
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     before = daemon.deliveries().get(key, 0)
-    with none_missed(daemon, record_property):
-        storm(*((b"ks-deliver-%d" % n, call("kill", os.getpid(), signal.SIGUSR2), DELIVERIES) for n in range(4)))
+    was = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        with none_missed(daemon, record_property):
+            storm(*((b"ks-deliver-%d" % n, call("kill", os.getpid(), signal.SIGUSR2), DELIVERIES) for n in range(4)))
+    finally:
+        signal.signal(signal.SIGUSR2, was)
     assert daemon.deliveries()[key] == before + 4 * DELIVERIES
 
 
