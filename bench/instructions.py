@@ -3,7 +3,9 @@
 
 Run it as root in a machine whose time stamp counter counts instructions: bench/vm.py boots one.
 
-Each figure is the fewest of many passes: an interrupt only adds.
+A measurement is the fewest of many passes: an interrupt only adds. What a process takes drifts in the course of
+minutes, with the state of the kernel's caches. So what is added is the difference to the mean of two measurements with
+nothing attached, one just before and one just after; and the median of three such differences.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import mmap
 import os
 import platform
 import signal
+import statistics
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +32,7 @@ from killsnoopd.settings import ATTACH, Settings  # noqa: E402
 
 # A pass takes less than a tick of the timer, which would be counted as well.
 PASSES, TIMES, TIMES_OF_PROCESSES = 200, 300, 15
+ROUNDS = 3
 WARM_UP = 50  # passes: the burst of events is over, the caches are filled
 NO_SUCH_PID = 4_194_303
 _TSC = "0f31 48c1e220 4809d0"  # rdtsc; rax |= rdx << 32
@@ -135,24 +139,33 @@ def main() -> int:
         found: dict[str, float] = ours.recv()
         return found
 
+    def row(title: str, values: dict[str, float]) -> str:
+        return f"{title:24}" + "".join(f"{value:>16.0f}" for value in values.values())
+
     measure()  # the first is dearer: it fills the kernel's caches
     print(f"Linux {platform.release()}, {platform.machine()}: instructions of a call, and those that are added")
     print(f"{'':24}" + "".join(f"{name:>16}" for name in functions), flush=True)
     nothing = measure()
-    print(f"{'nothing attached':24}" + "".join(f"{value:>16.0f}" for value in nothing.values()), flush=True)
+    print(row("nothing attached", nothing), flush=True)
     for way in ATTACH:
         for title, attached in (("empty", empty), ("killsnoopd", probe)):
+            added: dict[str, list[float]] = {name: [] for name in functions}
             try:
-                with attached(way):
-                    values = measure()
+                for _ in range(ROUNDS):
+                    with attached(way):
+                        values = measure()
+                    again = measure()
+                    for name, found in added.items():
+                        found.append(values[name] - (nothing[name] + again[name]) / 2)
+                    nothing = again
             except Failure as failure:
                 print(f"{title + ', ' + way:24}{failure}", flush=True)
                 continue
-            added = "".join(f"{values[name] - nothing[name]:>16.0f}" for name in functions)
-            print(f"{title + ', ' + way:24}{added}", flush=True)
-    again = measure()
-    added = "".join(f"{again[name] - nothing[name]:>16.0f}" for name in functions)
-    print(f"{'nothing attached again':24}{added}", flush=True)
+            print(row(f"{title}, {way}", {name: statistics.median(found) for name, found in added.items()}))
+            print(
+                row("  give or take", {name: (max(found) - min(found)) / 2 for name, found in added.items()}),
+                flush=True,
+            )
     return 0
 
 
