@@ -135,7 +135,9 @@ def victim():
     """A service that sleeps: (its unit, its pid)."""
     unit = f"ks-victim-{time.monotonic_ns()}.service"
     run("systemd-run", f"--unit={unit}", "sleep", "infinity")
-    yield unit, int(show(unit, "MainPID"))
+    pid = int(show(unit, "MainPID"))
+    wait_for(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "the program to be executed")
+    yield unit, pid
     run("systemctl", "stop", unit, check=False)
     run("systemctl", "reset-failed", unit, check=False)
 
