@@ -88,8 +88,9 @@ def our_programs(key="name"):
 
 
 def programs_of_a_probe():
-    """How many programs it has: entries, which are pinned, and workers."""
-    return len(list(PINS.glob("[0-9a-f]*/programs/*"))) + len(PROGRAMS)
+    """How many programs it has: entries, which are pinned, and a worker for those of each name."""
+    entries = [entry.name for entry in PINS.glob("[0-9a-f]*/programs/*")]
+    return len(entries) + len({entry.partition("@")[0] for entry in entries})
 
 
 SHIPPED = DEFAULTS.read_text() if DEFAULTS.exists() else None  # not installed yet
