@@ -27,12 +27,12 @@ def _arm_call(number, *arguments):
 
 
 def call(name, *arguments):
-    """Code of one call with up to three 32-bit arguments."""
+    """Code of one call with up to four 32-bit arguments."""
     if not X86_64:
         return _arm_call(NUMBERS[name], *arguments)
-    # mov edi, esi, edx, eax; syscall
+    # mov edi, esi, edx, r10d, eax; syscall
     text = b"".join(opcode + struct.pack("<I", value & 0xFFFFFFFF) for opcode, value in zip(
-        (b"\xbf", b"\xbe", b"\xba"), arguments, strict=False))  # fmt: skip
+        (b"\xbf", b"\xbe", b"\xba", b"\x41\xba"), arguments, strict=False))  # fmt: skip
     return text + b"\xb8" + struct.pack("<I", NUMBERS[name]) + b"\x0f\x05"
 
 

@@ -75,7 +75,7 @@ FAILING = {
     "kill": (call("kill", NO_SUCH_PID, 15), "ESRCH"),
     "tkill": (call("tkill", NO_SUCH_PID, 15), "ESRCH"),
     "tgkill": (call("tgkill", NO_SUCH_PID, NO_SUCH_PID, 15), "ESRCH"),
-    "pidfd_send_signal": (call("pidfd_send_signal", -1, 15, 0), "EBADF"),
+    "pidfd_send_signal": (call("pidfd_send_signal", -1, 15, 0, 0), "EBADF"),
 }
 
 
