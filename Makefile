@@ -1,8 +1,8 @@
 # sudo make run      install what is missing, run in the foreground; ARGS="--web.listen-address=:9999" for flags
 # sudo make test     install what is missing, run all tests on the package as it will be installed
 # make test-promtool  the tests of alerts and dashboard with promtool of this machine, of Debian 13 and of sid
-# sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package; the tests are divided among them
-# sudo make test-matrix  all tests on each of these three; some on Debian sid, arm64, PREEMPT_RT, the cloud kernel, a kernel built by Clang
+# sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package; the tests are divided among them; arm64
+# sudo make test-matrix  the same and Debian sid, more of arm64, PREEMPT_RT, the cloud kernel, lockdown, a kernel built by Clang, livepatches, container runtimes
 # sudo make clang-kernel  that last kernel, built from Debian's linux-source
 # sudo make test-sid  Python, bcc, LLVM and libraries of Debian sid: the pure tests, and the probe on this machine's kernel
 # sudo make test-old-python  the loader on Python 3.9, Debian 11's, with this machine's bcc and kernel
@@ -67,12 +67,11 @@ test-old-python: test-setup
 
 # The machines of tests/vm/machines.py, booted in QEMU with the package installed; build/vm/ has their logs.
 # VM="--suite=trixie" runs all tests on one of them, VM="--suite=trixie --tests test_boot.py" some.
-test-vm:
-	scripts/install-packages vm
+test-vm: binfmt
 	$(MAKE) --no-print-directory deb
 	$(PYTHON) tests/vm/run.py --package build/killsnoopd_*_all.deb $(VM)
 
-# What takes too long for CI; VM="--suite=sid" for one machine of it.
+# Those that take too long for CI as well, more than an hour in all; VM="--suite=sid" for one of them.
 test-matrix: binfmt
 	$(MAKE) --no-print-directory deb
 	$(PYTHON) tests/vm/run.py --matrix --package build/killsnoopd_*_all.deb $(VM)
@@ -84,7 +83,7 @@ clang-kernel:
 
 # Programs of arm64 run here, by emulation; systemd registers that at boot, a container may not.
 binfmt:
-	scripts/install-packages matrix
+	scripts/install-packages vm
 	@mountpoint -q /proc/sys/fs/binfmt_misc || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 	@test -e /proc/sys/fs/binfmt_misc/qemu-aarch64 || cat /usr/lib/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register
 

@@ -19,7 +19,7 @@ TOP = Path(__file__).parent.parent
 sys.path.insert(0, str(TOP / "tests/vm"))
 
 from image import image  # noqa: E402
-from machines import AMD64, CI, MACHINES, Machine  # noqa: E402
+from machines import AMD64, MACHINES, MAIN, Machine  # noqa: E402
 
 RUN = """\
 mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--deadline", type=float, metavar="S", default=1800, help="for each machine (%(default)s)")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    for name in args.suite or [machine.name for machine in CI]:
+    for name in args.suite or [machine.name for machine in MAIN]:
         began_s = time.monotonic()
         machine, script = MACHINES[name], "instructions"
         if args.storm:

@@ -223,7 +223,7 @@ def main() -> int:
     parser.add_argument(
         "--matrix",
         action="store_true",
-        help="run all machines with all their tests, not only CI's; ignored with --suite",
+        help="run all machines, not only CI's; ignored with --suite",
     )
     parser.add_argument(
         "--suite", action="append", choices=MACHINES, metavar="NAME", help=f"of {', '.join(MACHINES)}; may be repeated"
