@@ -213,6 +213,8 @@ def chosen(machine: Machine, args: argparse.Namespace) -> Machine:
             changes[name] = everything if given == ["all"] else () if given == ["none"] else tuple(given)
     if args.deadline:
         changes["deadline_s"] = args.deadline
+    if args.boot:
+        changes["boot"] = f"{machine.boot} {args.boot}"
     return replace(machine, **changes)
 
 
@@ -230,6 +232,7 @@ def main() -> int:
     )
     parser.add_argument("--cache", type=Path, default=os.environ.get("VM_CACHE", "/var/cache/killsnoopd-vm"))
     parser.add_argument("--deadline", type=float, metavar="S", help="for each machine (as in machines.py)")
+    parser.add_argument("--boot", metavar="PARAMETERS", help="added to the kernel's command line")
     parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg", help="nested KVM can hang (%(default)s)")
     parser.add_argument("--tests", nargs="+", metavar="FILE", help="of tests/vm/guest, after reboot; or `all`, `none`")
     parser.add_argument(
