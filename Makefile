@@ -1,8 +1,8 @@
 # sudo make run      install what is missing, run in the foreground; ARGS="--web.listen-address=:9999" for flags
 # sudo make test     install what is missing, run all tests on the package as it will be installed
 # make test-promtool  the tests of alerts and dashboard with promtool of this machine, of Debian 13 and of sid
-# sudo make test-vm  boot Debian 12, 13, and 13 with the kernel of its backports; install the package; the tests are divided among them; arm64
-# sudo make test-matrix  the same and Debian sid, more of arm64, PREEMPT_RT, the cloud kernel, lockdown, a kernel built by Clang, livepatches, container runtimes
+# sudo make test-vm  boot Debian 12, 13, 13 with the kernel of its backports, and arm64; install the package; the tests are divided among them
+# sudo make test-matrix  the same, and Debian sid, more of arm64, PREEMPT_RT, the cloud kernel, lockdown, a kernel built by Clang, livepatches, container runtimes
 # sudo make clang-kernel  that last kernel, built from Debian's linux-source
 # sudo make test-sid  Python, bcc, LLVM and libraries of Debian sid: the pure tests, and the probe on this machine's kernel
 # sudo make test-old-python  the loader on Python 3.9, Debian 11's, with this machine's bcc and kernel
@@ -71,7 +71,7 @@ test-vm: binfmt
 	$(MAKE) --no-print-directory deb
 	$(PYTHON) tests/vm/run.py --package build/killsnoopd_*_all.deb $(VM)
 
-# Those that take too long for CI as well, more than an hour in all; VM="--suite=sid" for one of them.
+# CI's machines, and those that would take too long there; VM="--suite=sid" for one of them.
 test-matrix: binfmt
 	$(MAKE) --no-print-directory deb
 	$(PYTHON) tests/vm/run.py --matrix --package build/killsnoopd_*_all.deb $(VM)

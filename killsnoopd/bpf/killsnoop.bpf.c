@@ -156,7 +156,7 @@ int on_sys_exit(struct sys_exit *ctx)
 /* BTF tracepoint signal:signal_generate(sig, info, target, group, result). siglock is held and interrupts are off. */
 int on_signal_generate(u64 *ctx)
 {
-	u64 sig = ctx[0], outcome = ctx[4]; /* these and others: of 64 bits, for BPF compares 32 bits in three instructions */
+	u64 sig = ctx[0], outcome = ctx[4]; /* of 64 bits, as others here: BPF compares 32 in three instructions */
 	struct task_struct *target = (void *)ctx[2], *sender = bpf_get_current_task_btf();
 	bool group = ctx[3];
 	s64 code;

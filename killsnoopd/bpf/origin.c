@@ -40,7 +40,7 @@ static __always_inline s64 code_of(struct kernel_siginfo *siginfo, u64 address)
 
 /*
  * The verifier may take the argument for a valid pointer and drop comparisons with 0. So compare its value with 1, and
- * keep clang from turning that into a comparison with 0.
+ * keep clang from turning that into a comparison with 0. Returns an enum info.
  */
 static __always_inline u64 info_of(u64 *ctx, s64 *code)
 {

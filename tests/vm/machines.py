@@ -125,6 +125,6 @@ MATRIX = (
     Machine("trixie-backports-arm64", "trixie", backports=True, **_ARM64),
     Machine("trixie-arm64-16k", "trixie", "linux-image-arm64-16k", **_ARM64 | {"architecture": ARM64_16K}),
 )
-# With all tests, an hour or more for each of these.
+# With all tests: --suite=NAME. Each takes too long to be a part of the matrix.
 WHOLE = (BOOKWORM, TRIXIE, BACKPORTS, replace(ARM64_TRIXIE, guest=GUEST, kernel_tests=KERNEL))
 MACHINES = {machine.name: machine for machine in (*MATRIX, *WHOLE)}

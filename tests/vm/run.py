@@ -222,11 +222,7 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, required=True, help="the .deb (make deb)")
-    parser.add_argument(
-        "--matrix",
-        action="store_true",
-        help="run all machines, not only CI's; ignored with --suite",
-    )
+    parser.add_argument("--matrix", action="store_true", help="run all machines, not only CI's; ignored with --suite")
     parser.add_argument(
         "--suite", action="append", choices=MACHINES, metavar="NAME", help=f"of {', '.join(MACHINES)}; may be repeated"
     )
